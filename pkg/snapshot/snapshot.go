@@ -1,0 +1,102 @@
+// Package snapshot declares what a storage driver must do to give containers their root file systems.
+//
+// # Model
+//
+// A layer is the unpacked content of one image layer, named by its diffID (the digest of the uncompressed
+// tar). It is unpacked once, by way of a Stage, and is read-only from its Commit on. An image is an ordered
+// list of layers, lowest first. A snapshot is a view of such a list under a key of the caller's choice:
+// writable (Prepare) for a container, read-only (View) for an image volume.
+//
+// A driver returns mounts and never mounts: the caller performs Mounts on a directory of its own, so a
+// driver has no process-wide side effects and can be asked for the same mounts again after a restart.
+//
+// # Example
+//
+//	stage, err := s.Stage(ctx, []digest.Digest{base, diffID}) // the chain up to and with the layer
+//	... unpack the layer's tar into stage.Dir() ...
+//	err = stage.Commit(ctx)
+//	mounts, err := s.Prepare(ctx, containerID, image.DiffIDs)
+//	err = snapshot.MountAll(mounts, rootfs)
+//	... run the container, unmount rootfs ...
+//	err = s.Remove(ctx, containerID)
+package snapshot
+
+import (
+	"context"
+	"errors"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Errors that every driver returns, wrapped; test with errors.Is.
+var (
+	// ErrNotFound: no layer or snapshot of that name.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: a layer of that diffID is committed already, or a snapshot of that key exists.
+	ErrExists = errors.New("already exists")
+	// ErrInUse: the layer is part of a snapshot and cannot be removed.
+	ErrInUse = errors.New("in use")
+)
+
+// Mount is one mount(2) call to be made by the caller.
+type Mount struct {
+	// Type is the file system type, such as "overlay" or "bind".
+	Type string
+	// Source is the device, directory or driver name to mount.
+	Source string
+	// Options are mount flags ("ro", "nosuid", …) and file system data, in mount(8) syntax.
+	Options []string
+	// Dir, if not empty, is the working directory that relative paths in Options start from: it keeps
+	// the options of an image with many layers below the page that mount(2) accepts.
+	Dir string
+}
+
+// Usage is the disk space that a layer's or a snapshot's own content takes.
+type Usage struct {
+	Bytes  int64 // allocated bytes, not apparent size
+	Inodes int64
+}
+
+// Stage is a layer being unpacked. Exactly one of Commit and Abort ends it; Abort after Commit does nothing.
+type Stage interface {
+	// Dir is the directory to unpack into, empty at first. Whiteouts are written in overlayfs form: a
+	// character device 0/0 for a removed name, the xattr trusted.overlay.opaque=y on an opaque directory.
+	Dir() string
+	// Commit syncs the content to disk, then makes the layer visible with the given usage. If the layer was
+	// committed by somebody else in between, the stage is dropped and Commit succeeds.
+	Commit(ctx context.Context, usage Usage) error
+	// Abort deletes what was unpacked.
+	Abort(ctx context.Context) error
+}
+
+// Layers is the part of a driver that the image service uses.
+type Layers interface {
+	// Stage starts the layer chain[len(chain)-1], whose lower layers are chain[:len(chain)-1], lowest first.
+	// A driver for which layers are independent of their position ignores the lower ones, and any number
+	// of stages may be open at once. ErrExists: committed already.
+	Stage(ctx context.Context, chain []digest.Digest) (Stage, error)
+	// Layer tells the usage of a committed layer. ErrNotFound: there is none.
+	Layer(ctx context.Context, chain []digest.Digest) (Usage, error)
+	// RemoveLayer deletes a committed layer. ErrInUse: a snapshot is made of it. Unknown layers are no error.
+	RemoveLayer(ctx context.Context, diffID digest.Digest) error
+	// ListLayers returns the diffIDs of the committed layers, in no order.
+	ListLayers(ctx context.Context) ([]digest.Digest, error)
+}
+
+// Snapshotter is a storage driver.
+type Snapshotter interface {
+	Layers
+	// Prepare makes a writable snapshot of the layers (lowest first) and returns its mounts.
+	// ErrExists: the key is taken. ErrNotFound: a layer is missing.
+	Prepare(ctx context.Context, key string, layers []digest.Digest) ([]Mount, error)
+	// View makes a read-only snapshot; otherwise as Prepare.
+	View(ctx context.Context, key string, layers []digest.Digest) ([]Mount, error)
+	// Mounts returns the mounts of an existing snapshot again. ErrNotFound: no such key.
+	Mounts(ctx context.Context, key string) ([]Mount, error)
+	// Usage measures a snapshot's writable layer. ErrNotFound: no such key.
+	Usage(ctx context.Context, key string) (Usage, error)
+	// Remove deletes a snapshot, which the caller has unmounted. An unknown key is no error.
+	Remove(ctx context.Context, key string) error
+	// Snapshots returns the keys of all snapshots, in no order.
+	Snapshots(ctx context.Context) ([]string, error)
+}
