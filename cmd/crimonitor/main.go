@@ -1,0 +1,129 @@
+// Crimonitor is the parent of all containers of a node; criserver starts it and calls it, see package monitor.
+//
+// It is executed again as the init process of every container and of every command that is run in one ("crimonitor
+// init"), so each package that it imports is paid for each time.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+
+	"github.com/opencontainers/runc/libcontainer"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters namespaces before the Go runtime starts
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/monitor/server"
+	"criserver/pkg/sandbox/runtime/builtin"
+)
+
+// version is set by the linker.
+var version = "0.0.0-dev"
+
+func init() {
+	if len(os.Args) > 1 && os.Args[1] == "init" {
+		libcontainer.Init() // does not return
+	}
+}
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "crimonitor:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) > 0 && args[0] == "pod-init" {
+		return podInit()
+	}
+	flags := flag.NewFlagSet("crimonitor", flag.ContinueOnError)
+	socket := flags.String("socket", "/run/criserver/crimonitor.sock", "Unix socket to answer criserver on")
+	state := flags.String("state", "/run/criserver/monitor", "directory for the state of the containers")
+	logFile := flags.String("log", "", "log file (default: standard error)")
+	level := flags.String("log-level", "info", "least severe level to log")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	if err := openLog(*logFile, *level); err != nil {
+		return err
+	}
+	// The heap is small and short-lived: collect early rather than grow.
+	debug.SetGCPercent(25)
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become subreaper: %w", err)
+	}
+	protect()
+	l, unlock, err := listen(*socket)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
+	logrus.WithFields(logrus.Fields{"version": version, "pid": os.Getpid(), "socket": *socket}).Info("crimonitor serves")
+	return server.New(builtin.New(*state), version).Serve(ctx, l)
+}
+
+func openLog(path, level string) error {
+	lvl, err := logrus.ParseLevel(level)
+	if err != nil {
+		return err
+	}
+	logrus.SetLevel(lvl)
+	logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, FullTimestamp: true})
+	if path == "" {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_CLOEXEC, 0o640)
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	logrus.SetOutput(f)
+	return nil
+}
+
+// protect keeps the OOM killer off: with this process the log and exit code of every container would be lost.
+func protect() {
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0); err != nil {
+		logrus.WithError(err).Warn("the OOM killer may choose crimonitor: lowering oom_score_adj needs CAP_SYS_RESOURCE")
+	}
+}
+
+// listen takes the socket. A lock beside it tells a running monitor from a socket file that a dead one left.
+func listen(path string) (*net.UnixListener, func(), error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, nil, err
+	}
+	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, nil, fmt.Errorf("another crimonitor serves %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, fmt.Errorf("replace stale socket: %w", err)
+	}
+	old := unix.Umask(0o177)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	unix.Umask(old)
+	if err != nil {
+		return nil, nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, func() {
+		_ = os.Remove(path + ".lock")
+		_ = lock.Close()
+	}, nil
+}

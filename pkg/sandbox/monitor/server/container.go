@@ -1,0 +1,256 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/monitor/crilog"
+	"criserver/pkg/sandbox/runtime"
+)
+
+// drainWait bounds how long an exit waits for the last output: a descendant in another PID namespace may hold the
+// pipes open for ever.
+const drainWait = time.Second
+
+// container is one container. Its state is written by created, started and exited only, one method an event.
+type container struct {
+	id  string
+	log *crilog.Log
+	// ops is held by the one create, start or delete that is under way.
+	ops chan struct{}
+	// gone is closed once exited has run.
+	gone chan struct{}
+	// pumps counts the streams that are still read.
+	pumps sync.WaitGroup
+	pipes [2]*os.File
+
+	mu    sync.Mutex
+	state monitor.State
+}
+
+func (c *container) snapshot() monitor.State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st := c.state
+	st.LogBytesLost = c.log.Lost()
+	return st
+}
+
+func (s *Server) lookup(id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.containers[id]; c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("container %s: %w", id, monitor.ErrNotFound)
+}
+
+// acquire takes the container's operation slot.
+func (c *container) acquire(ctx context.Context) error {
+	select {
+	case c.ops <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("container %s is busy: %w", c.id, context.Cause(ctx))
+	}
+}
+
+func (c *container) release() { <-c.ops }
+
+func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.CreateResponse, error) {
+	log, err := crilog.Open(p.LogPath)
+	if err != nil {
+		return nil, err
+	}
+	c := &container{id: p.ID, log: log, ops: make(chan struct{}, 1), gone: make(chan struct{})}
+	c.ops <- struct{}{}
+	defer c.release()
+	s.mu.Lock()
+	if s.containers[p.ID] != nil {
+		s.mu.Unlock()
+		return nil, errors.Join(fmt.Errorf("container %s: %w", p.ID, monitor.ErrExists), log.Close())
+	}
+	s.containers[p.ID] = c
+	s.mu.Unlock()
+	pid, err := s.launch(ctx, c, p.Bundle)
+	if err != nil {
+		s.mu.Lock()
+		delete(s.containers, p.ID)
+		s.mu.Unlock()
+		c.closePipes()
+		return nil, errors.Join(err, log.Close(), s.runtime.Delete(context.WithoutCancel(ctx), p.ID, p.Bundle))
+	}
+	return &monitor.CreateResponse{PID: pid}, nil
+}
+
+// launch makes the pipes and the init process, and starts to read the ones and to await the other.
+func (s *Server) launch(ctx context.Context, c *container, bundle string) (int, error) {
+	stdin, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, err
+	}
+	defer stdin.Close()
+	var ends [2]*os.File
+	defer func() { monitor.CloseFiles(ends[:]) }()
+	for i := range ends {
+		if c.pipes[i], ends[i], err = outputPipe(); err != nil {
+			return 0, err
+		}
+	}
+	pid, err := s.runtime.Create(ctx, c.id, bundle, runtime.Stdio{Stdin: stdin, Stdout: ends[0], Stderr: ends[1]})
+	if err != nil {
+		return 0, err
+	}
+	s.children.own(pid)
+	for i, r := range c.pipes {
+		c.pumps.Go(func() { pump(r, c.log, crilog.Stream(i)) })
+	}
+	c.mu.Lock()
+	c.state = monitor.State{ID: c.id, Phase: monitor.PhaseCreated, PID: pid}
+	c.mu.Unlock()
+	s.changed(c.id)
+	proc, err := openProcess(pid)
+	if err != nil {
+		// Without a pidfd the exit would go unseen.
+		_ = unix.Kill(pid, unix.SIGKILL)
+		return 0, errors.Join(err, s.children.reap(pid))
+	}
+	go s.await(c, proc)
+	return pid, nil
+}
+
+func (c *container) closePipes() {
+	monitor.CloseFiles(c.pipes[:])
+}
+
+func (s *Server) start(ctx context.Context, id string) (*monitor.State, error) {
+	c, err := s.lookup(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer c.release()
+	if st := c.snapshot(); st.Phase != monitor.PhaseCreated {
+		return nil, fmt.Errorf("container %s is %s, not created: %w", id, st.Phase, monitor.ErrNotRunning)
+	}
+	if err := s.runtime.Start(ctx, id); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.state.StartedAt = time.Now()
+	if c.state.Phase == monitor.PhaseCreated { // else it has ended already
+		c.state.Phase = monitor.PhaseRunning
+	}
+	c.mu.Unlock()
+	s.changed(id)
+	st := c.snapshot()
+	return &st, nil
+}
+
+// await reaps the init process and publishes its exit once the last output is in the log.
+func (s *Server) await(c *container, proc *process) {
+	status, at := proc.wait()
+	s.children.disown(proc.pid)
+	ctx := context.Background()
+	oom, err := s.runtime.OOMKilled(ctx, c.id)
+	if err != nil {
+		logrus.WithError(err).WithField("container", c.id).Debug("no OOM count")
+	}
+	// In a PID namespace of its own all others died with init; elsewhere they are still there.
+	if err := s.runtime.Kill(ctx, c.id); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+		logrus.WithError(err).WithField("container", c.id).Warn("processes may be left after the exit of init")
+	}
+	drained := make(chan struct{})
+	go func() {
+		c.pumps.Wait()
+		close(drained)
+	}()
+	select {
+	case <-drained:
+	case <-time.After(drainWait):
+		logrus.WithField("container", c.id).Warn("a process outside of the container holds its output open")
+	}
+	c.mu.Lock()
+	c.state.Phase = monitor.PhaseExited
+	c.state.ExitedAt, c.state.ExitCode, c.state.OOMKilled = at, exitCode(status), oom
+	c.mu.Unlock()
+	close(c.gone)
+	s.changed(c.id)
+	logrus.WithFields(logrus.Fields{"container": c.id, "pid": proc.pid, "code": exitCode(status), "oom": oom}).
+		Info("container exited")
+	releaseMemory()
+}
+
+func (s *Server) signal(ctx context.Context, p monitor.SignalRequest) error {
+	c, err := s.lookup(p.ID)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Phase == monitor.PhaseExited || c.state.PID == 0 {
+		return fmt.Errorf("container %s: %w", p.ID, monitor.ErrNotRunning)
+	}
+	// A workload that was not started has no handler of its own, and the waiting init ignores what its runtime
+	// ignores; only SIGKILL ends it for sure.
+	if p.All || c.state.Phase == monitor.PhaseCreated {
+		return s.runtime.Kill(ctx, p.ID)
+	}
+	// The PID cannot have been used anew: await has not reaped it, or Phase would be PhaseExited soon; the
+	// signal then meets a zombie or nobody (kill(2), ESRCH).
+	if err := unix.Kill(c.state.PID, unix.Signal(p.Signal)); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal container %s: %w", p.ID, err)
+	}
+	return nil
+}
+
+func (s *Server) reopen(id string) error {
+	c, err := s.lookup(id)
+	if err != nil {
+		return err
+	}
+	return c.log.Reopen()
+}
+
+func (s *Server) delete(ctx context.Context, p monitor.IDRequest) error {
+	c, err := s.lookup(p.ID)
+	if errors.Is(err, monitor.ErrNotFound) {
+		return s.runtime.Delete(ctx, p.ID, p.Bundle)
+	}
+	if err := c.acquire(ctx); err != nil {
+		return err
+	}
+	defer c.release()
+	if c.snapshot().PID != 0 {
+		if err := s.runtime.Kill(ctx, p.ID); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+			return err
+		}
+		select {
+		case <-c.gone:
+		case <-ctx.Done():
+			return fmt.Errorf("container %s does not end after SIGKILL: %w", p.ID, context.Cause(ctx))
+		}
+	}
+	if err := s.runtime.Delete(ctx, p.ID, p.Bundle); err != nil {
+		return err
+	}
+	c.closePipes()
+	s.mu.Lock()
+	known := s.containers[p.ID] == c
+	delete(s.containers, p.ID)
+	s.mu.Unlock()
+	if known {
+		s.removed(p.ID)
+	}
+	return c.log.Close()
+}

@@ -1,0 +1,194 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is a child that is awaited through a pidfd: a parked goroutine instead of a thread in waitid(2).
+type process struct {
+	pid   int
+	pidfd *os.File
+}
+
+func openProcess(pid int) (*process, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("open pidfd of %d: %w", pid, err)
+	}
+	return &process{pid: pid, pidfd: os.NewFile(uintptr(fd), "pidfd")}, nil
+}
+
+// wait reaps the process and tells how and when it ended.
+func (p *process) wait() (unix.WaitStatus, time.Time) {
+	defer p.pidfd.Close()
+	var status unix.WaitStatus
+	if raw, err := p.pidfd.SyscallConn(); err == nil {
+		reaped := false
+		err = raw.Read(func(uintptr) bool {
+			pid, err := wait4(p.pid, &status, unix.WNOHANG)
+			reaped = err != nil || pid == p.pid
+			return reaped
+		})
+		if err == nil && reaped {
+			return status, time.Now()
+		}
+	}
+	// The poller refused the pidfd: a blocking wait serves as well.
+	_, _ = wait4(p.pid, &status, 0)
+	return status, time.Now()
+}
+
+func wait4(pid int, status *unix.WaitStatus, options int) (int, error) {
+	for {
+		n, err := unix.Wait4(pid, status, options, nil)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// exitCode is the code a shell reports: 128+n for signal n.
+func exitCode(status unix.WaitStatus) int {
+	if status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
+}
+
+// children keeps apart the processes that somebody waits for and the orphans that come to this process as their
+// subreaper: descendants of a workload in a PID namespace that has another init.
+type children struct {
+	mu    sync.Mutex
+	owned map[int]struct{}
+}
+
+func (c *children) own(pid int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owned[pid] = struct{}{}
+}
+
+func (c *children) disown(pid int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.owned, pid)
+}
+
+// reap waits for an owned process that was killed.
+func (c *children) reap(pid int) error {
+	defer c.disown(pid)
+	_, err := wait4(pid, nil, 0)
+	return err
+}
+
+// orphanAge is how long a zombie must have been seen before it counts as an orphan. Every other child is awaited by a
+// blocked wait (the runtime library's helper processes, which this package does not know) and is gone at once.
+const orphanAge = 2 * time.Second
+
+// reapOrphans reaps orphaned zombies until ctx ends.
+func (c *children) reapOrphans(ctx context.Context) {
+	chld := make(chan os.Signal, 1)
+	signal.Notify(chld, unix.SIGCHLD)
+	defer signal.Stop(chld)
+	seen := map[int]time.Time{}
+	var again <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-chld:
+			if again == nil {
+				again = time.After(orphanAge)
+			}
+		case <-again:
+			again = nil
+			if seen = c.sweep(seen, time.Now()); len(seen) > 0 {
+				again = time.After(orphanAge)
+			}
+		}
+	}
+}
+
+// sweep reaps the orphans among the zombies that were there at the last sweep too, and returns the younger ones.
+func (c *children) sweep(seen map[int]time.Time, now time.Time) map[int]time.Time {
+	young := map[int]time.Time{}
+	for _, pid := range zombies() {
+		c.mu.Lock()
+		_, owned := c.owned[pid]
+		c.mu.Unlock()
+		if owned {
+			continue
+		}
+		first, ok := seen[pid]
+		if !ok {
+			first = now
+		}
+		if now.Sub(first) < orphanAge {
+			young[pid] = first
+			continue
+		}
+		_, _ = wait4(pid, nil, unix.WNOHANG)
+	}
+	return young
+}
+
+// zombies lists this process's dead children. An orphan comes to any thread of its reaper, so all are asked
+// (proc_pid_children(5)).
+func zombies() []int {
+	var pids []int
+	for _, pid := range childrenOf(os.Getpid()) {
+		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if err != nil {
+			continue
+		}
+		// The state follows the command name, which is in parentheses and may contain any byte.
+		if _, rest, ok := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " "); ok &&
+			strings.HasPrefix(rest, "Z") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func childrenOf(pid int) []int {
+	files, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for field := range strings.FieldsSeq(string(data)) {
+			if n, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, n)
+			}
+		}
+	}
+	return pids
+}
+
+// killTree kills a process and its descendants. Each is stopped before its children are read, so that none is
+// born unseen.
+func killTree(pid int) {
+	if err := unix.Kill(pid, unix.SIGSTOP); errors.Is(err, unix.ESRCH) {
+		return
+	}
+	for _, child := range childrenOf(pid) {
+		killTree(child)
+	}
+	_ = unix.Kill(pid, unix.SIGKILL)
+}

@@ -1,0 +1,177 @@
+// Package server is the inside of crimonitor: it makes containers by a runtime, reaps them, writes their logs and
+// answers the calls of package monitor.
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/runtime"
+)
+
+// Server holds the containers of a node.
+type Server struct {
+	runtime runtime.Runtime
+	version string
+	// stop ends Serve.
+	stop context.CancelFunc
+
+	mu         sync.Mutex
+	containers map[string]*container
+	watchers   map[*watcher]struct{}
+	children   children
+}
+
+// New returns a server without containers. version is the program's, for Info.
+func New(rt runtime.Runtime, version string) *Server {
+	return &Server{
+		runtime:    rt,
+		version:    version,
+		containers: map[string]*container{},
+		watchers:   map[*watcher]struct{}{},
+		children:   children{owned: map[int]struct{}{}},
+	}
+}
+
+// Serve answers calls on the listener, and reaps orphaned processes, until ctx ends or a client asks for a shutdown
+// that can be granted. It does not end the containers.
+func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.stop = cancel
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	go s.children.reapOrphans(ctx)
+	for {
+		conn, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept: %w", err)
+		}
+		go s.handle(ctx, conn)
+	}
+}
+
+func (s *Server) handle(ctx context.Context, conn *net.UnixConn) {
+	defer conn.Close()
+	if err := checkPeer(conn); err != nil {
+		logrus.WithError(err).Warn("refused a connection")
+		return
+	}
+	var req monitor.Request
+	files, err := monitor.ReadFrame(conn, &req)
+	if err != nil {
+		logrus.WithError(err).Debug("no request came")
+		return
+	}
+	defer monitor.CloseFiles(files)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if req.Protocol != monitor.Protocol {
+		reply(conn, nil, fmt.Errorf("%w: the client speaks %d, this crimonitor (version %s, pid %d) speaks %d: "+
+			"use a criserver of its version, or drain the node and restart crimonitor",
+			monitor.ErrProtocol, req.Protocol, s.version, os.Getpid(), monitor.Protocol))
+		return
+	}
+	if req.Method == monitor.MethodWatch {
+		s.watch(ctx, conn)
+		return
+	}
+	// A client that hangs up cancels its call; it sends nothing after its request.
+	go func() {
+		var b [1]byte
+		_, _ = conn.Read(b[:])
+		cancel()
+	}()
+	result, err := s.dispatch(ctx, req, files)
+	reply(conn, result, err)
+	if req.Method == monitor.MethodShutdown && err == nil {
+		s.stop()
+	}
+}
+
+// checkPeer lets only root in, whatever the mode of the socket became.
+func checkPeer(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(err, credErr); err != nil {
+		return fmt.Errorf("read peer credentials: %w", err)
+	}
+	if cred.Uid != 0 {
+		return fmt.Errorf("uid %d is not root", cred.Uid)
+	}
+	return nil
+}
+
+func (s *Server) dispatch(ctx context.Context, req monitor.Request, files []*os.File) (any, error) {
+	switch req.Method {
+	case monitor.MethodInfo:
+		return monitor.Info{PID: os.Getpid(), Version: s.version, Protocol: monitor.Protocol}, nil
+	case monitor.MethodShutdown:
+		return nil, s.shutdown()
+	case monitor.MethodCreate:
+		return with(req, func(p monitor.CreateRequest) (any, error) { return s.create(ctx, p) })
+	case monitor.MethodStart:
+		return with(req, func(p monitor.IDRequest) (any, error) { return s.start(ctx, p.ID) })
+	case monitor.MethodSignal:
+		return with(req, func(p monitor.SignalRequest) (any, error) { return nil, s.signal(ctx, p) })
+	case monitor.MethodExec:
+		return with(req, func(p monitor.ExecRequest) (any, error) { return s.exec(ctx, p, files) })
+	case monitor.MethodReopen:
+		return with(req, func(p monitor.IDRequest) (any, error) { return nil, s.reopen(p.ID) })
+	case monitor.MethodDelete:
+		return with(req, func(p monitor.IDRequest) (any, error) { return nil, s.delete(ctx, p) })
+	}
+	return nil, fmt.Errorf("unknown method %q", req.Method)
+}
+
+func with[P any](req monitor.Request, fn func(P) (any, error)) (any, error) {
+	var p P
+	if err := json.Unmarshal(req.Params, &p); err != nil {
+		return nil, fmt.Errorf("decode %s parameters: %w", req.Method, err)
+	}
+	return fn(p)
+}
+
+func reply(conn *net.UnixConn, result any, err error) {
+	var resp monitor.Response
+	if err != nil {
+		resp.Code, resp.Message = monitor.Code(err), err.Error()
+	} else if result != nil {
+		raw, err := json.Marshal(result)
+		if err != nil {
+			resp.Code, resp.Message = "internal", err.Error()
+		}
+		resp.Result = raw
+	}
+	if err := monitor.WriteFrame(conn, resp); err != nil {
+		logrus.WithError(err).Debug("the client has gone before its answer")
+	}
+}
+
+// shutdown refuses while a container exists, since its log and exit code would be lost.
+func (s *Server) shutdown() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.containers); n > 0 {
+		return fmt.Errorf("%d: %w", n, monitor.ErrBusy)
+	}
+	return nil
+}

@@ -1,0 +1,235 @@
+// Package builtin runs containers with the OCI runtime library libcontainer, in the calling process: no runtime
+// binary is executed but the caller's own, once per container, as its init.
+//
+// The main package must import libcontainer/nsenter and call Init first thing, see cmd/crimonitor.
+package builtin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	_ "github.com/opencontainers/cgroups/devices" // device rules of cgroup v1 and v2
+	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/runtime"
+)
+
+// killWait bounds how long Delete waits for killed processes to leave the cgroup.
+const killWait = 10 * time.Second
+
+// Runtime implements runtime.Runtime. It keeps nothing of a running container in memory: libcontainer's state file
+// has it, since a container's configuration with its seccomp profile is larger than all else a monitor holds.
+type Runtime struct {
+	root string
+
+	mu sync.Mutex
+	// created are the containers between Create and Start.
+	created map[string]*libcontainer.Container
+}
+
+// New returns a runtime that keeps its state files below root.
+func New(root string) *Runtime {
+	return &Runtime{root: root, created: map[string]*libcontainer.Container{}}
+}
+
+// Create implements runtime.Runtime.
+func (r *Runtime) Create(_ context.Context, id, bundle string, io runtime.Stdio) (int, error) {
+	spec, err := loadSpec(bundle)
+	if err != nil {
+		return 0, err
+	}
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
+	if err != nil {
+		return 0, fmt.Errorf("convert specification: %w", err)
+	}
+	process, err := newProcess(spec.Process, io)
+	if err != nil {
+		return 0, err
+	}
+	process.Init = true
+	c, err := libcontainer.Create(r.root, id, config)
+	if err != nil {
+		return 0, fmt.Errorf("create container: %w", err)
+	}
+	if err := c.Start(process); err != nil {
+		return 0, errors.Join(err, c.Destroy())
+	}
+	pid, err := process.Pid()
+	if err != nil {
+		return 0, errors.Join(err, c.Destroy())
+	}
+	r.mu.Lock()
+	r.created[id] = c
+	r.mu.Unlock()
+	return pid, nil
+}
+
+// Start implements runtime.Runtime.
+func (r *Runtime) Start(_ context.Context, id string) error {
+	r.mu.Lock()
+	c := r.created[id]
+	delete(r.created, id)
+	r.mu.Unlock()
+	if c == nil {
+		return runtime.ErrNotFound
+	}
+	if err := c.Exec(); err != nil {
+		return fmt.Errorf("start init process: %w", err)
+	}
+	return nil
+}
+
+// Exec implements runtime.Runtime.
+func (r *Runtime) Exec(_ context.Context, id string, p *specs.Process, io runtime.Stdio) (int, error) {
+	c, err := r.load(id)
+	if err != nil {
+		return 0, err
+	}
+	process, err := newProcess(p, io)
+	if err != nil {
+		return 0, err
+	}
+	if err := c.Run(process); err != nil {
+		return 0, err
+	}
+	return process.Pid()
+}
+
+// Kill implements runtime.Runtime.
+func (r *Runtime) Kill(_ context.Context, id string) error {
+	c, err := r.load(id)
+	if err != nil {
+		return err
+	}
+	if err := c.Signal(unix.SIGKILL); err != nil && !errors.Is(err, libcontainer.ErrNotRunning) {
+		return fmt.Errorf("kill container: %w", err)
+	}
+	return nil
+}
+
+// OOMKilled implements runtime.Runtime.
+func (r *Runtime) OOMKilled(_ context.Context, id string) (bool, error) {
+	m, err := r.cgroup(id, "")
+	if err != nil {
+		return false, err
+	}
+	n, err := m.OOMKillCount()
+	if err != nil {
+		return false, fmt.Errorf("read OOM kill count: %w", err)
+	}
+	return n > 0, nil
+}
+
+// Delete implements runtime.Runtime. It works on the cgroup and the state directory and not through libcontainer's
+// Destroy, since that needs a state file, which a Create that was cut off has not written.
+func (r *Runtime) Delete(ctx context.Context, id, bundle string) error {
+	r.mu.Lock()
+	delete(r.created, id)
+	r.mu.Unlock()
+	m, err := r.cgroup(id, bundle)
+	if errors.Is(err, runtime.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := emptyCgroup(ctx, m); err != nil {
+		return err
+	}
+	if err := m.Destroy(); err != nil {
+		return fmt.Errorf("remove cgroup: %w", err)
+	}
+	if err := os.RemoveAll(filepath.Join(r.root, id)); err != nil {
+		return fmt.Errorf("remove runtime state: %w", err)
+	}
+	return nil
+}
+
+func (r *Runtime) load(id string) (*libcontainer.Container, error) {
+	c, err := libcontainer.Load(r.root, id)
+	if errors.Is(err, libcontainer.ErrNotExist) {
+		return nil, runtime.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load container: %w", err)
+	}
+	return c, nil
+}
+
+// cgroup finds the container's cgroup: by the state file, or else by the bundle.
+func (r *Runtime) cgroup(id, bundle string) (cgroups.Manager, error) {
+	var state struct {
+		CgroupPaths map[string]string `json:"cgroup_paths"`
+		Config      struct {
+			Cgroups *cgroups.Cgroup `json:"cgroups"`
+		} `json:"config"`
+	}
+	data, err := os.ReadFile(filepath.Join(r.root, id, "state.json"))
+	switch {
+	case err == nil:
+		if err := json.Unmarshal(data, &state); err != nil {
+			return nil, fmt.Errorf("decode runtime state: %w", err)
+		}
+		return manager.NewWithPaths(state.Config.Cgroups, state.CgroupPaths)
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("read runtime state: %w", err)
+	case bundle == "":
+		return nil, runtime.ErrNotFound
+	}
+	spec, err := loadSpec(bundle)
+	if errors.Is(err, os.ErrNotExist) || (err == nil && (spec.Linux == nil || spec.Linux.CgroupsPath == "")) {
+		return nil, runtime.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return manager.New(&cgroups.Cgroup{Path: spec.Linux.CgroupsPath, Resources: &cgroups.Resources{}})
+}
+
+// emptyCgroup kills all that is in the cgroup until it is empty.
+func emptyCgroup(ctx context.Context, m cgroups.Manager) error {
+	ctx, cancel := context.WithTimeout(ctx, killWait)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		pids, err := m.GetAllPids()
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || (err == nil && len(pids) == 0) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("list processes: %w", err)
+		}
+		// A frozen process dies only once it is thawed (cgroup v1); cgroup v2 lets it die frozen.
+		_ = m.Freeze(cgroups.Thawed)
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("processes %v of the container do not end after SIGKILL: %w", pids, context.Cause(ctx))
+		case <-time.After(wait):
+		}
+	}
+}
+
+func loadSpec(bundle string) (*specs.Spec, error) {
+	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("read specification: %w", err)
+	}
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(data, spec); err != nil {
+		return nil, fmt.Errorf("decode specification %s: %w", filepath.Join(bundle, "config.json"), err)
+	}
+	return spec, nil
+}

@@ -1,0 +1,37 @@
+// Package runtime declares what crimonitor asks of an OCI runtime. Implementations run inside crimonitor, the
+// parent (directly or as subreaper) of every process that they make: whoever calls them reaps those processes.
+package runtime
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// ErrNotFound: the runtime has no container of that ID.
+var ErrNotFound = errors.New("container not found in the runtime")
+
+// Stdio is what a process reads and writes. The files stay the caller's, who closes them once the process runs.
+type Stdio struct {
+	Stdin, Stdout, Stderr *os.File
+}
+
+// Runtime runs OCI bundles. All calls for one ID come one after the other, except Signal.
+type Runtime interface {
+	// Create sets the container of bundle up to the point where its init process waits for Start; every mount,
+	// cgroup and namespace error comes from here. On error nothing is left. The PID is on the host.
+	Create(ctx context.Context, id, bundle string, io Stdio) (pid int, err error)
+	// Start executes the workload of a created container.
+	Start(ctx context.Context, id string) error
+	// Exec runs a further process in a running container and returns its PID on the host.
+	Exec(ctx context.Context, id string, p *specs.Process, io Stdio) (pid int, err error)
+	// Kill sends SIGKILL to every process of the container.
+	Kill(ctx context.Context, id string) error
+	// OOMKilled tells whether the kernel has killed a process of the container for want of memory.
+	OOMKilled(ctx context.Context, id string) (bool, error)
+	// Delete removes all that is left of a container whose init process has ended: processes, cgroup, state.
+	// bundle tells the cgroup where the state was lost. It is idempotent.
+	Delete(ctx context.Context, id, bundle string) error
+}
