@@ -1,0 +1,162 @@
+// Package cgroup makes and removes the cgroups that pods own, on cgroup v1 (also with the empty v2 hierarchy of a
+// hybrid set-up beside it) and on v2. A path is absolute within each hierarchy, such as "/criserver/pod1".
+// The cgroups of containers are the OCI runtime's.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/containerd/cgroups/v3"
+	"github.com/containerd/cgroups/v3/cgroup1"
+	"github.com/containerd/cgroups/v3/cgroup2"
+	"github.com/moby/sys/mountinfo"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// mountpoint is where systemd and every distribution mount cgroups (cgroups(7)).
+const mountpoint = "/sys/fs/cgroup"
+
+// Unified tells whether the machine runs pure cgroup v2.
+func Unified() bool { return cgroups.Mode() == cgroups.Unified }
+
+// Create makes the cgroup in every hierarchy, with its parents; it may exist already.
+func Create(path string) error {
+	if err := check(path); err != nil {
+		return err
+	}
+	var err error
+	if Unified() {
+		_, err = cgroup2.NewManager(mountpoint, path, &cgroup2.Resources{})
+	} else {
+		_, err = cgroup1.New(cgroup1.StaticPath(path), &specs.LinuxResources{})
+	}
+	if err != nil {
+		return fmt.Errorf("create cgroup %s: %w", path, err)
+	}
+	return nil
+}
+
+// Enter moves a process into the cgroup in every hierarchy, which is made if needed.
+func Enter(path string, pid int) error {
+	if err := Create(path); err != nil {
+		return err
+	}
+	var errs []error
+	for _, root := range roots() {
+		dir := filepath.Join(root, path)
+		if _, err := os.Stat(dir); err != nil {
+			continue // a hierarchy without the cgroup, such as the v2 one of a hybrid set-up
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+			errs = append(errs, fmt.Errorf("enter cgroup %s: %w", dir, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Exists tells whether the cgroup is there in any hierarchy.
+func Exists(path string) bool {
+	for _, root := range roots() {
+		if _, err := os.Stat(filepath.Join(root, path)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Remove removes the cgroup and all below it in every hierarchy. The processes must be gone: EBUSY tells of one that is
+// not. It is idempotent.
+func Remove(path string) error {
+	if err := check(path); err != nil {
+		return err
+	}
+	var errs []error
+	for _, root := range roots() {
+		if err := removeTree(filepath.Join(root, path)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Prune removes the cgroup in every hierarchy where nothing is below it and no process in it; else it does nothing.
+func Prune(path string) {
+	if check(path) != nil {
+		return
+	}
+	for _, root := range roots() {
+		_ = unix.Rmdir(filepath.Join(root, path))
+	}
+}
+
+// Children lists the names of the cgroups right below path in any hierarchy.
+func Children(path string) ([]string, error) {
+	seen := map[string]struct{}{}
+	var names []string
+	for _, root := range roots() {
+		entries, err := os.ReadDir(filepath.Join(root, path))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("list cgroup %s: %w", path, err)
+		}
+		for _, e := range entries {
+			if _, ok := seen[e.Name()]; e.IsDir() && !ok {
+				seen[e.Name()] = struct{}{}
+				names = append(names, e.Name())
+			}
+		}
+	}
+	return names, nil
+}
+
+// removeTree removes cgroup directories from the leaves up: their files go with them.
+func removeTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove cgroup: %w", err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove cgroup %s: %w", dir, err)
+	}
+	return nil
+}
+
+// check keeps Remove away from the root and from everything that the kernel would resolve elsewhere.
+func check(path string) error {
+	if !strings.HasPrefix(path, "/") || filepath.Clean(path) != path || path == "/" {
+		return fmt.Errorf("invalid cgroup path %q: want an absolute, clean path below the root", path)
+	}
+	return nil
+}
+
+// roots are the mount points of all hierarchies; they do not change while a machine runs.
+var roots = sync.OnceValue(func() []string {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return []string{mountpoint}
+	}
+	var dirs []string
+	for _, m := range mounts {
+		if m.Root == "/" && (m.Mountpoint == mountpoint || filepath.Dir(m.Mountpoint) == mountpoint) {
+			dirs = append(dirs, m.Mountpoint)
+		}
+	}
+	return dirs
+})

@@ -1,0 +1,147 @@
+// Package ns makes a pod's namespaces without a process to hold them: a thread leaves the host's namespaces, and each
+// new one is pinned by a bind mount of its file below /proc (namespaces(7)).
+package ns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Kind is a kind of namespace, named as its file below /proc/PID/ns.
+type Kind string
+
+// The kinds that a pod's containers can share without a process of the pod's own.
+const (
+	Net Kind = "net"
+	IPC Kind = "ipc"
+	UTS Kind = "uts"
+)
+
+var flags = map[Kind]int{Net: unix.CLONE_NEWNET, IPC: unix.CLONE_NEWIPC, UTS: unix.CLONE_NEWUTS}
+
+// Config says what to make.
+type Config struct {
+	// Dir is the directory to pin the namespaces in, one file a kind. It is made.
+	Dir   string
+	Kinds []Kind
+	// Hostname is set in a UTS namespace.
+	Hostname string
+	// Sysctls are set within the new namespaces, by dotted or slashed name.
+	Sysctls map[string]string
+}
+
+// Path is where Make pins a namespace of the kind in dir.
+func Path(dir string, k Kind) string { return filepath.Join(dir, string(k)) }
+
+// Make makes and pins the namespaces. After an error some may be pinned already: Remove undoes that.
+func Make(c Config) error {
+	if err := os.MkdirAll(c.Dir, 0o711); err != nil {
+		return fmt.Errorf("make namespace directory: %w", err)
+	}
+	result := make(chan error, 1)
+	go func() {
+		// Not unlocked: the thread is in the pod's namespaces, so it must end with this goroutine.
+		runtime.LockOSThread()
+		result <- makeOnThread(c)
+	}()
+	return <-result
+}
+
+func makeOnThread(c Config) error {
+	all := 0
+	for _, k := range c.Kinds {
+		all |= flags[k]
+	}
+	if err := unix.Unshare(all); err != nil {
+		return fmt.Errorf("unshare %v: %w", c.Kinds, err)
+	}
+	for _, k := range c.Kinds {
+		if k == UTS {
+			if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
+				return fmt.Errorf("set host name %q: %w", c.Hostname, err)
+			}
+		}
+	}
+	for name, value := range c.Sysctls {
+		if err := setSysctl(name, value); err != nil {
+			return err
+		}
+	}
+	for _, k := range c.Kinds {
+		if err := pin(c.Dir, k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func pin(dir string, k Kind) error {
+	target := Path(dir, k)
+	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return fmt.Errorf("pin %s namespace: %w", k, err)
+	}
+	_ = f.Close()
+	if err := unix.Mount("/proc/thread-self/ns/"+string(k), target, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pin %s namespace at %s: %w", k, target, err)
+	}
+	return nil
+}
+
+// setSysctl writes a sysctl of the calling thread's namespaces: the kernel resolves /proc/sys/net, /proc/sys/kernel's
+// IPC part and /proc/sys/fs/mqueue by the thread that opens the file.
+func setSysctl(name, value string) error {
+	path, err := SysctlPath(name)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		return fmt.Errorf("set sysctl %s=%s: %w", name, value, err)
+	}
+	return nil
+}
+
+// SysctlPath is the file of a sysctl in sysctl(8)'s notation, where "." and "/" change places if the first of them
+// is a "/". It refuses a name that leaves /proc/sys.
+func SysctlPath(name string) (string, error) {
+	if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
+		name = strings.NewReplacer(".", "/", "/", ".").Replace(name)
+	}
+	if !filepath.IsLocal(name) {
+		return "", fmt.Errorf("invalid sysctl name %q", name)
+	}
+	return filepath.Join("/proc/sys", name), nil
+}
+
+// Pinned tells whether dir still holds a namespace of the kind: a reboot leaves at most an empty file.
+func Pinned(dir string, k Kind) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(Path(dir, k), &st) == nil && st.Type == unix.NSFS_MAGIC
+}
+
+// Remove unpins all namespaces in dir and removes it; the kernel frees a namespace with its last process. It is
+// idempotent.
+func Remove(dir string) error {
+	var errs []error
+	for k := range flags {
+		path := Path(dir, k)
+		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil &&
+			!errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("unpin %s: %w", path, err))
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
