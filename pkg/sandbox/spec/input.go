@@ -2,6 +2,7 @@ package spec
 
 import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // Pod is what a container's specification needs to know of its pod. All paths are on the host.
@@ -11,9 +12,9 @@ type Pod struct {
 	Hostname string
 	// NetNS, IPCNS and UTSNS are the pinned namespaces to join; "" joins the host's.
 	NetNS, IPCNS, UTSNS string
-	// ShmPath is the pod's /dev/shm (the host's for host IPC); ResolvConf, HostnameFile: "" when the
-	// container is to see its image's own.
-	ShmPath, ResolvConf, HostnameFile string
+	// ShmPath is the pod's /dev/shm (the host's for host IPC); ResolvConf, HostnameFile and HostsFile: "" when
+	// the container is to see its image's own.
+	ShmPath, ResolvConf, HostnameFile, HostsFile string
 	// CgroupPath is the absolute cgroupfs path of the pod's cgroup, such as "/kubepods/burstable/pod1234".
 	CgroupPath string
 	// Privileged tells that the pod may hold privileged containers.
@@ -58,6 +59,17 @@ type Resources struct {
 	CpusetCPUs  string
 	CpusetMems  string
 	OOMScoreAdj int64
+	// HugepageLimits are bytes by page size ("2MB"); only for sizes that the host's hugetlb controller has.
+	HugepageLimits map[string]uint64 `json:",omitempty"`
+	// Unified are cgroup v2 files and what to write to them, after all else; an error on cgroup v1.
+	Unified map[string]string `json:",omitempty"`
+}
+
+// Device is a device node of the container, with the host's major and minor number.
+type Device struct {
+	specs.LinuxDevice
+	// Permissions are those of the device cgroup: letters of "rwm" (read, write, mknod).
+	Permissions string
 }
 
 // Capabilities are added to and dropped from the default set, by name with or without "CAP_", or "ALL".
@@ -85,6 +97,8 @@ const (
 // Container is everything that a container's specification is made of beside its pod.
 type Container struct {
 	ID string
+	// Name and ImageName are annotations only: the container's name in the pod, and the image as the user wrote it.
+	Name, ImageName string
 	// RootFS is the mounted root directory on the host.
 	RootFS string
 	// Image is the image's own configuration: entrypoint, command, environment, working directory.
@@ -106,12 +120,28 @@ type Container struct {
 	// ReadOnlyRootFS makes / read-only.
 	ReadOnlyRootFS bool
 	Capabilities   Capabilities
+	// HeldCapabilities are those that this runtime may give away: its own permitted set, as "CAP_…". A
+	// container gets no others, since the kernel refuses them (EPERM), and all of them when it is privileged.
+	// nil means all of capabilities(7).
+	HeldCapabilities []string
 	// MaskedPaths and ReadonlyPaths: nil means the defaults, empty means none. Privileged has none.
 	MaskedPaths, ReadonlyPaths []string
-	Seccomp                    SeccompKind
-	Resources                  Resources
+	// HostMaskedPaths join the default masked paths: /sys/devices/system/cpu/cpu*/thermal_throttle, as far as
+	// the host has them (they tell one tenant what another computes).
+	HostMaskedPaths []string
+	Seccomp         SeccompKind
+	Devices         []Device
+	// HostDevices are all of the host's, for a privileged container.
+	HostDevices []specs.LinuxDevice
+	Resources   Resources
+	// SwapAccounting tells that the kernel can limit swap; without it Resources.MemorySwap is ignored.
+	SwapAccounting bool
 	// UnifiedCgroup tells that the host runs pure cgroup v2 (then the container gets a cgroup namespace).
 	UnifiedCgroup bool
+	// CgroupMountOptions are those of "nsdelegate" and "memory_recursiveprot" that the host's /sys/fs/cgroup is
+	// mounted with. They belong to the one cgroup2 superblock: a container in the host's cgroup namespace would
+	// take them from the whole host if it did not repeat them.
+	CgroupMountOptions []string
 	// MinOOMScoreAdj is the lowest oom_score_adj that this runtime may set (its own, without
 	// CAP_SYS_RESOURCE); the specification's value is clamped to it. MayLowerOOMScore: no clamp.
 	MinOOMScoreAdj   int

@@ -1,0 +1,87 @@
+package spec
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func setResources(s *specs.Spec, _ Pod, c Container) error {
+	r, err := LinuxResources(c.Resources, c.SwapAccounting)
+	s.Linux.Resources = r
+	return err
+}
+
+// LinuxResources turns limits into those of the OCI specification, for a new container or the update of one; devices
+// are not part of it. A memory limit without a swap limit forbids swap, as Kubernetes expects. Without swapAccounting
+// (a kernel that cannot limit swap) there is never a swap limit.
+func LinuxResources(r Resources, swapAccounting bool) (*specs.LinuxResources, error) {
+	if err := checkResources(r); err != nil {
+		return nil, err
+	}
+	swap := r.MemorySwap
+	if swap == 0 {
+		swap = r.MemoryLimit
+	}
+	if !swapAccounting {
+		swap = 0
+	}
+	out := &specs.LinuxResources{
+		CPU: &specs.LinuxCPU{
+			Shares: unsignedIfSet(r.CPUShares), Quota: ifSet(r.CPUQuota), Period: unsignedIfSet(r.CPUPeriod),
+			Cpus: r.CpusetCPUs, Mems: r.CpusetMems,
+		},
+		Memory:  &specs.LinuxMemory{Limit: ifSet(r.MemoryLimit), Swap: ifSet(swap)},
+		Unified: maps.Clone(r.Unified),
+	}
+	for _, size := range slices.Sorted(maps.Keys(r.HugepageLimits)) {
+		out.HugepageLimits = append(out.HugepageLimits,
+			specs.LinuxHugepageLimit{Pagesize: size, Limit: r.HugepageLimits[size]})
+	}
+	return out, nil
+}
+
+func checkResources(r Resources) error {
+	const cpuMin, periodMax = 1000, 1_000_000 // µs, kernel/sched/core.c: min_cfs_quota_period, max_cfs_quota_period
+	switch {
+	case r.CPUPeriod != 0 && (r.CPUPeriod < cpuMin || r.CPUPeriod > periodMax):
+		return Invalidf("resources.cpu_period", "%d is not from %d to %d µs", r.CPUPeriod, cpuMin, periodMax)
+	case r.CPUQuota < -1 || r.CPUQuota > 0 && r.CPUQuota < cpuMin:
+		return Invalidf("resources.cpu_quota", "%d is neither -1 nor at least %d µs", r.CPUQuota, cpuMin)
+	case r.CPUShares < 0:
+		return Invalidf("resources.cpu_shares", "%d is negative", r.CPUShares)
+	case r.MemoryLimit < -1:
+		return Invalidf("resources.memory_limit_in_bytes", "%d is negative", r.MemoryLimit)
+	case r.MemorySwap < -1:
+		return Invalidf("resources.memory_swap_limit_in_bytes", "%d is negative", r.MemorySwap)
+	case r.MemorySwap > 0 && (r.MemoryLimit <= 0 || r.MemorySwap < r.MemoryLimit):
+		return Invalidf("resources.memory_swap_limit_in_bytes", "%d is of memory and swap together, "+
+			"and the limit of memory alone is %d", r.MemorySwap, r.MemoryLimit)
+	case !isCPUList(r.CpusetCPUs):
+		return Invalidf("resources.cpuset_cpus", `%q is not a list such as "0-3,7"`, r.CpusetCPUs)
+	case !isCPUList(r.CpusetMems):
+		return Invalidf("resources.cpuset_mems", `%q is not a list such as "0-3,7"`, r.CpusetMems)
+	}
+	return nil
+}
+
+func isCPUList(s string) bool {
+	return strings.Trim(s, "0123456789,-") == "" && !strings.HasPrefix(s, "-")
+}
+
+func ifSet(v int64) *int64 {
+	if v == 0 {
+		return nil
+	}
+	return &v
+}
+
+func unsignedIfSet(v int64) *uint64 {
+	if v == 0 {
+		return nil
+	}
+	u := uint64(v)
+	return &u
+}
