@@ -14,7 +14,10 @@
 //
 //	stage, err := s.Stage(ctx, []digest.Digest{base, diffID}) // the chain up to and with the layer
 //	... unpack the layer's tar into stage.Dir() ...
-//	err = stage.Commit(ctx)
+//	if in, ok := stage.(snapshot.Inheritor); ok {
+//		in.Inherit(implied)
+//	}
+//	err = stage.Commit(ctx, usage)
 //	mounts, err := s.Prepare(ctx, containerID, image.DiffIDs)
 //	err = snapshot.MountAll(mounts, rootfs)
 //	... run the container, unmount rootfs ...
@@ -24,6 +27,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -36,7 +40,28 @@ var (
 	ErrExists = errors.New("already exists")
 	// ErrInUse: the layer is part of a snapshot and cannot be removed.
 	ErrInUse = errors.New("in use")
+	// ErrInvalid: a key, a diffID or a list of layers that no driver can use.
+	ErrInvalid = errors.New("invalid")
 )
+
+// MaxKey is the longest key of a snapshot, in bytes.
+const MaxKey = 128
+
+// CheckKey says ErrInvalid unless key is made of 1 to MaxKey letters, digits, '-', '_' and '.', and starts with a letter
+// or digit. Drivers use a key as a file name.
+func CheckKey(key string) error {
+	if key == "" || len(key) > MaxKey {
+		return fmt.Errorf("snapshot key of %d bytes, want 1 to %d: %w", len(key), MaxKey, ErrInvalid)
+	}
+	for i := range len(key) {
+		c := key[i]
+		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alnum && (i == 0 || c != '-' && c != '_' && c != '.') {
+			return fmt.Errorf("snapshot key %q: character %q: %w", key, c, ErrInvalid)
+		}
+	}
+	return nil
+}
 
 // Mount is one mount(2) call to be made by the caller.
 type Mount struct {
@@ -69,6 +94,15 @@ type Stage interface {
 	Abort(ctx context.Context) error
 }
 
+// Inheritor is implemented by a Stage whose driver keeps layers independent of their position, so that unpacking
+// cannot see the layers below. Directories that a layer's tar has names in but no entry of its own for ("implied")
+// were then made with default attributes; they ought to look like the same directories of the lower layers, and which
+// those are is known only when a snapshot is made.
+type Inheritor interface {
+	// Inherit names the implied directories, relative to Dir. It must be called before Commit.
+	Inherit(implied []string)
+}
+
 // Layers is the part of a driver that the image service uses.
 type Layers interface {
 	// Stage starts the layer chain[len(chain)-1], whose lower layers are chain[:len(chain)-1], lowest first.
@@ -87,7 +121,8 @@ type Layers interface {
 type Snapshotter interface {
 	Layers
 	// Prepare makes a writable snapshot of the layers (lowest first) and returns its mounts.
-	// ErrExists: the key is taken. ErrNotFound: a layer is missing.
+	// An image without layers is empty. The list may name a layer more than once.
+	// ErrExists: the key is taken. ErrNotFound: a layer is missing. ErrInvalid: see CheckKey; too many layers.
 	Prepare(ctx context.Context, key string, layers []digest.Digest) ([]Mount, error)
 	// View makes a read-only snapshot; otherwise as Prepare.
 	View(ctx context.Context, key string, layers []digest.Digest) ([]Mount, error)

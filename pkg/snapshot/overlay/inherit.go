@@ -1,0 +1,188 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Implied directories (see snapshot.Inheritor) get the attributes of the layers below not in the layer, which is shared
+// with images that have other layers below, but in the snapshot: its upper directory holds a directory of that name
+// with the right attributes, and overlayfs takes those of the uppermost.
+
+// inheritedDir is a directory to be made in an upper directory, looking like an example from a layer.
+type inheritedDir struct {
+	name    string // relative to the root of the image
+	example string
+}
+
+// inherit finds the directories that show default attributes but should show those of a lower layer, each after its
+// parents. layers are uppermost first.
+func (s *Snapshotter) inherit(ctx context.Context, layers []layerRecord) ([]inheritedDir, error) {
+	if len(layers) < 2 || !slices.ContainsFunc(layers, func(l layerRecord) bool { return len(l.Implied) > 0 }) {
+		return nil, nil
+	}
+	trees := make([]tree, len(layers))
+	for i, l := range layers {
+		trees[i] = newTree(filepath.Join(s.layerPath(l.DiffID), layerTree), l.Implied)
+	}
+	examples := map[string]string{}
+	for _, l := range layers {
+		for _, name := range l.Implied {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			if err := addExamples(examples, trees, name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	dirs := make([]inheritedDir, 0, len(examples))
+	for name, example := range examples {
+		dirs = append(dirs, inheritedDir{name, example})
+	}
+	slices.SortFunc(dirs, func(a, b inheritedDir) int { return strings.Compare(a.name, b.name) })
+	return dirs, nil
+}
+
+// addExamples finds what name and its parents should look like, if name's attributes are not those that show anyway:
+// a directory made in the upper directory needs its parents there, and they need their attributes as well.
+func addExamples(examples map[string]string, trees []tree, name string) error {
+	if _, known := examples[name]; known {
+		return nil
+	}
+	shown, wanted, err := example(trees, name)
+	if err != nil || wanted == "" || wanted == shown {
+		return err
+	}
+	examples[name] = wanted
+	for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
+		shown, wanted, err := example(trees, dir)
+		if err != nil {
+			return err
+		}
+		if wanted == "" { // implied all the way down
+			wanted = shown
+		}
+		examples[dir] = wanted
+	}
+	return nil
+}
+
+// example returns the directory whose attributes show at name, and the uppermost whose layer has an entry for it.
+// Both are empty if nothing is there, or nothing that is a directory.
+func example(trees []tree, name string) (shown, wanted string, err error) {
+	for _, t := range trees {
+		found, ends, err := t.find(name)
+		if err != nil {
+			return "", "", err
+		}
+		if found != "" && shown == "" {
+			shown = found
+		}
+		if found != "" && !t.implied[name] {
+			return shown, found, nil
+		}
+		if ends {
+			break
+		}
+	}
+	return shown, "", nil
+}
+
+// tree is the content of a layer.
+type tree struct {
+	root    string
+	implied map[string]bool
+}
+
+func newTree(root string, implied []string) tree {
+	t := tree{root: root, implied: make(map[string]bool, len(implied))}
+	for _, name := range implied {
+		t.implied[name] = true
+	}
+	return t
+}
+
+// find looks for the directory name, and tells whether the layer hides that name of the layers below: by an opaque
+// directory, or by something else in the directory's or a parent's place. No symbolic link is followed.
+func (t tree) find(name string) (path string, ends bool, err error) {
+	path = t.root
+	for part := range strings.SplitSeq(name, "/") {
+		path = filepath.Join(path, part)
+		info, err := os.Lstat(path)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			return "", ends, nil
+		case err != nil:
+			return "", false, fmt.Errorf("look up implied directory: %w", err)
+		case !info.IsDir():
+			return "", true, nil
+		}
+		opaque, err := isOpaque(path)
+		if err != nil {
+			return "", false, err
+		}
+		ends = ends || opaque
+	}
+	return path, ends, nil
+}
+
+// copyTo makes the directory below upper. The parents exist.
+func (d inheritedDir) copyTo(upper string) error {
+	info, err := os.Lstat(d.example)
+	if err != nil {
+		return fmt.Errorf("read implied directory: %w", err)
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	path := filepath.Join(upper, d.name)
+	if err := unix.Mkdir(path, 0o700); err != nil {
+		return fmt.Errorf("make directory %s: %w", path, err)
+	}
+	if err := unix.Lchown(path, int(st.Uid), int(st.Gid)); err != nil {
+		return fmt.Errorf("set owner of %s: %w", path, err)
+	}
+	if err := unix.Chmod(path, st.Mode&0o7777); err != nil { // after chown, which clears bits
+		return fmt.Errorf("set mode of %s: %w", path, err)
+	}
+	return copyXattrs(d.example, path)
+}
+
+// copyXattrs leaves out trusted attributes: overlayfs keeps its own marks there.
+func copyXattrs(from, to string) error {
+	names, err := xattr(func(buf []byte) (int, error) { return unix.Llistxattr(from, buf) })
+	if err != nil {
+		return fmt.Errorf("list attributes of %s: %w", from, err)
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+		if name == "" || strings.HasPrefix(name, "trusted.") {
+			continue
+		}
+		value, err := xattr(func(buf []byte) (int, error) { return unix.Lgetxattr(from, name, buf) })
+		if err == nil {
+			err = unix.Lsetxattr(to, name, value, 0)
+		}
+		if err != nil {
+			return fmt.Errorf("copy attribute %s of %s: %w", name, from, err)
+		}
+	}
+	return nil
+}
+
+// xattr calls get with a buffer of the size that get says it needs.
+func xattr(get func([]byte) (int, error)) ([]byte, error) {
+	n, err := get(nil)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	buf := make([]byte, n)
+	n, err = get(buf)
+	return buf[:max(n, 0)], err
+}

@@ -1,0 +1,158 @@
+// Package overlay keeps snapshots on overlayfs.
+//
+// On disk, below the root:
+//
+//	lock                   held by the process that uses the root
+//	l/<name>/fs            content of the layer whose diffID starts with name
+//	l/<name>/layer.json    its record
+//	s/<key>/u, s/<key>/w   upper and work directory of a snapshot
+//	s/<key>/snapshot.json  its record
+//	stage/                 what is being made; becomes visible by one rename, and is thrown away by New
+//	trash/                 what was removed by one rename and is deleted in the background
+//
+// The directories are the records: whatever is below l and s is whole, whenever the process died.
+//
+// Layers do not depend on what lies below them. Their names are short and given relative to l, so that the options
+// of an image with 128 layers fit into the page that mount(2) takes.
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/snapshot"
+)
+
+const (
+	layersDir    = "l"
+	snapshotsDir = "s"
+	stageDir     = "stage"
+	trashDir     = "trash"
+
+	layerTree   = "fs"
+	layerFile   = "layer.json"
+	upperDir    = "u"
+	workDir     = "w"
+	snapshotRec = "snapshot.json"
+)
+
+// Snapshotter implements snapshot.Snapshotter.
+type Snapshotter struct {
+	root     string
+	features features
+	lock     *os.File
+	claims   claims
+	syncer   *syncer
+	sweeper  *sweeper
+	run      string        // tells names made by this process from an earlier one's
+	serial   atomic.Uint64 // numbers names in stage and trash
+
+	mu        sync.Mutex // guards the maps and layer.refs; never held across a system call
+	layers    map[digest.Digest]*layer
+	snapshots map[string]snapshotRecord
+}
+
+var _ snapshot.Snapshotter = (*Snapshotter)(nil)
+
+// New opens the storage below root, which it creates if need be, and clears away what an earlier process left half
+// made. It says why if overlayfs cannot work on the file system of root, or if another process uses the root.
+// The caller ends it with Close.
+func New(root string) (*Snapshotter, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("resolve overlay root: %w", err)
+	}
+	if i := strings.IndexAny(root, `:,\"`); i >= 0 {
+		return nil, fmt.Errorf("overlay root %q: overlayfs reads %q as a separator: %w", root, root[i], snapshot.ErrInvalid)
+	}
+	for _, dir := range []string{layersDir, snapshotsDir, stageDir, trashDir} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
+			return nil, fmt.Errorf("make overlay root: %w", err)
+		}
+	}
+	lock, err := lockRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	s := &Snapshotter{
+		root:      root,
+		lock:      lock,
+		run:       strconv.FormatInt(time.Now().UnixNano(), 36),
+		syncer:    newSyncer(root),
+		layers:    map[digest.Digest]*layer{},
+		snapshots: map[string]snapshotRecord{},
+	}
+	if s.features, err = probe(root, s.stagePath("probe")); err == nil {
+		err = s.recover()
+	}
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	s.sweeper = startSweeper(filepath.Join(root, trashDir))
+	return s, nil
+}
+
+// Close waits for disk work in the background, but not beyond the context's end; what remains is done after the next
+// New. No other method may run or be called any more.
+func (s *Snapshotter) Close(ctx context.Context) error {
+	err := errors.Join(s.syncer.wait(ctx), s.sweeper.stop(ctx))
+	return errors.Join(err, s.lock.Close())
+}
+
+func lockRoot(root string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock of overlay root: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("overlay root %s is used by another process: %w", root, snapshot.ErrInUse)
+		}
+		return nil, fmt.Errorf("lock overlay root %s: %w", root, err)
+	}
+	return f, nil
+}
+
+// unique makes a name that nothing in stage or trash has.
+func (s *Snapshotter) unique(hint string) string {
+	return hint + "-" + s.run + "-" + strconv.FormatUint(s.serial.Add(1), 36)
+}
+
+func (s *Snapshotter) stagePath(hint string) string {
+	return filepath.Join(s.root, stageDir, s.unique(hint))
+}
+
+// discard removes a directory from sight; the sweeper deletes it. A directory that does not exist is no error.
+func (s *Snapshotter) discard(path string) error {
+	err := unix.Rename(path, filepath.Join(s.root, trashDir, s.unique(filepath.Base(path))))
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("move %s to trash: %w", path, err)
+	}
+	if s.sweeper != nil { // New discards before the sweeper starts
+		s.sweeper.wake()
+	}
+	return nil
+}
+
+// mkdir makes a directory of exactly the mode, whatever the umask.
+func mkdir(path string, mode uint32) error {
+	if err := unix.Mkdir(path, mode); err != nil {
+		return fmt.Errorf("make directory %s: %w", path, err)
+	}
+	if err := unix.Chmod(path, mode); err != nil {
+		return fmt.Errorf("set mode of %s: %w", path, err)
+	}
+	return nil
+}
