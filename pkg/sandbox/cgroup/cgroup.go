@@ -160,3 +160,33 @@ var roots = sync.OnceValue(func() []string {
 	}
 	return dirs
 })
+
+// CanLimitSwap tells whether the kernel accounts swap to cgroups: it can be switched off at boot (swapaccount=0).
+func CanLimitSwap() bool {
+	if !Unified() {
+		_, err := os.Stat(filepath.Join(mountpoint, "memory", "memory.memsw.limit_in_bytes"))
+		return err == nil
+	}
+	// The root cgroup has no limits, so another one must tell.
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return false
+	}
+	_, path, _ := strings.Cut(strings.TrimSpace(string(own)), "::")
+	if path == "/" {
+		children, err := filepath.Glob(filepath.Join(mountpoint, "*", "memory.swap.max"))
+		return err == nil && len(children) > 0
+	}
+	_, err = os.Stat(filepath.Join(mountpoint, path, "memory.swap.max"))
+	return err == nil
+}
+
+// CanLimitHugepages tells whether there is a hugetlb controller.
+func CanLimitHugepages() bool {
+	if !Unified() {
+		var st unix.Statfs_t
+		return unix.Statfs(filepath.Join(mountpoint, "hugetlb"), &st) == nil && st.Type == unix.CGROUP_SUPER_MAGIC
+	}
+	controllers, err := os.ReadFile(filepath.Join(mountpoint, "cgroup.controllers"))
+	return err == nil && strings.Contains(string(controllers), "hugetlb")
+}
