@@ -1,0 +1,227 @@
+// Package record keeps typed records in an SQLite database, for the packages that own them: reads are done once, at
+// start, and served from memory by the owner; a write is one statement.
+//
+// The database is in WAL mode. Without Sync a write returns as soon as the kernel has it: it survives kill -9 of the
+// process at any instruction, and a power cut leaves a database that opens, with the last instants missing
+// (https://sqlite.org/wal.html, https://sqlite.org/pragma.html#pragma_synchronous). With Sync it survives the power cut.
+package record
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	_ "modernc.org/sqlite" // the driver "sqlite", in pure Go
+)
+
+// schemaVersion is raised when an older program could not read what this one writes.
+const schemaVersion = 1
+
+// checkpointEvery is how often the write-ahead log is copied into the database where no write waits for it.
+const checkpointEvery = 30 * time.Second
+
+// Options of a database.
+type Options struct {
+	// Sync makes each write wait until it is on the disk.
+	Sync bool
+}
+
+// DB is an open database. One process at a time may have it open.
+type DB struct {
+	sql      *sql.DB
+	salvaged string
+	stop     chan struct{}
+	done     sync.WaitGroup
+}
+
+// Open opens or creates the database file at path. A file that is damaged is set aside, see Salvaged; one of a newer
+// version of this program is refused.
+func Open(ctx context.Context, path string, o Options) (*DB, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make record directory: %w", err)
+	}
+	db, err := open(ctx, path, o)
+	var newer *versionError
+	if err == nil || errors.As(err, &newer) || ctx.Err() != nil {
+		return db, err
+	}
+	aside, asideErr := setAside(path)
+	if asideErr != nil {
+		return nil, errors.Join(err, asideErr)
+	}
+	if db, err = open(ctx, path, o); err != nil {
+		return nil, err
+	}
+	db.salvaged = aside
+	return db, nil
+}
+
+type versionError struct {
+	path string
+	have int
+}
+
+func (e *versionError) Error() string {
+	return fmt.Sprintf("%s has version %d, this program knows up to %d: it was written by a newer one", e.path, e.have, schemaVersion)
+}
+
+func open(ctx context.Context, path string, o Options) (*DB, error) {
+	query := url.Values{"_pragma": {
+		"journal_mode(WAL)", "busy_timeout(5000)", "locking_mode(EXCLUSIVE)", "temp_store(MEMORY)",
+		"synchronous(" + map[bool]string{true: "FULL", false: "NORMAL"}[o.Sync] + ")",
+		// A commit that checkpoints would sync the disk.
+		"wal_autocheckpoint(" + map[bool]string{true: "1000", false: "0"}[o.Sync] + ")",
+	}}
+	conn, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+query.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	conn.SetMaxOpenConns(1) // SQLite has one writer, and there is nothing else to do
+	if err := prepare(ctx, conn, path); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	db := &DB{sql: conn, stop: make(chan struct{})}
+	if !o.Sync {
+		db.done.Go(db.checkpoint)
+	}
+	return db, nil
+}
+
+// prepare checks that the database is whole and of a known version.
+func prepare(ctx context.Context, conn *sql.DB, path string) error {
+	var version int
+	if err := conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	if version > schemaVersion {
+		return &versionError{path, version}
+	}
+	var verdict string
+	if err := conn.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
+		return fmt.Errorf("check %s: %w", path, err)
+	}
+	if verdict != "ok" {
+		return fmt.Errorf("check %s: %s", path, verdict)
+	}
+	if _, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion)); err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	return nil
+}
+
+// setAside renames a damaged database with its log out of the way, for a person to look at.
+func setAside(path string) (string, error) {
+	aside := fmt.Sprintf("%s.damaged-%d", path, time.Now().Unix())
+	if err := os.Rename(path, aside); err != nil {
+		return "", fmt.Errorf("set damaged records aside: %w", err)
+	}
+	for _, suffix := range []string{"-wal", "-shm"} {
+		if err := os.Rename(path+suffix, aside+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("set damaged records aside: %w", err)
+		}
+	}
+	return aside, nil
+}
+
+// Salvaged is where a damaged database was moved to when this new one was begun; "" if there was none.
+func (db *DB) Salvaged() string { return db.salvaged }
+
+func (db *DB) checkpoint() {
+	ticker := time.NewTicker(checkpointEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-db.stop:
+			return
+		case <-ticker.C:
+			_, _ = db.sql.Exec("PRAGMA wal_checkpoint(PASSIVE)")
+		}
+	}
+}
+
+// Close ends the use of the database and its tables.
+func (db *DB) Close() error {
+	close(db.stop)
+	db.done.Wait()
+	if err := db.sql.Close(); err != nil {
+		return fmt.Errorf("close records: %w", err)
+	}
+	return nil
+}
+
+// Table holds the records of one kind by key. Its methods may be called at the same time.
+type Table[T any] struct {
+	db       *DB
+	name     string
+	put, del *sql.Stmt
+}
+
+// NewTable opens or creates a table. The name must be an SQL identifier.
+func NewTable[T any](ctx context.Context, db *DB, name string) (*Table[T], error) {
+	create := fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID", name)
+	if _, err := db.sql.ExecContext(ctx, create); err != nil {
+		return nil, fmt.Errorf("create table %s: %w", name, err)
+	}
+	t := &Table[T]{db: db, name: name}
+	var err error
+	if t.put, err = db.sql.PrepareContext(ctx, fmt.Sprintf("INSERT OR REPLACE INTO %s VALUES (?, ?)", name)); err != nil {
+		return nil, fmt.Errorf("prepare table %s: %w", name, err)
+	}
+	if t.del, err = db.sql.PrepareContext(ctx, fmt.Sprintf("DELETE FROM %s WHERE key = ?", name)); err != nil {
+		return nil, fmt.Errorf("prepare table %s: %w", name, err)
+	}
+	return t, nil
+}
+
+// Put writes a record. Like Delete it does not heed the cancelling of ctx: an interrupted statement would leave the owner
+// in doubt.
+func (t *Table[T]) Put(ctx context.Context, key string, v T) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode record %s of %s: %w", key, t.name, err)
+	}
+	if _, err := t.put.ExecContext(context.WithoutCancel(ctx), key, data); err != nil {
+		return fmt.Errorf("write record %s of %s: %w", key, t.name, err)
+	}
+	return nil
+}
+
+// Delete removes a record; an unknown key is no error.
+func (t *Table[T]) Delete(ctx context.Context, key string) error {
+	if _, err := t.del.ExecContext(context.WithoutCancel(ctx), key); err != nil {
+		return fmt.Errorf("delete record %s of %s: %w", key, t.name, err)
+	}
+	return nil
+}
+
+// Load reads all records. Those that cannot be decoded are named in the error, beside which the others are returned.
+func (t *Table[T]) Load(ctx context.Context) (map[string]T, error) {
+	rows, err := t.db.sql.QueryContext(ctx, "SELECT key, value FROM "+t.name)
+	if err != nil {
+		return nil, fmt.Errorf("read table %s: %w", t.name, err)
+	}
+	defer rows.Close()
+	out := map[string]T{}
+	var errs []error
+	for rows.Next() {
+		var key string
+		var data []byte
+		if err := rows.Scan(&key, &data); err != nil {
+			return out, fmt.Errorf("read table %s: %w", t.name, err)
+		}
+		var v T
+		if err := json.Unmarshal(data, &v); err != nil {
+			errs = append(errs, fmt.Errorf("decode record %s of %s: %w", key, t.name, err))
+			continue
+		}
+		out[key] = v
+	}
+	return out, errors.Join(append(errs, rows.Err())...)
+}

@@ -1,0 +1,152 @@
+package crilog
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var at = time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC)
+
+func newLog(t *testing.T) (*Log, string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "0.log")
+	l, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l, path
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+const stamp = "2026-01-02T03:04:05.000000678Z "
+
+func TestFormat(t *testing.T) {
+	long := strings.Repeat("x", MaxLine)
+	for name, c := range map[string]struct {
+		writes []string
+		want   string
+	}{
+		"one line":         {[]string{"hello\n"}, stamp + "stdout F hello\n"},
+		"empty line":       {[]string{"\n"}, stamp + "stdout F \n"},
+		"two in one write": {[]string{"a\nb\n"}, stamp + "stdout F a\n" + stamp + "stdout F b\n"},
+		"one in two":       {[]string{"he", "llo\n"}, stamp + "stdout F hello\n"},
+		"no newline":       {[]string{"tail"}, stamp + "stdout P tail\n"},
+		"just the limit":   {[]string{long + "\n"}, stamp + "stdout F " + long + "\n"},
+		"over the limit":   {[]string{long + "y\n"}, stamp + "stdout P " + long + "\n" + stamp + "stdout F y\n"},
+		"limit in pieces":  {[]string{long[1:], "xy", "\n"}, stamp + "stdout P " + long + "\n" + stamp + "stdout F y\n"},
+		"not text":         {[]string{"\xff\x00\r\n"}, stamp + "stdout F \xff\x00\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, path := newLog(t)
+			for _, w := range c.writes {
+				l.Write(Stdout, at, []byte(w))
+			}
+			l.Flush(Stdout, at)
+			if got := read(t, path); got != c.want {
+				t.Errorf("log:\n%.200q\nwant:\n%.200q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestStreamsKeepTheirOwnTails(t *testing.T) {
+	l, path := newLog(t)
+	l.Write(Stdout, at, []byte("out "))
+	l.Write(Stderr, at, []byte("err\n"))
+	l.Write(Stdout, at, []byte("more\n"))
+	if got, want := read(t, path), stamp+"stderr F err\n"+stamp+"stdout F out more\n"; got != want {
+		t.Errorf("log = %q, want %q", got, want)
+	}
+}
+
+// Whatever pieces the output comes in, the lines are the same.
+func TestPiecesDoNotMatter(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	var b strings.Builder
+	for range 300 {
+		b.WriteString(strings.Repeat("z", rng.IntN(3*MaxLine)*rng.IntN(2)))
+		b.WriteByte('\n')
+	}
+	text := b.String()
+	whole, wholePath := newLog(t)
+	whole.Write(Stdout, at, []byte(text))
+	pieces, piecesPath := newLog(t)
+	for rest := text; rest != ""; {
+		n := min(len(rest), 1+rng.IntN(2*MaxLine))
+		pieces.Write(Stdout, at, []byte(rest[:n]))
+		rest = rest[n:]
+	}
+	if read(t, wholePath) != read(t, piecesPath) {
+		t.Error("the log depends on how the output was cut")
+	}
+}
+
+func TestReopen(t *testing.T) {
+	l, path := newLog(t)
+	l.Write(Stdout, at, []byte("one\ntw"))
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	l.Write(Stdout, at, []byte("o\n"))
+	if got := read(t, path+".1"); got != stamp+"stdout F one\n" {
+		t.Errorf("old log = %q", got)
+	}
+	if got := read(t, path); got != stamp+"stdout F two\n" {
+		t.Errorf("new log = %q", got)
+	}
+	// When it fails, the old file stays in use and no new one exists.
+	dir := filepath.Dir(path)
+	if err := os.Rename(dir, dir+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Rename(dir+".gone", dir) })
+	if err := l.Reopen(); err == nil {
+		t.Fatal("reopen in a missing directory succeeded")
+	}
+	l.Write(Stdout, at, []byte("three\n"))
+	if got := read(t, filepath.Join(dir+".gone", "0.log")); !strings.HasSuffix(got, "three\n") {
+		t.Errorf("log = %q", got)
+	}
+}
+
+func TestLostBytesAreCounted(t *testing.T) {
+	if _, err := os.Stat("/dev/full"); err != nil {
+		t.Skip("no /dev/full")
+	}
+	l, err := Open("/dev/full")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Write(Stdout, at, []byte("12345\n"))
+	if got := l.Lost(); got != 5 {
+		t.Errorf("lost = %d, want 5", got)
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	l, err := Open(os.DevNull)
+	if err != nil {
+		b.Fatal(err)
+	}
+	data := []byte(strings.Repeat(strings.Repeat("x", 99)+"\n", 640))
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		l.Write(Stdout, at, data)
+	}
+}
