@@ -1,0 +1,246 @@
+package unpack
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/archive"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	whiteoutPrefix = ".wh."
+	whiteoutMeta   = ".wh..wh." // bookkeeping of aufs, apart from whiteoutOpaque
+	whiteoutOpaque = ".wh..wh..opq"
+)
+
+// layer follows what one tar has written so far. Paths are relative to dir, clean and free of symbolic links.
+type layer struct {
+	dir       string
+	entry     string // name of the entry at hand, as in the tar, for errors
+	sparse    int64  // bytes that sparse files may still have
+	links     links
+	explicit  map[string]struct{} // directories with an entry
+	parents   map[string]struct{} // directories with entries below them
+	whiteouts map[string]struct{} // whiteouts made
+
+	lastParent, lastResolved string // most entries have the parent of the one before
+}
+
+func newLayer(dir string, sparse int64) *layer {
+	return &layer{
+		dir:       dir,
+		sparse:    sparse,
+		links:     links{},
+		explicit:  map[string]struct{}{},
+		parents:   map[string]struct{}{},
+		whiteouts: map[string]struct{}{},
+	}
+}
+
+// admit says whether to write an entry, whose name is clean, and an error for an entry that makes the layer invalid.
+func (l *layer) admit(hdr *tar.Header) (bool, error) {
+	l.entry = hdr.Name
+	name := strings.TrimPrefix(hdr.Name, "/")
+	if name == "" || name == "." {
+		return false, nil
+	}
+	if hdr.Typeflag == tar.TypeXGlobalHeader {
+		return false, nil
+	}
+	if skip, err := checkWhiteoutName(name); skip || err != nil {
+		return false, err
+	}
+	path, err := l.resolve(name)
+	if err != nil {
+		return false, err
+	}
+	if hdr.Typeflag == tar.TypeLink {
+		if err := l.admitHardLink(hdr); err != nil {
+			return false, fmt.Errorf("hard link to %q: %w", hdr.Linkname, err)
+		}
+	}
+	if err := l.admitSparse(hdr); err != nil {
+		return false, err
+	}
+	return true, l.record(hdr, path)
+}
+
+// resolve returns where a name of the tar leads without following its last component.
+func (l *layer) resolve(name string) (string, error) {
+	if !filepath.IsLocal(name) {
+		return "", fmt.Errorf("%w: name leaves the root of the image", ErrInvalid)
+	}
+	parent, base := filepath.Split(name)
+	if parent == "" {
+		return base, nil
+	}
+	if parent != l.lastParent {
+		resolved, err := l.links.resolve(parent)
+		if err != nil {
+			return "", err
+		}
+		l.lastParent, l.lastResolved = parent, resolved
+	}
+	return filepath.Join(l.lastResolved, base), nil
+}
+
+// record notes what the entry at path is about to become.
+func (l *layer) record(hdr *tar.Header, path string) error {
+	for parent := filepath.Dir(path); parent != "."; parent = filepath.Dir(parent) {
+		if _, known := l.parents[parent]; known {
+			break
+		}
+		if err := l.revive(parent); err != nil {
+			return err
+		}
+		l.parents[parent] = struct{}{}
+	}
+	if strings.HasPrefix(filepath.Base(path), whiteoutPrefix) {
+		return nil
+	}
+	if hdr.Typeflag == tar.TypeDir {
+		l.explicit[path] = struct{}{}
+		if err := l.revive(path); err != nil {
+			return err
+		}
+	}
+	delete(l.whiteouts, path)
+	if l.links.set(path, hdr) {
+		l.lastParent = ""
+	}
+	return nil
+}
+
+// revive makes an opaque directory of a whiteout. A whiteout is about lower layers only, so a layer may have both the
+// whiteout of a name and a directory of that name, in any order: the directory, without what lies below it.
+func (l *layer) revive(path string) error {
+	if _, ok := l.whiteouts[path]; !ok {
+		return nil
+	}
+	delete(l.whiteouts, path)
+	full := filepath.Join(l.dir, path)
+	if err := os.Remove(full); err != nil {
+		return fmt.Errorf("replace whiteout: %w", err)
+	}
+	if err := os.Mkdir(full, 0o755); err != nil {
+		return fmt.Errorf("replace whiteout: %w", err)
+	}
+	if err := os.Chmod(full, 0o755); err != nil { // whatever the umask
+		return fmt.Errorf("replace whiteout: %w", err)
+	}
+	return setOpaque(full)
+}
+
+// convertWhiteout makes the whiteout that the file at the full path, resolved by the caller, stands for. It says
+// whether the path is an ordinary file, to be written.
+func (l *layer) convertWhiteout(hdr *tar.Header, full string) (bool, error) {
+	dir, base := filepath.Split(full)
+	if base == whiteoutOpaque || !strings.HasPrefix(base, whiteoutPrefix) {
+		return archive.OverlayConvertWhiteout(hdr, full)
+	}
+	victim := filepath.Join(dir, strings.TrimPrefix(base, whiteoutPrefix))
+	info, err := os.Lstat(victim)
+	switch {
+	case err == nil && info.IsDir(): // of this layer: stays, without what lies below it
+		return false, setOpaque(victim)
+	case err == nil: // a file of this layer hides lower ones anyway
+		return false, nil
+	case !errors.Is(err, os.ErrNotExist):
+		return false, fmt.Errorf("look up whiteout: %w", err)
+	}
+	rel, err := filepath.Rel(l.dir, victim)
+	if err != nil {
+		return false, fmt.Errorf("locate whiteout: %w", err)
+	}
+	l.whiteouts[rel] = struct{}{}
+	return archive.OverlayConvertWhiteout(hdr, full)
+}
+
+// implied returns the directories that have no entry, parents first.
+func (l *layer) implied() []string {
+	var out []string
+	for _, path := range slices.Sorted(maps.Keys(l.parents)) {
+		if _, ok := l.explicit[path]; ok {
+			continue
+		}
+		if info, err := os.Lstat(filepath.Join(l.dir, path)); err == nil && info.IsDir() { // not replaced later
+			out = append(out, path)
+		}
+	}
+	return out
+}
+
+// admitHardLink checks the target, and gives the header the target's attributes: the writer applies the header to the
+// file that both names share, but what tars say there is often nothing. A file capability is among them because
+// chown(2) takes it away.
+func (l *layer) admitHardLink(hdr *tar.Header) error {
+	path, err := l.resolve(filepath.Clean(strings.TrimLeft(hdr.Linkname, "/")))
+	if err != nil {
+		return err
+	}
+	target := filepath.Join(l.dir, path)
+	var st unix.Stat_t
+	if err := unix.Lstat(target, &st); err != nil {
+		return fmt.Errorf("read target: %w", err)
+	}
+	hdr.Mode, hdr.Uid, hdr.Gid = int64(st.Mode&0o7777), int(st.Uid), int(st.Gid)
+	hdr.ModTime, hdr.AccessTime = time.Unix(st.Mtim.Unix()), time.Unix(st.Atim.Unix())
+	hdr.PAXRecords = nil
+	capability := make([]byte, 64) // struct vfs_ns_cap_data has 24 bytes
+	if n, err := unix.Lgetxattr(target, "security.capability", capability); err == nil {
+		hdr.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": string(capability[:n])}
+	}
+	return nil
+}
+
+// admitSparse lets a sparse file be written out in full, if that is not too much.
+func (l *layer) admitSparse(hdr *tar.Header) error {
+	switch {
+	case hdr.Typeflag == tar.TypeGNUSparse:
+		hdr.Typeflag = tar.TypeReg // the reader fills the holes; the writer knows regular files only
+	case hdr.PAXRecords["GNU.sparse.major"] != "", hdr.PAXRecords["GNU.sparse.map"] != "":
+	default:
+		return nil
+	}
+	if hdr.Size > l.sparse {
+		return fmt.Errorf("%w: sparse files of more than %d bytes", ErrInvalid, int64(maxSparse))
+	}
+	l.sparse -= hdr.Size
+	return nil
+}
+
+// checkWhiteoutName says whether to skip a name, because it is bookkeeping of aufs that old images contain.
+func checkWhiteoutName(name string) (skip bool, err error) {
+	if !strings.Contains(name, whiteoutPrefix) {
+		return false, nil
+	}
+	parts := strings.Split(name, "/")
+	last := len(parts) - 1
+	for i, part := range parts {
+		switch {
+		case i == last && part == whiteoutOpaque:
+		case strings.HasPrefix(part, whiteoutMeta):
+			return true, nil
+		case i < last && strings.HasPrefix(part, whiteoutPrefix):
+			return false, fmt.Errorf("%w: whiteout used as a directory", ErrInvalid)
+		case i == last && slices.Contains([]string{".wh.", ".wh..", ".wh..."}, part):
+			return false, fmt.Errorf("%w: whiteout of no name", ErrInvalid)
+		}
+	}
+	return false, nil
+}
+
+func setOpaque(dir string) error {
+	if err := unix.Setxattr(dir, "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+		return fmt.Errorf("mark opaque: %w", err)
+	}
+	return nil
+}
