@@ -1,0 +1,271 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// write makes a configuration directory of files by name and returns the path of config.toml in it.
+func write(t testing.TB, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "config.toml")
+}
+
+func TestDefaultIsValid(t *testing.T) {
+	if err := Default().Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWriteTOMLLoadsAgain(t *testing.T) {
+	full := Default()
+	full.Log.File, full.Monitor.Path = "/var/log/criserver.log", "/usr/bin/crimonitor"
+	full.Image.Pinned = []string{"registry.k8s.io/*"}
+	full.Registry.Mirrors["docker.io"] = Mirror{Endpoints: []Endpoint{
+		{URL: "https://mirror.example", CA: "/etc/ca.pem"}, {URL: "https://b.example:5000", SkipVerify: true}, {URL: "http://c.example"},
+	}}
+	full.Registry.Auth["mirror.example:5000"] = Auth{Username: "u", Password: "p"}
+	for name, c := range map[string]*Config{"default": Default(), "full": full} {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			if err := c.WriteTOML(&b); err != nil {
+				t.Fatal(err)
+			}
+			got, err := Load(write(t, map[string]string{"config.toml": b.String()}), true)
+			if err != nil {
+				t.Fatalf("%v in\n%s", err, &b)
+			}
+			got.Files = nil
+			if !reflect.DeepEqual(got, c) {
+				t.Errorf("got %+v\nwant %+v", got, c)
+			}
+		})
+	}
+}
+
+func TestEveryKeyHasAComment(t *testing.T) {
+	var walk func(key string, typ reflect.Type)
+	walk = func(key string, typ reflect.Type) {
+		for f := range typ.Fields() {
+			name := f.Tag.Get("toml")
+			if name == "-" {
+				continue
+			}
+			if f.Type.Kind() == reflect.Struct {
+				walk(key+name+".", f.Type)
+			} else if f.Tag.Get("comment") == "" {
+				t.Errorf("%s%s has none", key, name)
+			}
+		}
+	}
+	walk("", reflect.TypeFor[Config]())
+}
+
+func TestLoadMerges(t *testing.T) {
+	path := write(t, map[string]string{
+		"config.toml": `
+state = "/run/a"
+[log]
+level = "debug"
+format = "json"
+[cni]
+bin_dirs = ["/a", "/b"]
+[registry.mirrors."docker.io"]
+endpoints = ["https://one.example", {url = "https://two.example", ca = "/two.pem"}]
+[registry.mirrors.quay]
+endpoints = ["http://quay.example"]
+`,
+		"config.d/20-b.toml": "log.level = \"error\"\n",
+		"config.d/10-a.toml": `
+log.level = "warn"
+image.no_progress_timeout = "90s"
+cni.bin_dirs = ["/c"]
+[registry.mirrors."docker.io"]
+endpoints = ["https://three.example"]
+`,
+		"config.d/30-off.toml.bak": "this is not TOML",
+	})
+	c, err := Load(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.State, want.Log.Level, want.Log.Format = "/run/a", "error", "json"
+	want.CNI.BinDirs = []string{"/c"}
+	want.Image.NoProgressTimeout = Duration(90 * time.Second)
+	want.Registry.Mirrors = map[string]Mirror{
+		"docker.io": {Endpoints: []Endpoint{{URL: "https://three.example"}}},
+		"quay":      {Endpoints: []Endpoint{{URL: "http://quay.example"}}},
+	}
+	dir := filepath.Dir(path)
+	want.Files = []string{path, dir + "/config.d/10-a.toml", dir + "/config.d/20-b.toml"}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+}
+
+func TestLoadWithoutFile(t *testing.T) {
+	missing := write(t, nil)
+	c, err := Load(missing, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(c, Default()) {
+		t.Errorf("got %+v", c)
+	}
+	if _, err := Load(missing, true); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), missing) {
+		t.Errorf("explicitly named: got %v", err)
+	}
+	dropIn := write(t, map[string]string{"config.d/a.toml": `root = "/r"`})
+	if c, err = Load(dropIn, false); err != nil || c.Root != "/r" {
+		t.Errorf("with a drop-in alone: got %+v, %v", c, err)
+	}
+}
+
+func TestLoadErrors(t *testing.T) {
+	for name, tc := range map[string]struct {
+		doc  string
+		line int
+		key  string
+	}{
+		"no TOML":            {"\nsocket = \n", 2, ""},
+		"unknown key":        {"\n[log]\nlevel = 'info'\nlevle = 'debug'\n", 4, "log.levle"},
+		"unknown table":      {"[lgo]\nlevel = 'info'\n", 1, "lgo"},
+		"unknown nested":     {"[registry.mirrors.'a.io']\nendpoints = [\n  {url = 'http://b', cert = 'c'}]\n", 3, `registry.mirrors."a.io".cert`},
+		"wrong type":         {"[log]\nlevel = 7\n", 2, "log.level"},
+		"string for a list":  {"[cni]\nbin_dirs = '/opt/cni/bin'\n", 2, "cni.bin_dirs"},
+		"key twice":          {"root = '/a'\nroot = '/b'\n", 2, "root"},
+		"bad duration":       {"[image]\n\nno_progress_timeout = '5'\n", 3, "image.no_progress_timeout"},
+		"duration in digits": {"[image]\nno_progress_timeout = 5\n", 2, "image.no_progress_timeout"},
+		"short timeout":      {"[image]\nno_progress_timeout = '5ms'\n", 2, "image.no_progress_timeout"},
+		"negative timeout":   {"[runtime]\nstop_timeout = '-5s'\n", 2, "runtime.stop_timeout"},
+		"level":              {"[log]\nlevel = 'loud'\n", 2, "log.level"},
+		"format":             {"log = {level = 'info', format = 'xml'}\n", 1, "log.format"},
+		"relative socket":    {"socket = 'cri.sock'\n", 1, "socket"},
+		"long socket":        {"\n\nsocket = '/" + strings.Repeat("a", 107) + "'\n", 3, "socket"},
+		"long state":         {"state = '/" + strings.Repeat("a", 100) + "'\n", 1, "state"},
+		"state is root":      {"root = '/x'\nstate = '/x/'\n", 2, "state"},
+		"NUL in path":        {"root = \"/a\\u0000b\"\n", 1, "root"},
+		"relative log":       {"[log]\nfile = 'a.log'\n", 2, "log.file"},
+		"relative bin dir":   {"[cni]\nbin_dirs = [\n'/a',\n'b']\n", 2, "cni.bin_dirs"},
+		"no bin dirs":        {"[cni]\nbin_dirs = []\n", 2, "cni.bin_dirs"},
+		"root cgroup":        {"[runtime]\ncgroup_root = '/'\n", 2, "runtime.cgroup_root"},
+		"log line size":      {"[runtime]\nlog_line_size = 0\n", 2, "runtime.log_line_size"},
+		"no layers":          {"[image]\nmax_parallel_layers = 0\n", 2, "image.max_parallel_layers"},
+		"bad glob":           {"[image]\npinned = ['a', '[']\n", 2, "image.pinned"},
+		"mirror not a URL":   {"[registry.mirrors.'docker.io']\nendpoints = ['mirror.example']\n", 2, `registry.mirrors."docker.io".endpoints`},
+		"mirror is a number": {"[registry.mirrors.'docker.io']\nendpoints = [7]\n", 2, `registry.mirrors."docker.io".endpoints`},
+		"mirror with query":  {"registry.mirrors.'docker.io' = {endpoints = ['http://a/?b']}\n", 1, `registry.mirrors."docker.io".endpoints`},
+		"CA without TLS":     {"[registry.mirrors.a]\nendpoints = [{url = 'http://a', ca = '/c'}]\n", 2, `registry.mirrors.a.endpoints`},
+		"relative CA":        {"[registry.mirrors.a]\nendpoints = [{url = 'https://a', ca = 'c'}]\n", 2, `registry.mirrors.a.endpoints`},
+		"no endpoints":       {"\n[registry.mirrors.a]\n", 2, `registry.mirrors.a`},
+		"host is a URL":      {"[registry.mirrors.'https://a']\nendpoints = ['https://b']\n", 1, `registry.mirrors."https://a"`},
+		"auth without user":  {"[registry.auth.'a:5000']\npassword = 'x'\n", 1, `registry.auth."a:5000"`},
+		"bridge name":        {"[cni.builtin]\nbridge = 'a-bridge-of-a-name'\n", 2, "cni.builtin.bridge"},
+		"subnet":             {"[cni.builtin]\nsubnets = ['10.0.0.0']\n", 2, "cni.builtin.subnets"},
+		"subnet's start":     {"[cni.builtin]\nsubnets = ['10.0.0.1/24']\n", 2, "cni.builtin.subnets"},
+		"two of a family":    {"[cni.builtin]\nsubnets = ['10.0.0.0/24', '10.1.0.0/24']\n", 2, "cni.builtin.subnets"},
+		"tiny subnet":        {"[cni.builtin]\nsubnets = ['10.0.0.0/30']\n", 2, "cni.builtin.subnets"},
+		"driver":             {"[snapshot]\ndriver = 'aufs'\n", 2, "snapshot.driver"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := write(t, map[string]string{"config.toml": tc.doc})
+			_, err := Load(path, false)
+			var p *Problem
+			if !errors.As(err, &p) {
+				t.Fatalf("got %v", err)
+			}
+			if p.File != path || p.Line != tc.line || p.Key != tc.key || p.Reason == "" {
+				t.Errorf("got %+v, want line %d, key %s", p, tc.line, tc.key)
+			}
+			if want := path + ":" + strconv.Itoa(tc.line) + ": "; !strings.HasPrefix(err.Error(), want) {
+				t.Errorf("got %q, want it to begin with %q", err, want)
+			}
+		})
+	}
+}
+
+func TestLoadNamesTheFileThatCounts(t *testing.T) {
+	path := write(t, map[string]string{
+		"config.toml":     "[log]\nlevel = 'loud'\n",
+		"config.d/a.toml": "\nlog.level = 'louder'\n",
+		"config.d/b.toml": "root = '/b'\n",
+	})
+	_, err := Load(path, false)
+	var p *Problem
+	if !errors.As(err, &p) || p.File != filepath.Join(filepath.Dir(path), "config.d/a.toml") || p.Line != 2 {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLoadTellsAllProblems(t *testing.T) {
+	path := write(t, map[string]string{"config.toml": "socket = 's'\nroot = 'r'\n[log]\nformat = 'x'\n"})
+	_, err := Load(path, false)
+	var keys []string
+	for _, line := range strings.Split(err.Error(), "\n") {
+		keys = append(keys, strings.Split(line, ": ")[1])
+	}
+	if slices.Sort(keys); !slices.Equal(keys, []string{"log.format", "root", "socket"}) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLoadRefusesAHugeFile(t *testing.T) {
+	path := write(t, map[string]string{"config.toml": "#"})
+	if err := os.Truncate(path, maxFileSize+1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(path, false); err == nil || !strings.Contains(err.Error(), "larger") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestValidateNamesKeys(t *testing.T) {
+	c := Default()
+	c.Log.Level = "loud"
+	var p *Problem
+	if err := c.Validate(); !errors.As(err, &p) || p.Key != "log.level" || p.File != "" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	var b bytes.Buffer
+	if err := Default().WriteTOML(&b); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b.Bytes())
+	f.Add([]byte("registry.mirrors.'docker.io' = {endpoints = ['https://a', {url = 'b'}]}\n"))
+	f.Add([]byte("[[registry.mirrors.a.endpoints]]\nurl = 'http://b'\n[image]\npinned = [\"\\u0000\"]"))
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		c, err := Load(write(t, map[string]string{"config.toml": string(doc)}), true)
+		if err != nil {
+			return
+		}
+		if err := c.Validate(); err != nil {
+			t.Errorf("loaded, but not valid: %v", err)
+		}
+		var out bytes.Buffer
+		if err := c.WriteTOML(&out); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,165 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// maxSocketPath is the longest address of a Unix socket, see unix(7): 108 bytes with the NUL.
+const maxSocketPath = 107
+
+// Validate checks the form of all values, for a Config that was changed after Load. The error joins Problems.
+func (c *Config) Validate() error { return join(c.problems()) }
+
+// problems are all that is wrong with the values.
+func (c *Config) problems() []*Problem {
+	var v validator
+	v.paths(c)
+	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	v.oneOf("log.format", c.Log.Format, "text", "json")
+	v.runtime(c.Runtime)
+	v.image(c.Image)
+	for _, host := range slices.Sorted(maps.Keys(c.Registry.Mirrors)) {
+		v.mirror(host, c.Registry.Mirrors[host])
+	}
+	for _, host := range slices.Sorted(maps.Keys(c.Registry.Auth)) {
+		key := joinKey("registry", "auth", host)
+		v.registryHost(key, host)
+		v.check(c.Registry.Auth[host].Username != "", key, "username is missing")
+	}
+	v.builtin(c.CNI.Builtin)
+	v.oneOf("snapshot.driver", c.Snapshot.Driver, "overlay")
+	return v.problems
+}
+
+// validator collects what is wrong.
+type validator struct{ problems []*Problem }
+
+func (v *validator) check(ok bool, key, format string, args ...any) bool {
+	if !ok {
+		v.problems = append(v.problems, &Problem{Key: key, Reason: fmt.Sprintf(format, args...)})
+	}
+	return ok
+}
+
+func (v *validator) absolute(key, value string) bool {
+	return v.check(path.IsAbs(value), key, "%q is not an absolute path", value) &&
+		v.check(!strings.ContainsRune(value, 0), key, "%q contains a NUL byte", value)
+}
+
+func (v *validator) socket(key, value string) {
+	if v.absolute(key, value) {
+		v.check(len(value) <= maxSocketPath, key, "%s is %d bytes long; a socket's path has at most %d",
+			value, len(value), maxSocketPath)
+	}
+}
+
+func (v *validator) oneOf(key, value string, allowed ...string) {
+	v.check(slices.Contains(allowed, value), key, "%q is not one of %s", value, strings.Join(allowed, ", "))
+}
+
+func (v *validator) paths(c *Config) {
+	v.socket("socket", c.Socket)
+	for _, p := range []struct{ key, value string }{
+		{"root", c.Root}, {"runtime.cgroup_root", c.Runtime.CgroupRoot}, {"cni.conf_dir", c.CNI.ConfDir},
+	} {
+		v.absolute(p.key, p.value)
+	}
+	for _, p := range []struct{ key, value string }{
+		{"log.file", c.Log.File}, {"monitor.path", c.Monitor.Path}, {"monitor.log", c.Monitor.Log},
+	} {
+		if p.value != "" {
+			v.absolute(p.key, p.value)
+		}
+	}
+	v.check(len(c.CNI.BinDirs) > 0, "cni.bin_dirs", "is empty")
+	for _, dir := range c.CNI.BinDirs {
+		v.absolute("cni.bin_dirs", dir)
+	}
+	if c.Monitor.Socket != "" {
+		v.socket("monitor.socket", c.Monitor.Socket)
+	}
+	if v.absolute("state", c.State) && c.Monitor.Socket == "" {
+		const name = "crimonitor.sock"
+		v.check(len(path.Join(c.State, name)) <= maxSocketPath, "state",
+			"%s is too long for %s in it, whose path has at most %d bytes; set monitor.socket", c.State, name, maxSocketPath)
+	}
+	// One is emptied by a reboot, the other one must not be.
+	v.check(path.Clean(c.State) != path.Clean(c.Root), "state", "%s is root as well", c.State)
+}
+
+func (v *validator) runtime(r Runtime) {
+	v.check(path.Clean(r.CgroupRoot) != "/", "runtime.cgroup_root", "cannot be the root cgroup")
+	v.check(r.StopTimeout >= 0, "runtime.stop_timeout", "%s is negative", time.Duration(r.StopTimeout))
+	const least, most = 256, 1 << 20
+	v.check(r.LogLineSize >= least && r.LogLineSize <= most, "runtime.log_line_size",
+		"%d is not from %d to %d", r.LogLineSize, least, most)
+}
+
+func (v *validator) image(i Image) {
+	const most = 64
+	v.check(i.MaxParallelLayers >= 1 && i.MaxParallelLayers <= most, "image.max_parallel_layers",
+		"%d is not from 1 to %d", i.MaxParallelLayers, most)
+	v.check(time.Duration(i.NoProgressTimeout) >= time.Second, "image.no_progress_timeout",
+		"%s is less than a second", time.Duration(i.NoProgressTimeout))
+	for _, glob := range i.Pinned {
+		_, err := path.Match(glob, "")
+		v.check(err == nil && glob != "", "image.pinned", "%q is not a pattern", glob)
+	}
+}
+
+func (v *validator) registryHost(key, host string) {
+	u, err := url.Parse("https://" + host)
+	v.check(err == nil && u.Host == host && u.Hostname() != "" && u.Port() != "0", key,
+		"%q is not a host name, or host:port", host)
+}
+
+func (v *validator) mirror(host string, m Mirror) {
+	table := joinKey("registry", "mirrors", host)
+	v.registryHost(table, host)
+	v.check(len(m.Endpoints) > 0, table, "endpoints is missing")
+	for _, e := range m.Endpoints {
+		v.endpoint(table+".endpoints", e)
+	}
+}
+
+func (v *validator) endpoint(key string, e Endpoint) {
+	u, err := url.Parse(e.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		v.check(false, key, "%q is not a URL such as https://mirror.example", e.URL)
+		return
+	}
+	v.check(u.User == nil, key, "the URL of %s has credentials in it; they belong in registry.auth", u.Host)
+	v.check(u.RawQuery == "" && u.Fragment == "", key, "%q has more than a host and a path", e.URL)
+	v.check(u.Scheme == "https" || e.CA == "" && !e.SkipVerify, key, "%q: ca and skip_verify need https", e.URL)
+	if e.CA != "" {
+		v.absolute(key, e.CA)
+	}
+}
+
+func (v *validator) builtin(b Builtin) {
+	const maxName = 15 // IFNAMSIZ less the NUL
+	v.check(b.Bridge != "" && len(b.Bridge) <= maxName && b.Bridge != "." && b.Bridge != ".." &&
+		!strings.ContainsAny(b.Bridge, "/: \t\n\v\f\r%\x00"), "cni.builtin.bridge",
+		"%q is not a name of 1 to %d characters for an interface", b.Bridge, maxName)
+	const key = "cni.builtin.subnets"
+	v.check(len(b.Subnets) > 0, key, "is empty")
+	seen := map[bool]string{}
+	for _, s := range b.Subnets {
+		p, err := netip.ParsePrefix(s)
+		if !v.check(err == nil, key, "%q is not a range such as 10.87.0.0/16", s) {
+			continue
+		}
+		v.check(p == p.Masked(), key, "%s is not the start of its range, %s", s, p.Masked())
+		v.check(p.Addr().BitLen()-p.Bits() >= 3, key, "%s is too small for a network of pods", s)
+		is4 := p.Addr().Is4()
+		v.check(seen[is4] == "", key, "%s and %s are of the same family", seen[is4], s)
+		seen[is4] = s
+	}
+}
