@@ -399,4 +399,3 @@ func TestOrphansAreReaped(t *testing.T) {
 		}
 	}
 }
-

@@ -1,0 +1,101 @@
+package cri
+
+import (
+	"context"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"criserver/pkg/sandbox"
+)
+
+func (s *runtimeService) CreateContainer(ctx context.Context, r *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	config, err := decodeContainer(r.GetConfig())
+	if err != nil {
+		return nil, err
+	}
+	img, err := s.b.Images.Resolve(r.GetConfig().GetImage().GetImage())
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.b.Containers.CreateContainer(ctx, r.GetPodSandboxId(), config, containerImage(img))
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.CreateContainerResponse{ContainerId: id}, nil
+}
+
+func (s *runtimeService) StartContainer(ctx context.Context, r *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
+	if err := s.b.Containers.StartContainer(ctx, r.GetContainerId()); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.StartContainerResponse{}, nil
+}
+
+func (s *runtimeService) StopContainer(ctx context.Context, r *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
+	grace := time.Duration(r.GetTimeout()) * time.Second
+	if err := s.b.Containers.StopContainer(ctx, r.GetContainerId(), grace); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.StopContainerResponse{}, nil
+}
+
+func (s *runtimeService) RemoveContainer(ctx context.Context, r *runtimeapi.RemoveContainerRequest) (*runtimeapi.RemoveContainerResponse, error) {
+	if err := s.b.Containers.RemoveContainer(ctx, r.GetContainerId()); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.RemoveContainerResponse{}, nil
+}
+
+func (s *runtimeService) ListContainers(_ context.Context, r *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
+	return &runtimeapi.ListContainersResponse{Containers: s.listContainers(r.GetFilter())}, nil
+}
+
+func (s *runtimeService) listContainers(f *runtimeapi.ContainerFilter) []*runtimeapi.Container {
+	containers := s.b.Containers.Containers()
+	newestFirst(containers, func(c sandbox.ContainerStatus) (int64, string) { return c.CreatedAt.UnixNano(), c.ID })
+	items := make([]*runtimeapi.Container, 0, len(containers))
+	for _, c := range containers {
+		if c.Phase == sandbox.ContainerCreating {
+			continue // it has not been given to anybody yet
+		}
+		item := encodeContainer(c)
+		if matchID(f.GetId(), item.Id) && matchID(f.GetPodSandboxId(), item.PodSandboxId) &&
+			matchLabels(f.GetLabelSelector(), item.Labels) &&
+			(f.GetState() == nil || f.GetState().State == item.State) {
+			items = append(items, item)
+		}
+	}
+	return items
+}
+
+func (s *runtimeService) ContainerStatus(_ context.Context, r *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
+	c, err := s.b.Containers.Container(r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	resp := &runtimeapi.ContainerStatusResponse{Status: encodeContainerStatus(c)}
+	if r.GetVerbose() {
+		resp.Info = verbose(containerInfo(c))
+	}
+	return resp, nil
+}
+
+func (s *runtimeService) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
+	if r.GetTimeout() < 0 {
+		return nil, invalid("timeout", "%d is negative", r.GetTimeout())
+	}
+	timeout := time.Duration(r.GetTimeout()) * time.Second
+	result, err := s.b.Commands.ExecSync(ctx, r.GetContainerId(), r.GetCmd(), timeout)
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ExecSyncResponse{Stdout: result.Stdout, Stderr: result.Stderr, ExitCode: int32(result.ExitCode)}, nil
+}
+
+func (s *runtimeService) ReopenContainerLog(ctx context.Context, r *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
+	if err := s.b.Commands.ReopenLog(ctx, r.GetContainerId()); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ReopenContainerLogResponse{}, nil
+}

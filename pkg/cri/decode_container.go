@@ -1,0 +1,217 @@
+package cri
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"criserver/pkg/imagesvc"
+	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/spec"
+	"criserver/pkg/sandbox/user"
+)
+
+// decodeContainer turns the CRI's configuration of a container into the runtime's, and refuses what this version does not
+// honour.
+func decodeContainer(c *runtimeapi.ContainerConfig) (sandbox.ContainerConfig, error) {
+	var none sandbox.ContainerConfig
+	if err := checkContainer(c); err != nil {
+		return none, err
+	}
+	sc := c.GetLinux().GetSecurityContext()
+	namespaces, err := decodeNamespaces("linux.security_context.namespace_options", sc.GetNamespaceOptions())
+	if err != nil {
+		return none, err
+	}
+	env, err := decodeEnv(c.GetEnvs())
+	if err != nil {
+		return none, err
+	}
+	mounts, err := decodeMounts(c.GetMounts())
+	if err != nil {
+		return none, err
+	}
+	seccomp, err := decodeSeccomp(sc)
+	if err != nil {
+		return none, err
+	}
+	return sandbox.ContainerConfig{
+		Name: c.GetMetadata().GetName(), Attempt: c.GetMetadata().GetAttempt(),
+		ImageName: firstOf(c.GetImage().GetUserSpecifiedImage(), c.GetImage().GetImage()),
+		Command:   c.GetCommand(), Args: c.GetArgs(), WorkingDir: c.GetWorkingDir(), Env: env, Mounts: mounts,
+		Labels: c.GetLabels(), Annotations: c.GetAnnotations(), LogPath: c.GetLogPath(),
+		Resources:  decodeResources(c.GetLinux().GetResources()),
+		Namespaces: namespaces, Privileged: sc.GetPrivileged(), ReadOnlyRootFS: sc.GetReadonlyRootfs(),
+		NoNewPrivs: sc.GetNoNewPrivs(),
+		Capabilities: spec.Capabilities{
+			Add: sc.GetCapabilities().GetAddCapabilities(), Drop: sc.GetCapabilities().GetDropCapabilities(),
+		},
+		MaskedPaths: sc.GetMaskedPaths(), ReadonlyPaths: sc.GetReadonlyPaths(), Seccomp: seccomp,
+		User: user.Want{
+			UID: optional(sc.GetRunAsUser()), GID: optional(sc.GetRunAsGroup()), Username: sc.GetRunAsUsername(),
+			SupplementalGIDs: sc.GetSupplementalGroups(),
+			StrictGroups:     sc.GetSupplementalGroupsPolicy() == runtimeapi.SupplementalGroupsPolicy_Strict,
+		},
+		StopSignal: decodeSignal(c.GetStopSignal()),
+	}, nil
+}
+
+// checkContainer refuses the fields that this version does not honour.
+func checkContainer(c *runtimeapi.ContainerConfig) error {
+	if c == nil {
+		return invalid("config", "missing")
+	}
+	if err := checkImageSpec("image", c.GetImage()); err != nil {
+		return err
+	}
+	sc := c.GetLinux().GetSecurityContext()
+	if err := checkSELinux("linux.security_context.", sc.GetSelinuxOptions()); err != nil {
+		return err
+	}
+	switch {
+	case c.GetWindows() != nil:
+		return unsupported("windows", "a Windows container")
+	case c.GetTty():
+		return unsupported("tty", true)
+	case c.GetStdin() || c.GetStdinOnce():
+		return unsupported("stdin", true)
+	case len(c.GetDevices()) > 0:
+		return unsupported("devices", c.GetDevices()[0].GetHostPath())
+	case len(c.GetCDIDevices()) > 0:
+		return unsupported("CDI_devices", c.GetCDIDevices()[0].GetName())
+	case len(sc.GetCapabilities().GetAddAmbientCapabilities()) > 0:
+		return unsupported("linux.security_context.capabilities.add_ambient_capabilities", sc.GetCapabilities().GetAddAmbientCapabilities())
+	case runtimeapi.SupplementalGroupsPolicy_name[int32(sc.GetSupplementalGroupsPolicy())] == "":
+		return invalid("linux.security_context.supplemental_groups_policy", "%v", sc.GetSupplementalGroupsPolicy())
+	case sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil && sc.GetRunAsUsername() == "":
+		return invalid("linux.security_context.run_as_group", "run_as_user or run_as_username must be set with it")
+	case sc.GetRunAsUser() != nil && sc.GetRunAsUsername() != "":
+		return invalid("linux.security_context.run_as_username", "run_as_user is set too")
+	case sc.GetApparmor().GetProfileType() == runtimeapi.SecurityProfile_Localhost,
+		sc.GetApparmorProfile() != "" && sc.GetApparmorProfile() != "unconfined" && sc.GetApparmorProfile() != "runtime/default":
+		return unsupported("linux.security_context.apparmor", "a profile of the node")
+	}
+	return nil
+}
+
+func decodeEnv(in []*runtimeapi.KeyValue) ([]string, error) {
+	var out []string
+	for _, kv := range in {
+		if kv.GetKey() == "" || strings.ContainsAny(kv.GetKey(), "=\x00") || strings.ContainsRune(string(kv.GetValue()), 0) {
+			return nil, invalid("envs", "%q is no name of a variable, or its value has a NUL byte", kv.GetKey())
+		}
+		if !utf8.Valid(kv.GetValue()) {
+			return nil, unsupported("envs", fmt.Sprintf("the value of %s, which is not UTF-8,", kv.GetKey()))
+		}
+		out = append(out, kv.GetKey()+"="+string(kv.GetValue()))
+	}
+	return out, nil
+}
+
+func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
+	var out []spec.Mount
+	for i, m := range in {
+		field := fmt.Sprintf("mounts[%d].", i)
+		switch {
+		case m.GetImage().GetImage() != "":
+			return nil, unsupported(field+"image", m.GetImage().GetImage())
+		case len(m.GetUidMappings()) > 0 || len(m.GetGidMappings()) > 0:
+			return nil, unsupported(field+"uidMappings", "an ID-mapped mount")
+		case m.GetRecursiveReadOnly():
+			return nil, unsupported(field+"recursive_read_only", true)
+		case len(m.GetMountOptions()) > 0:
+			return nil, unsupported(field+"mount_options", m.GetMountOptions())
+		case m.GetHostPath() == "":
+			return nil, invalid(field+"host_path", "empty")
+		}
+		propagation, ok := map[runtimeapi.MountPropagation]spec.Propagation{
+			runtimeapi.MountPropagation_PROPAGATION_PRIVATE:           spec.PropagationPrivate,
+			runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER: spec.PropagationHostToContainer,
+			runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:     spec.PropagationBidirectional,
+		}[m.GetPropagation()]
+		if !ok {
+			return nil, invalid(field+"propagation", "%v", m.GetPropagation())
+		}
+		out = append(out, spec.Mount{
+			Source: m.GetHostPath(), Destination: m.GetContainerPath(), ReadOnly: m.GetReadonly(), Propagation: propagation,
+		})
+	}
+	return out, nil
+}
+
+func decodeResources(r *runtimeapi.LinuxContainerResources) spec.Resources {
+	out := spec.Resources{
+		CPUPeriod: r.GetCpuPeriod(), CPUQuota: r.GetCpuQuota(), CPUShares: r.GetCpuShares(),
+		MemoryLimit: r.GetMemoryLimitInBytes(), MemorySwap: r.GetMemorySwapLimitInBytes(),
+		CpusetCPUs: r.GetCpusetCpus(), CpusetMems: r.GetCpusetMems(), OOMScoreAdj: r.GetOomScoreAdj(),
+		Unified: r.GetUnified(),
+	}
+	for _, h := range r.GetHugepageLimits() {
+		if out.HugepageLimits == nil {
+			out.HugepageLimits = map[string]uint64{}
+		}
+		out.HugepageLimits[h.GetPageSize()] = h.GetLimit()
+	}
+	return out
+}
+
+// decodeSeccomp reads the profile, also in its deprecated form. Privileged containers have none (api.proto).
+func decodeSeccomp(sc *runtimeapi.LinuxContainerSecurityContext) (spec.SeccompKind, error) {
+	if sc.GetPrivileged() {
+		return spec.SeccompUnconfined, nil
+	}
+	if p := sc.GetSeccomp(); p != nil {
+		switch p.GetProfileType() {
+		case runtimeapi.SecurityProfile_RuntimeDefault:
+			return spec.SeccompRuntimeDefault, nil
+		case runtimeapi.SecurityProfile_Unconfined:
+			return spec.SeccompUnconfined, nil
+		}
+		return 0, unsupported("linux.security_context.seccomp", "profile "+p.GetLocalhostRef())
+	}
+	//nolint:staticcheck // deprecated, but old clients still send it
+	switch path := sc.GetSeccompProfilePath(); path {
+	case "", "unconfined":
+		return spec.SeccompUnconfined, nil
+	case "runtime/default", "docker/default":
+		return spec.SeccompRuntimeDefault, nil
+	default:
+		return 0, unsupported("linux.security_context.seccomp_profile_path", path)
+	}
+}
+
+// decodeSignal is the name of a stop signal, "" for the image's own.
+func decodeSignal(s runtimeapi.Signal) string {
+	if s == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
+		return ""
+	}
+	// SIGNAL_SIGRTMINPLUS3 in the protobuf is SIGRTMIN+3 everywhere else.
+	return strings.NewReplacer("PLUS", "+", "MINUS", "-").Replace(strings.TrimPrefix(s.String(), "SIGNAL_"))
+}
+
+func optional(v *runtimeapi.Int64Value) *int64 {
+	if v == nil {
+		return nil
+	}
+	return &v.Value
+}
+
+// containerImage is the image as a container needs it.
+func containerImage(img imagesvc.Image) sandbox.Image {
+	ref := img.ID.String()
+	if len(img.Digests) > 0 {
+		ref = img.Digests[0]
+	}
+	return sandbox.Image{ID: img.ID.String(), Ref: ref, Layers: img.DiffIDs, Config: img.Config.Config}
+}
+
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}

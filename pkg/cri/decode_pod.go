@@ -1,0 +1,134 @@
+package cri
+
+import (
+	"slices"
+	"strings"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"criserver/pkg/cni"
+	"criserver/pkg/sandbox"
+)
+
+// decodePod turns the CRI's configuration of a pod into the runtime's, and refuses what this version does not honour.
+// What only the pause process of other runtimes would use (user, groups, capabilities of the sandbox) has no meaning
+// here, where a pod has no process. Pod-level resources and overhead are for information: the kubelet sets them on the
+// pod's cgroup itself (api.proto, LinuxPodSandboxConfig).
+func decodePod(c *runtimeapi.PodSandboxConfig, handler string) (sandbox.PodConfig, error) {
+	var none sandbox.PodConfig
+	if c == nil {
+		return none, invalid("config", "missing")
+	}
+	if c.GetWindows() != nil {
+		return none, unsupported("config.windows", "a Windows pod")
+	}
+	sc := c.GetLinux().GetSecurityContext()
+	if err := checkPodSecurity(sc); err != nil {
+		return none, err
+	}
+	namespaces, err := decodeNamespaces("config.linux.security_context.namespace_options", sc.GetNamespaceOptions())
+	if err != nil {
+		return none, err
+	}
+	ports, err := decodePorts(c.GetPortMappings())
+	if err != nil {
+		return none, err
+	}
+	out := sandbox.PodConfig{
+		Name: c.GetMetadata().GetName(), Namespace: c.GetMetadata().GetNamespace(), UID: c.GetMetadata().GetUid(),
+		Attempt:  c.GetMetadata().GetAttempt(),
+		Hostname: c.GetHostname(), LogDirectory: c.GetLogDirectory(), Ports: ports,
+		Labels: c.GetLabels(), Annotations: c.GetAnnotations(),
+		CgroupParent: c.GetLinux().GetCgroupParent(), Sysctls: c.GetLinux().GetSysctls(),
+		Namespaces: namespaces, Privileged: sc.GetPrivileged(), Handler: handler,
+	}
+	if dns := c.GetDnsConfig(); dns != nil {
+		if err := checkDNS(dns); err != nil {
+			return none, err
+		}
+		out.DNS = &cni.DNS{Servers: dns.GetServers(), Searches: dns.GetSearches(), Options: dns.GetOptions()}
+	}
+	return out, nil
+}
+
+func checkPodSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error {
+	const field = "config.linux.security_context."
+	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
+		return invalid(field+"run_as_group", "run_as_user must be set with it")
+	}
+	if err := checkSELinux(field, sc.GetSelinuxOptions()); err != nil {
+		return err
+	}
+	// Seccomp and AppArmor profiles of the pod confine its containers only by their own settings.
+	return nil
+}
+
+// checkDNS keeps a value from adding lines of its own to resolv.conf.
+func checkDNS(dns *runtimeapi.DNSConfig) error {
+	for _, v := range slices.Concat(dns.GetServers(), dns.GetSearches(), dns.GetOptions()) {
+		if strings.ContainsAny(v, "\n\r") {
+			return invalid("config.dns_config", "%q has a line break", v)
+		}
+	}
+	return nil
+}
+
+func decodePorts(in []*runtimeapi.PortMapping) ([]cni.PortMapping, error) {
+	var out []cni.PortMapping
+	for _, p := range in {
+		protocol, ok := map[runtimeapi.Protocol]string{
+			runtimeapi.Protocol_TCP: "tcp", runtimeapi.Protocol_UDP: "udp", runtimeapi.Protocol_SCTP: "sctp",
+		}[p.GetProtocol()]
+		if !ok {
+			return nil, invalid("config.port_mappings.protocol", "%v", p.GetProtocol())
+		}
+		if p.GetHostPort() < 0 || p.GetHostPort() > 65535 || p.GetContainerPort() < 0 || p.GetContainerPort() > 65535 {
+			return nil, invalid("config.port_mappings", "port %d or %d is not in 0..65535", p.GetHostPort(), p.GetContainerPort())
+		}
+		out = append(out, cni.PortMapping{
+			Protocol: protocol, ContainerPort: p.GetContainerPort(), HostPort: p.GetHostPort(), HostIP: p.GetHostIp(),
+		})
+	}
+	return out, nil
+}
+
+func decodeNamespaces(field string, o *runtimeapi.NamespaceOption) (sandbox.Namespaces, error) {
+	var none sandbox.Namespaces
+	if u := o.GetUsernsOptions(); u != nil && u.GetMode() != runtimeapi.NamespaceMode_NODE {
+		return none, unsupported(field+".userns_options", u.GetMode())
+	}
+	pid, err := decodeMode(field+".pid", o.GetPid(), true)
+	if err != nil {
+		return none, err
+	}
+	ipc, err := decodeMode(field+".ipc", o.GetIpc(), false)
+	if err != nil {
+		return none, err
+	}
+	network, err := decodeMode(field+".network", o.GetNetwork(), false)
+	if err != nil {
+		return none, err
+	}
+	return sandbox.Namespaces{Network: network, IPC: ipc, PID: pid, TargetID: o.GetTargetId()}, nil
+}
+
+func decodeMode(field string, m runtimeapi.NamespaceMode, pid bool) (sandbox.NamespaceMode, error) {
+	switch {
+	case m == runtimeapi.NamespaceMode_POD:
+		return sandbox.NamespacePod, nil
+	case m == runtimeapi.NamespaceMode_NODE:
+		return sandbox.NamespaceNode, nil
+	case m == runtimeapi.NamespaceMode_CONTAINER && pid:
+		return sandbox.NamespaceContainer, nil
+	case m == runtimeapi.NamespaceMode_TARGET && pid:
+		return sandbox.NamespaceTarget, nil
+	}
+	return 0, invalid(field, "%v", m)
+}
+
+func checkSELinux(field string, o *runtimeapi.SELinuxOption) error {
+	if o.GetUser() != "" || o.GetRole() != "" || o.GetType() != "" || o.GetLevel() != "" {
+		return unsupported(field+"selinux_options", "an SELinux label")
+	}
+	return nil
+}

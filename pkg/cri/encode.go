@@ -1,0 +1,208 @@
+package cri
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"criserver/pkg/imagesvc"
+	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/spec"
+)
+
+func encodePod(p sandbox.PodStatus) *runtimeapi.PodSandbox {
+	return &runtimeapi.PodSandbox{
+		Id: p.ID, Metadata: podMetadata(p), State: podState(p), CreatedAt: p.CreatedAt.UnixNano(),
+		Labels: p.Config.Labels, Annotations: p.Config.Annotations, RuntimeHandler: p.Config.Handler,
+	}
+}
+
+func podMetadata(p sandbox.PodStatus) *runtimeapi.PodSandboxMetadata {
+	return &runtimeapi.PodSandboxMetadata{
+		Name: p.Config.Name, Uid: p.Config.UID, Namespace: p.Config.Namespace, Attempt: p.Config.Attempt,
+	}
+}
+
+func podState(p sandbox.PodStatus) runtimeapi.PodSandboxState {
+	if p.Phase == sandbox.PodReady {
+		return runtimeapi.PodSandboxState_SANDBOX_READY
+	}
+	return runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+}
+
+func encodePodStatus(p sandbox.PodStatus) *runtimeapi.PodSandboxStatus {
+	network := &runtimeapi.PodSandboxNetworkStatus{}
+	for i, ip := range p.IPs {
+		if i == 0 {
+			network.Ip = ip.String()
+			continue
+		}
+		network.AdditionalIps = append(network.AdditionalIps, &runtimeapi.PodIP{Ip: ip.String()})
+	}
+	return &runtimeapi.PodSandboxStatus{
+		Id: p.ID, Metadata: podMetadata(p), State: podState(p), CreatedAt: p.CreatedAt.UnixNano(), Network: network,
+		Linux: &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{
+			Options: encodeNamespaces(p.Config.Namespaces),
+		}},
+		Labels: p.Config.Labels, Annotations: p.Config.Annotations, RuntimeHandler: p.Config.Handler,
+	}
+}
+
+func encodeNamespaces(n sandbox.Namespaces) *runtimeapi.NamespaceOption {
+	modes := map[sandbox.NamespaceMode]runtimeapi.NamespaceMode{
+		sandbox.NamespacePod:       runtimeapi.NamespaceMode_POD,
+		sandbox.NamespaceContainer: runtimeapi.NamespaceMode_CONTAINER,
+		sandbox.NamespaceNode:      runtimeapi.NamespaceMode_NODE,
+		sandbox.NamespaceTarget:    runtimeapi.NamespaceMode_TARGET,
+	}
+	return &runtimeapi.NamespaceOption{Network: modes[n.Network], Ipc: modes[n.IPC], Pid: modes[n.PID], TargetId: n.TargetID}
+}
+
+func encodeContainer(c sandbox.ContainerStatus) *runtimeapi.Container {
+	return &runtimeapi.Container{
+		Id: c.ID, PodSandboxId: c.PodID, Metadata: containerMetadata(c), Image: containerImageSpec(c), ImageRef: c.ImageRef,
+		ImageId: c.ImageID, State: containerState(c), CreatedAt: c.CreatedAt.UnixNano(),
+		Labels: c.Config.Labels, Annotations: c.Config.Annotations,
+	}
+}
+
+func containerMetadata(c sandbox.ContainerStatus) *runtimeapi.ContainerMetadata {
+	return &runtimeapi.ContainerMetadata{Name: c.Config.Name, Attempt: c.Config.Attempt}
+}
+
+func containerImageSpec(c sandbox.ContainerStatus) *runtimeapi.ImageSpec {
+	return &runtimeapi.ImageSpec{Image: c.Config.ImageName, UserSpecifiedImage: c.Config.ImageName, ImageRef: c.ImageRef}
+}
+
+func containerState(c sandbox.ContainerStatus) runtimeapi.ContainerState {
+	switch c.Phase {
+	case sandbox.ContainerCreating, sandbox.ContainerCreated:
+		return runtimeapi.ContainerState_CONTAINER_CREATED
+	case sandbox.ContainerRunning:
+		return runtimeapi.ContainerState_CONTAINER_RUNNING
+	case sandbox.ContainerExited:
+		return runtimeapi.ContainerState_CONTAINER_EXITED
+	}
+	return runtimeapi.ContainerState_CONTAINER_UNKNOWN
+}
+
+func encodeContainerStatus(c sandbox.ContainerStatus) *runtimeapi.ContainerStatus {
+	st := &runtimeapi.ContainerStatus{
+		Id: c.ID, Metadata: containerMetadata(c), State: containerState(c),
+		CreatedAt: c.CreatedAt.UnixNano(), StartedAt: nanos(c.StartedAt), FinishedAt: nanos(c.FinishedAt),
+		ExitCode: int32(c.ExitCode), Reason: c.Reason, Message: c.Message,
+		Image: containerImageSpec(c), ImageRef: c.ImageRef, ImageId: c.ImageID,
+		Labels: c.Config.Labels, Annotations: c.Config.Annotations, LogPath: c.LogPath,
+		Resources:  &runtimeapi.ContainerResources{Linux: encodeResources(c.Config.Resources)},
+		StopSignal: encodeSignal(c.StopSignal),
+	}
+	if c.Phase != sandbox.ContainerCreating {
+		user := &runtimeapi.LinuxContainerUser{Uid: int64(c.User.UID), Gid: int64(c.User.GID)}
+		for _, gid := range c.User.AdditionalGIDs {
+			user.SupplementalGroups = append(user.SupplementalGroups, int64(gid))
+		}
+		st.User = &runtimeapi.ContainerUser{Linux: user}
+	}
+	for _, m := range c.Config.Mounts {
+		st.Mounts = append(st.Mounts, &runtimeapi.Mount{
+			ContainerPath: m.Destination, HostPath: m.Source, Readonly: m.ReadOnly,
+			Propagation: map[spec.Propagation]runtimeapi.MountPropagation{
+				spec.PropagationPrivate:         runtimeapi.MountPropagation_PROPAGATION_PRIVATE,
+				spec.PropagationHostToContainer: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER,
+				spec.PropagationBidirectional:   runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL,
+			}[m.Propagation],
+		})
+	}
+	return st
+}
+
+func encodeResources(r spec.Resources) *runtimeapi.LinuxContainerResources {
+	out := &runtimeapi.LinuxContainerResources{
+		CpuPeriod: r.CPUPeriod, CpuQuota: r.CPUQuota, CpuShares: r.CPUShares, MemoryLimitInBytes: r.MemoryLimit,
+		MemorySwapLimitInBytes: r.MemorySwap, CpusetCpus: r.CpusetCPUs, CpusetMems: r.CpusetMems,
+		OomScoreAdj: r.OOMScoreAdj, Unified: r.Unified,
+	}
+	for _, size := range slices.Sorted(maps.Keys(r.HugepageLimits)) {
+		out.HugepageLimits = append(out.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: size, Limit: r.HugepageLimits[size]})
+	}
+	return out
+}
+
+// encodeSignal is the CRI's value of a signal's name; images may name signals that it has no value for.
+func encodeSignal(name string) runtimeapi.Signal {
+	name = strings.NewReplacer("+", "PLUS", "-", "MINUS").Replace(strings.ToUpper(name))
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	return runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_"+name])
+}
+
+func encodeImage(img imagesvc.Image) *runtimeapi.Image {
+	out := &runtimeapi.Image{
+		Id: img.ID.String(), RepoTags: img.Tags, RepoDigests: img.Digests, Size: uint64(img.Size), Pinned: img.Pinned,
+		Spec: &runtimeapi.ImageSpec{Image: img.ID.String(), Annotations: img.Annotations},
+	}
+	// Of "user:group" only the user counts; a number is a uid (OCI image spec, config.User).
+	who, _, _ := strings.Cut(img.Config.Config.User, ":")
+	if uid, err := strconv.ParseInt(who, 10, 64); err == nil {
+		out.Uid = &runtimeapi.Int64Value{Value: uid}
+	} else {
+		out.Username = who
+	}
+	return out
+}
+
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+// verbose is the info map that crictl prints with inspect.
+func verbose(v any) map[string]string {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return map[string]string{"info": strconv.Quote(err.Error())}
+	}
+	return map[string]string{"info": string(data)}
+}
+
+// containerInfo is what verbose ContainerStatus tells beside the status. The environment is left out: it may hold
+// secrets.
+func containerInfo(c sandbox.ContainerStatus) any {
+	return map[string]any{
+		"sandboxID": c.PodID, "pid": c.PID, "cgroupPath": c.CgroupPath, "phase": c.Phase, "imageID": c.ImageID,
+	}
+}
+
+func imageInfo(img imagesvc.Image) any {
+	return map[string]any{"imageSpec": img.Config, "diffIDs": img.DiffIDs, "pulled": img.Pulled}
+}
+
+// matchID tells whether an ID fits a filter: crictl sends prefixes.
+func matchID(filter, id string) bool { return strings.HasPrefix(id, filter) }
+
+func matchLabels(selector, labels map[string]string) bool {
+	for k, v := range maps.All(selector) {
+		if got, ok := labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+// newestFirst gives a list a stable order.
+func newestFirst[T any](items []T, key func(T) (int64, string)) {
+	slices.SortFunc(items, func(a, b T) int {
+		at, aid := key(a)
+		bt, bid := key(b)
+		return cmp.Or(cmp.Compare(bt, at), cmp.Compare(aid, bid))
+	})
+}

@@ -1,0 +1,70 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/spec"
+)
+
+// errUnsupported: a field of the CRI that this version does not honour, and therefore refuses.
+var errUnsupported = errors.New("not supported")
+
+// unsupported refuses a field.
+func unsupported(field string, value any) error {
+	return fmt.Errorf("%s: %v is %w by this version of criserver", field, value, errUnsupported)
+}
+
+// errInvalid: a request that can never succeed.
+var errInvalid = errors.New("invalid")
+
+func invalid(field, format string, args ...any) error {
+	return fmt.Errorf("%s: %w: %s", field, errInvalid, fmt.Sprintf(format, args...))
+}
+
+// codeTable is the one place where errors get their gRPC codes; the first that fits wins. The kubelet acts on NotFound and
+// DeadlineExceeded (k8s.io/cri-client), and people read the rest.
+var codeTable = []struct {
+	err  error
+	code codes.Code
+}{
+	{sandbox.ErrTimeout, codes.DeadlineExceeded},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{context.Canceled, codes.Canceled},
+	{sandbox.ErrInvalid, codes.InvalidArgument},
+	{sandbox.ErrAmbiguous, codes.InvalidArgument},
+	{spec.ErrInvalid, codes.InvalidArgument}, // also of pkg/sandbox/user
+	{errInvalid, codes.InvalidArgument},
+	{errUnsupported, codes.InvalidArgument},
+	{sandbox.ErrExists, codes.AlreadyExists},
+	{sandbox.ErrState, codes.FailedPrecondition},
+	{sandbox.ErrUnavailable, codes.Unavailable},
+	{sandbox.ErrNotFound, codes.NotFound},
+	{imagesvc.ErrNotFound, codes.NotFound},
+	{registry.ErrNotFound, codes.NotFound},
+	{registry.ErrUnauthorized, codes.Unauthenticated},
+	{registry.ErrUnavailable, codes.Unavailable},
+}
+
+// toStatus gives an error its gRPC code; an error that has one already keeps it.
+func toStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	for _, row := range codeTable {
+		if errors.Is(err, row.err) {
+			return status.Error(row.code, err.Error())
+		}
+	}
+	return status.Error(codes.Unknown, err.Error())
+}

@@ -1,0 +1,95 @@
+// Package cri is the gRPC edge: it answers CRI v1 (k8s.io/cri-api) by decoding a request into values of the packages
+// below, calling them, and encoding the result. It keeps no state. What every call needs, logging, error codes, panic
+// recovery, is done once, by interceptors.
+package cri
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/sandbox"
+)
+
+// MaxMessage is the largest gRPC message in bytes, either way. The kubelet's client accepts 16 MiB; a list of very many
+// containers may be longer for clients that accept more.
+const MaxMessage = 80 << 20
+
+// Pods runs pods; see sandbox.Service for the contracts.
+type Pods interface {
+	RunPod(ctx context.Context, c sandbox.PodConfig) (string, error)
+	StopPod(ctx context.Context, id string) error
+	RemovePod(ctx context.Context, id string) error
+	Pod(id string) (sandbox.PodStatus, error)
+	Pods() []sandbox.PodStatus
+}
+
+// Containers runs containers; see sandbox.Service for the contracts.
+type Containers interface {
+	CreateContainer(ctx context.Context, podID string, c sandbox.ContainerConfig, img sandbox.Image) (string, error)
+	StartContainer(ctx context.Context, id string) error
+	StopContainer(ctx context.Context, id string, grace time.Duration) error
+	RemoveContainer(ctx context.Context, id string) error
+	Container(id string) (sandbox.ContainerStatus, error)
+	Containers() []sandbox.ContainerStatus
+}
+
+// Commands acts on running containers; see sandbox.Service for the contracts.
+type Commands interface {
+	ExecSync(ctx context.Context, id string, command []string, timeout time.Duration) (sandbox.ExecResult, error)
+	ReopenLog(ctx context.Context, id string) error
+}
+
+// Images holds images; see imagesvc.Service for the contracts.
+type Images interface {
+	Pull(ctx context.Context, ref string, auth registry.Auth) (string, error)
+	Resolve(ref string) (imagesvc.Image, error)
+	List() []imagesvc.Image
+	Remove(ctx context.Context, ref string) error
+	FsInfo(ctx context.Context) (imagesvc.FsInfo, error)
+}
+
+// Backends is what the server calls.
+type Backends struct {
+	Pods       Pods
+	Containers Containers
+	Commands   Commands
+	Images     Images
+	// RuntimeReady and NetworkReady tell why the runtime or the network cannot serve pods, nil if they can.
+	RuntimeReady, NetworkReady func() error
+	// Version of this program.
+	Version string
+	// Info is what Status tells in its verbose form, by key.
+	Info func() map[string]string
+}
+
+// Register adds RuntimeService and ImageService to a gRPC server. RPCs that this version does not have answer
+// Unimplemented.
+func Register(s *grpc.Server, b Backends) {
+	runtimeapi.RegisterRuntimeServiceServer(s, &runtimeService{b: b})
+	runtimeapi.RegisterImageServiceServer(s, &imageService{b: b})
+}
+
+// Options are the server options that the edge needs.
+func Options() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxSendMsgSize(MaxMessage),
+		grpc.ChainUnaryInterceptor(logUnary, mapUnary, recoverUnary),
+		grpc.ChainStreamInterceptor(logStream, mapStream, recoverStream),
+	}
+}
+
+type runtimeService struct {
+	runtimeapi.UnimplementedRuntimeServiceServer
+	b Backends
+}
+
+type imageService struct {
+	runtimeapi.UnimplementedImageServiceServer
+	b Backends
+}

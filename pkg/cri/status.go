@@ -1,0 +1,47 @@
+package cri
+
+import (
+	"context"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// runtimeName is what the kubelet shows as the node's container runtime.
+const runtimeName = "criserver"
+
+func (s *runtimeService) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+	return &runtimeapi.VersionResponse{
+		Version:           "0.1.0", // of the kubelet's runtime API before the CRI had versions; every runtime says this
+		RuntimeName:       runtimeName,
+		RuntimeVersion:    s.b.Version,
+		RuntimeApiVersion: "v1",
+	}, nil
+}
+
+func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	resp := &runtimeapi.StatusResponse{
+		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+			condition(runtimeapi.RuntimeReady, "RuntimeNotReady", s.b.RuntimeReady()),
+			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.b.NetworkReady()),
+		}},
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{}}},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+	}
+	if r.GetVerbose() && s.b.Info != nil {
+		resp.Info = s.b.Info()
+	}
+	return resp, nil
+}
+
+func condition(kind, reason string, err error) *runtimeapi.RuntimeCondition {
+	if err != nil {
+		return &runtimeapi.RuntimeCondition{Type: kind, Status: false, Reason: reason, Message: err.Error()}
+	}
+	return &runtimeapi.RuntimeCondition{Type: kind, Status: true}
+}
+
+func (s *runtimeService) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
+	return &runtimeapi.RuntimeConfigResponse{
+		Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS},
+	}, nil
+}

@@ -1,0 +1,159 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"criserver/pkg/sandbox/spec"
+	"criserver/pkg/sandbox/user"
+	"criserver/pkg/snapshot"
+)
+
+// resolveMounts follows the symlinks in the sources, and makes a directory of a source that does not exist, as the
+// hostPath volumes of old Kubernetes releases expect and all runtimes do.
+func resolveMounts(ctx context.Context, mounts []spec.Mount) ([]spec.Mount, error) {
+	type result struct {
+		mounts []spec.Mount
+		err    error
+	}
+	done := make(chan result, 1)
+	at := make(chan string, len(mounts)+1)
+	go func() { // a hung network file system holds this goroutine, not the call
+		out := make([]spec.Mount, len(mounts))
+		for i, m := range mounts {
+			at <- m.Source
+			var err error
+			if m.Source, err = resolveSource(m.Source); err != nil {
+				done <- result{err: fmt.Errorf("mount %s: %w", m.Destination, err)}
+				return
+			}
+			out[i] = m
+		}
+		done <- result{mounts: out}
+	}()
+	select {
+	case r := <-done:
+		return r.mounts, r.err
+	case <-ctx.Done():
+		var path string
+		for len(at) > 0 {
+			path = <-at
+		}
+		return nil, fmt.Errorf("host path %s does not answer: %w", path, context.Cause(ctx))
+	}
+}
+
+func resolveSource(path string) (string, error) {
+	resolved, err := filepath.EvalSymlinks(path)
+	if os.IsNotExist(err) {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return "", fmt.Errorf("make host path: %w", err)
+		}
+		return filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("resolve host path: %w", err)
+	}
+	return resolved, nil
+}
+
+// mountRootFS makes the container's snapshot and mounts it in its bundle.
+func (s *Service) mountRootFS(ctx context.Context, id string, layers []digest.Digest) error {
+	mounts, err := s.snapshots.Prepare(ctx, id, layers)
+	if err != nil {
+		return fmt.Errorf("prepare snapshot: %w", err)
+	}
+	if err := os.Mkdir(s.bundle(id), 0o711); err != nil {
+		return fmt.Errorf("make bundle: %w", err)
+	}
+	if err := os.Mkdir(s.rootfs(id), 0o711); err != nil {
+		return fmt.Errorf("make bundle: %w", err)
+	}
+	if err := snapshot.MountAll(mounts, s.rootfs(id)); err != nil {
+		return fmt.Errorf("mount root file system: %w", err)
+	}
+	return nil
+}
+
+// writeBundle writes the container's OCI specification and tells who its workload runs as.
+func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img Image, mounts []spec.Mount) (spec.User, error) {
+	c := st.Config
+	who := c.User
+	who.ImageUser = img.Config.User
+	u, err := user.Resolve(s.rootfs(st.ID), who)
+	if err != nil {
+		return u, err
+	}
+	pid, pidNS, err := s.pidNamespace(pod, c.Namespaces)
+	if err != nil {
+		return u, err
+	}
+	in := spec.Container{
+		ID: st.ID, Name: c.Name, ImageName: c.ImageName, RootFS: s.rootfs(st.ID), Image: img.Config,
+		Command: c.Command, Args: c.Args, WorkingDir: c.WorkingDir, Env: c.Env,
+		Mounts: mounts, Annotations: c.Annotations, User: u, PID: pid, PIDNS: pidNS,
+		Privileged: c.Privileged, NoNewPrivs: c.NoNewPrivs, ReadOnlyRootFS: c.ReadOnlyRootFS,
+		Capabilities: c.Capabilities, MaskedPaths: c.MaskedPaths, ReadonlyPaths: c.ReadonlyPaths,
+		Seccomp: c.Seccomp, Resources: c.Resources,
+	}
+	if err := addHostFacts(&in); err != nil {
+		return u, err
+	}
+	out, err := spec.Build(s.specPod(pod), in)
+	if err != nil {
+		return u, err
+	}
+	data, err := json.Marshal(out)
+	if err != nil {
+		return u, fmt.Errorf("encode specification: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(s.bundle(st.ID), "config.json"), data, 0o600); err != nil {
+		return u, fmt.Errorf("write specification: %w", err)
+	}
+	return u, nil
+}
+
+// pidNamespace finds the PID namespace that a container is to join.
+func (s *Service) pidNamespace(pod PodStatus, n Namespaces) (spec.PIDMode, string, error) {
+	switch n.PID {
+	case NamespaceNode:
+		return spec.PIDHost, "", nil
+	case NamespacePod:
+		path, err := s.podPIDNS(pod.ID)
+		return spec.PIDPath, path, err
+	case NamespaceTarget:
+		target, err := s.Container(n.TargetID)
+		if err != nil {
+			return 0, "", fmt.Errorf("target_id: %w: %w", ErrInvalid, err)
+		}
+		if target.PodID != pod.ID {
+			return 0, "", fmt.Errorf("target_id: container %s is in another pod: %w", n.TargetID, ErrInvalid)
+		}
+		if target.PID == 0 {
+			return 0, "", fmt.Errorf("target_id: container %s is %s: %w", n.TargetID, target.Phase, ErrState)
+		}
+		return spec.PIDPath, fmt.Sprintf("/proc/%d/ns/pid", target.PID), nil
+	}
+	return spec.PIDContainer, "", nil
+}
+
+// processOf reads the process of a container's specification, the model of every command that is run in it.
+func (s *Service) processOf(id string) (*specs.Process, error) {
+	data, err := os.ReadFile(filepath.Join(s.bundle(id), "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("read specification: %w", err)
+	}
+	var v struct {
+		Process *specs.Process `json:"process"`
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		return nil, fmt.Errorf("decode specification: %w", err)
+	}
+	return v.Process, nil
+}

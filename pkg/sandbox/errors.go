@@ -1,0 +1,21 @@
+package sandbox
+
+import "errors"
+
+// Errors that the service returns, wrapped; test with errors.Is.
+var (
+	// ErrNotFound: no pod or container of that ID.
+	ErrNotFound = errors.New("not found")
+	// ErrInvalid: the request can never succeed as it is.
+	ErrInvalid = errors.New("invalid")
+	// ErrState: the pod or container is in a state that does not allow the operation.
+	ErrState = errors.New("wrong state")
+	// ErrExists: another pod or container has the name and attempt.
+	ErrExists = errors.New("already exists")
+	// ErrAmbiguous: an ID prefix fits several pods or containers.
+	ErrAmbiguous = errors.New("ambiguous ID")
+	// ErrTimeout: an executed command ran out of its time.
+	ErrTimeout = errors.New("timed out")
+	// ErrUnavailable: crimonitor does not answer.
+	ErrUnavailable = errors.New("unavailable")
+)

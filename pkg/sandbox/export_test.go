@@ -1,0 +1,5 @@
+package sandbox
+
+import "criserver/pkg/snapshot"
+
+var usageNone = snapshot.Usage{}

@@ -1,0 +1,156 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/sandbox/monitor"
+)
+
+// followMonitor keeps a crimonitor running and follows its containers until ctx ends.
+func (s *Service) followMonitor(ctx context.Context) {
+	for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
+		err := s.ensureMonitor(ctx)
+		if err == nil {
+			started := time.Now()
+			err = s.follow(ctx)
+			if time.Since(started) > 10*time.Second {
+				wait = 100 * time.Millisecond
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		s.setMonitorError(fmt.Errorf("%w: %w", ErrUnavailable, err))
+		logrus.WithError(err).Error("no crimonitor; it is tried again")
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// follow watches one crimonitor until it goes away.
+func (s *Service) follow(ctx context.Context) error {
+	// Only what was there before the watch began can be missing from it.
+	expected := s.expected()
+	seen := map[string]monitor.State{}
+	synced := false
+	return s.monitor.Watch(ctx, func(e monitor.Event) {
+		switch {
+		case e.Synced:
+			synced = true
+			s.reconcile(ctx, expected, seen)
+		case e.State != nil && !synced:
+			seen[e.State.ID] = *e.State
+			s.onState(ctx, *e.State)
+		case e.State != nil:
+			s.onState(ctx, *e.State)
+		}
+	})
+}
+
+// onState takes in what crimonitor says of a container.
+func (s *Service) onState(ctx context.Context, state monitor.State) {
+	c, err := s.state.container(state.ID)
+	if errors.Is(err, ErrNotFound) {
+		if p := s.podOfInit(state.ID); p != nil && state.Phase == monitor.PhaseExited {
+			s.background.Go(func() { s.onPodInitExit(ctx, p) })
+		}
+		return
+	}
+	switch state.Phase {
+	case monitor.PhaseRunning:
+		s.onRunning(c, state)
+	case monitor.PhaseExited:
+		s.onExit(ctx, c, state)
+	}
+}
+
+// onRunning is the event of a workload being let go. Phases only go forward, whatever order the news comes in.
+func (s *Service) onRunning(c *container, state monitor.State) {
+	s.state.updateContainer(c, func(st *ContainerStatus) {
+		if st.Phase == ContainerCreated {
+			st.Phase = ContainerRunning
+		}
+		st.StartedAt = state.StartedAt.Round(0)
+	})
+}
+
+// onExit is the event of a container's end. The record is written, and what the container held while it ran released,
+// in the background: the next event must not wait for a disk.
+func (s *Service) onExit(ctx context.Context, c *container, state monitor.State) {
+	first := false
+	s.state.updateContainer(c, func(st *ContainerStatus) {
+		if st.Phase.terminal() {
+			return
+		}
+		first = true
+		st.Phase, st.PID = ContainerExited, 0
+		if !state.StartedAt.IsZero() {
+			st.StartedAt = state.StartedAt.Round(0)
+		}
+		st.FinishedAt, st.ExitCode = state.ExitedAt.Round(0), state.ExitCode
+		switch {
+		case state.OOMKilled:
+			st.Reason = ReasonOOMKilled
+		case state.ExitCode == 0:
+			st.Reason = ReasonCompleted
+		default:
+			st.Reason = ReasonError
+		}
+	})
+	if first {
+		s.background.Go(func() { s.settle(ctx, c) })
+	}
+}
+
+// settle writes down the end of a container and releases what only a running one needs. What fails is done by its removal
+// or the next start.
+func (s *Service) settle(ctx context.Context, c *container) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+	defer cancel()
+	st := s.state.containerStatus(c)
+	log := logrus.WithField("container", st.ID)
+	if err := s.state.saveContainer(ctx, c); err != nil {
+		log.WithError(err).Error("cannot record the end of a container")
+		return // crimonitor keeps it for the next start
+	}
+	if err := acquire(ctx, c.ops, "container "+st.ID); err != nil {
+		return
+	}
+	defer release(c.ops)
+	if s.state.containerStatus(c).Phase != ContainerExited {
+		return // being removed, which does all this
+	}
+	if err := s.cleanContainer(ctx, st.ID); err != nil {
+		log.WithError(err).Warn("cannot release all of a container that ended; its removal tries again")
+	}
+}
+
+// onLost is the event of a container that crimonitor does not know although it should: crimonitor died. What still runs
+// has no parent, no log and no one to take its exit code, so it is killed; only then is it called exited.
+func (s *Service) onLost(ctx context.Context, c *container) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+	defer cancel()
+	st := s.state.containerStatus(c)
+	log := logrus.WithField("container", st.ID)
+	if err := s.monitor.Delete(ctx, st.ID, s.bundle(st.ID)); err != nil {
+		log.WithError(err).Error("a container without a monitor cannot be ended")
+		return
+	}
+	s.state.updateContainer(c, func(st *ContainerStatus) {
+		if st.Phase.terminal() {
+			return
+		}
+		st.Phase, st.PID, st.FinishedAt = ContainerExited, 0, now()
+		st.ExitCode, st.Reason = exitUnknown, ReasonUnknown
+		st.Message = "crimonitor or the machine went down while the container ran; its exit code is not known"
+	})
+	log.Warn("container was lost with its monitor")
+	s.settle(ctx, c)
+}

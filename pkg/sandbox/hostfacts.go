@@ -1,0 +1,121 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/moby/sys/capability"
+	"github.com/moby/sys/devices"
+	"github.com/moby/sys/mountinfo"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/spec"
+)
+
+// hostFacts are what a specification takes from the machine. They do not change while this process runs.
+type hostFacts struct {
+	capabilities   []string // those that this process holds and can give away
+	oomScoreAdj    int
+	mayLowerOOM    bool
+	maskedPaths    []string
+	unified        bool
+	swapAccounting bool
+	cgroupOptions  []string
+	hugepages      bool
+}
+
+var host = sync.OnceValues(readHostFacts)
+
+func readHostFacts() (hostFacts, error) {
+	f := hostFacts{unified: cgroup.Unified()}
+	own, err := capability.NewPid2(0)
+	if err == nil {
+		err = own.Load()
+	}
+	if err != nil {
+		return f, fmt.Errorf("read own capabilities: %w", err)
+	}
+	for _, c := range capability.ListKnown() {
+		if own.Get(capability.PERMITTED, c) {
+			f.capabilities = append(f.capabilities, "CAP_"+strings.ToUpper(c.String()))
+		}
+	}
+	// Lowering a score below one's own needs the capability (proc_pid_oom_score_adj(5)).
+	f.mayLowerOOM = slices.Contains(f.capabilities, "CAP_SYS_RESOURCE")
+	if !f.mayLowerOOM {
+		logrus.Warn("without CAP_SYS_RESOURCE no container gets an oom_score_adj below criserver's own")
+	}
+	score, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err == nil {
+		f.oomScoreAdj, err = strconv.Atoi(strings.TrimSpace(string(score)))
+	}
+	if err != nil {
+		return f, fmt.Errorf("read own oom_score_adj: %w", err)
+	}
+	f.maskedPaths, _ = filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle")
+	if f.unified {
+		f.cgroupOptions = cgroupOptions()
+	}
+	f.swapAccounting, f.hugepages = cgroup.CanLimitSwap(), cgroup.CanLimitHugepages()
+	return f, nil
+}
+
+// cgroupOptions are the options of the one cgroup2 superblock that a container could change by mounting it anew.
+func cgroupOptions() []string {
+	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter("/sys/fs/cgroup"))
+	if err != nil || len(mounts) == 0 {
+		return nil
+	}
+	var options []string
+	for o := range strings.SplitSeq(mounts[0].VFSOptions, ",") {
+		if o == "nsdelegate" || o == "memory_recursiveprot" {
+			options = append(options, o)
+		}
+	}
+	return options
+}
+
+// addHostFacts puts in what the specification of a container takes from the host.
+func addHostFacts(c *spec.Container) error {
+	f, err := host()
+	if err != nil {
+		return err
+	}
+	c.HeldCapabilities = f.capabilities
+	c.MinOOMScoreAdj, c.MayLowerOOMScore = f.oomScoreAdj, f.mayLowerOOM
+	c.HostMaskedPaths = f.maskedPaths
+	c.UnifiedCgroup, c.CgroupMountOptions = f.unified, f.cgroupOptions
+	c.SwapAccounting = f.swapAccounting
+	if !f.hugepages {
+		c.Resources.HugepageLimits = nil // the kubelet sends zeros whether or not there is a controller
+	}
+	if c.Privileged {
+		c.HostDevices, err = hostDevices()
+	}
+	return err
+}
+
+// hostDevices lists the device nodes of the host, for a privileged container. They change: each start asks anew.
+func hostDevices() ([]specs.LinuxDevice, error) {
+	found, err := devices.HostDevices()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list host devices: %w", err)
+	}
+	out := make([]specs.LinuxDevice, 0, len(found))
+	for _, d := range found {
+		mode, uid, gid := d.FileMode.Perm(), d.Uid, d.Gid
+		out = append(out, specs.LinuxDevice{
+			Path: d.Path, Type: string(d.Type), Major: d.Major, Minor: d.Minor, FileMode: &mode, UID: &uid, GID: &gid,
+		})
+	}
+	return out, nil
+}

@@ -1,0 +1,83 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/monitor"
+)
+
+// MonitorConfig tells how to reach crimonitor, and how to start it.
+type MonitorConfig struct {
+	// Binary is the absolute path of the crimonitor program.
+	Binary string
+	// Socket it answers on, StateDir for its containers, Log for its own messages at LogLevel.
+	Socket, StateDir, Log, LogLevel string
+	// Cgroup it is moved to, away from this process's own.
+	Cgroup string
+}
+
+// launchLimit bounds the start of crimonitor.
+const launchLimit = 20 * time.Second
+
+// ensureMonitor starts crimonitor unless one answers. It is detached: a session and a cgroup of its own, nothing
+// inherited, so that it outlives this process in every way that this process may end.
+func (s *Service) ensureMonitor(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, launchLimit)
+	defer cancel()
+	info, err := s.monitor.Info(ctx)
+	if err == nil {
+		logrus.WithFields(logrus.Fields{"pid": info.PID, "version": info.Version}).Info("crimonitor answers")
+		return nil
+	}
+	if !errors.Is(err, monitor.ErrUnavailable) {
+		return err
+	}
+	c := s.config.Monitor
+	out, err := os.OpenFile(c.Log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return fmt.Errorf("open crimonitor's log: %w", err)
+	}
+	defer out.Close()
+	cmd := exec.Command(c.Binary, "-socket", c.Socket, "-state", c.StateDir, "-log", c.Log, "-log-level", c.LogLevel)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start crimonitor: %w", err)
+	}
+	if err := cgroup.Enter(c.Cgroup, cmd.Process.Pid); err != nil {
+		logrus.WithError(err).Warn("crimonitor shares criserver's cgroup: a service manager may end them together")
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	return s.awaitMonitor(ctx, ended)
+}
+
+func (s *Service) awaitMonitor(ctx context.Context, ended <-chan error) error {
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		info, err := s.monitor.Info(ctx)
+		if err == nil {
+			logrus.WithFields(logrus.Fields{"pid": info.PID, "version": info.Version}).Info("crimonitor is started")
+			return nil
+		}
+		if !errors.Is(err, monitor.ErrUnavailable) {
+			return err
+		}
+		select {
+		case err := <-ended:
+			return fmt.Errorf("crimonitor ended at once (%w); %s tells why", err, s.config.Monitor.Log)
+		case <-ctx.Done():
+			return fmt.Errorf("crimonitor does not answer on %s: %w", s.config.Monitor.Socket, context.Cause(ctx))
+		case <-time.After(wait):
+		}
+	}
+}

@@ -1,0 +1,248 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/cni"
+	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/ns"
+)
+
+// RunPod makes a pod and returns its ID. A call for the same attempt joins the one in flight, or gets the ID of the pod
+// that it made. ErrInvalid: the configuration can never work. ErrState: the attempt's pod has been stopped already.
+func (s *Service) RunPod(ctx context.Context, c PodConfig) (string, error) {
+	if err := validatePod(c); err != nil {
+		return "", err
+	}
+	key := podKey{c.Name, c.Namespace, c.UID, c.Attempt}
+	return s.podFlights.do(ctx, key, runPodLimit, func(ctx context.Context) (string, error) {
+		if p := s.state.podByKey(key); p != nil {
+			st := s.state.podStatus(p)
+			if !st.ready() {
+				return "", fmt.Errorf("pod %s/%s attempt %d is %s as %s: %w; remove it or raise the attempt",
+					c.Namespace, c.Name, c.Attempt, st.Phase, st.ID, ErrState)
+			}
+			return st.ID, nil
+		}
+		return s.runPod(ctx, c)
+	})
+}
+
+// runPod is the way of a pod into life.
+func (s *Service) runPod(ctx context.Context, c PodConfig) (string, error) {
+	id := newID()
+	st := PodStatus{ID: id, Config: c, Phase: PodCreating, CreatedAt: now(), CgroupPath: c.CgroupParent}
+	if st.CgroupPath == "" {
+		st.CgroupPath = filepath.Join(s.config.CgroupRoot, id)
+	} else {
+		st.CgroupMade = !cgroup.Exists(st.CgroupPath)
+	}
+	p, err := s.state.addPod(st)
+	if err != nil {
+		return "", err
+	}
+	p.ops <- struct{}{}
+	defer release(p.ops)
+	log := logrus.WithFields(logrus.Fields{"pod": id, "name": c.Namespace + "/" + c.Name})
+	if err := s.buildPod(ctx, p); err != nil {
+		ctx, cancel := detached(ctx)
+		defer cancel()
+		if derr := s.destroyPod(ctx, p); derr != nil {
+			log.WithError(derr).Error("cannot undo a pod that failed; it is tried again at removal or start")
+		}
+		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
+	}
+	log.WithField("ips", s.state.podStatus(p).IPs).Info("pod is ready")
+	return id, nil
+}
+
+// buildPod makes everything that a pod is made of. destroyPod undoes it from any point.
+func (s *Service) buildPod(ctx context.Context, p *pod) error {
+	st := s.state.podStatus(p)
+	if err := s.state.savePod(ctx, p); err != nil { // the intent
+		return err
+	}
+	if err := s.makePodFiles(st); err != nil {
+		return err
+	}
+	if err := s.makeNamespaces(st); err != nil {
+		return err
+	}
+	var ips = st.IPs
+	if st.Config.Namespaces.Network == NamespacePod {
+		result, err := s.network.Setup(ctx, s.networkPod(st))
+		if err != nil {
+			return fmt.Errorf("set up network: %w", err)
+		}
+		ips = result.IPs
+	}
+	if err := cgroup.Create(st.CgroupPath); err != nil {
+		return err
+	}
+	if st.Config.Namespaces.PID == NamespacePod {
+		if err := s.startPodInit(ctx, st); err != nil {
+			return err
+		}
+	}
+	s.state.updatePod(p, func(st *PodStatus) { st.Phase, st.IPs = PodReady, ips })
+	return s.state.savePod(ctx, p)
+}
+
+func (s *Service) makeNamespaces(st PodStatus) error {
+	c := ns.Config{Dir: s.nsDir(st.ID), Hostname: st.Config.Hostname, Sysctls: st.Config.Sysctls}
+	if st.Config.Namespaces.Network == NamespacePod {
+		c.Kinds = append(c.Kinds, ns.Net, ns.UTS)
+	}
+	if st.Config.Namespaces.IPC == NamespacePod {
+		c.Kinds = append(c.Kinds, ns.IPC)
+	}
+	if len(c.Kinds) == 0 {
+		return nil
+	}
+	if c.Hostname == "" {
+		var err error
+		if c.Hostname, err = os.Hostname(); err != nil {
+			return err
+		}
+	}
+	return ns.Make(c)
+}
+
+// networkPod is the pod as the network knows it.
+func (s *Service) networkPod(st PodStatus) cni.Pod {
+	p := cni.Pod{
+		ID: st.ID, Name: st.Config.Name, Namespace: st.Config.Namespace, UID: st.Config.UID,
+		Annotations: st.Config.Annotations, Ports: st.Config.Ports, CgroupParent: st.CgroupPath,
+	}
+	if st.Config.DNS != nil {
+		p.DNS = *st.Config.DNS
+	}
+	if ns.Pinned(s.nsDir(st.ID), ns.Net) {
+		p.NetNS = ns.Path(s.nsDir(st.ID), ns.Net)
+	}
+	return p
+}
+
+// StopPod kills the pod's containers and gives back its network. It is idempotent; an unknown pod is no error.
+func (s *Service) StopPod(ctx context.Context, id string) error {
+	p, err := s.state.pod(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := acquire(ctx, p.ops, "pod "+id); err != nil {
+		return err
+	}
+	defer release(p.ops)
+	return s.stopPod(ctx, p)
+}
+
+// stopPod needs the pod's slot. The phase changes first, so that no container is created in the pod from here on.
+func (s *Service) stopPod(ctx context.Context, p *pod) error {
+	st := s.state.podStatus(p)
+	if st.Phase == PodStopped {
+		return nil
+	}
+	if st.Phase == PodReady {
+		s.state.updatePod(p, func(st *PodStatus) { st.Phase = PodStopping })
+		if err := s.state.savePod(ctx, p); err != nil {
+			return err
+		}
+	}
+	if err := s.killContainers(ctx, st.ID); err != nil {
+		return fmt.Errorf("stop pod %s: %w", st.ID, err)
+	}
+	if err := s.releasePod(ctx, st); err != nil {
+		return fmt.Errorf("stop pod %s: %w", st.ID, err)
+	}
+	s.state.updatePod(p, func(st *PodStatus) { st.Phase = PodStopped })
+	logrus.WithField("pod", st.ID).Info("pod is stopped")
+	return s.state.savePod(ctx, p)
+}
+
+// killContainers kills all containers of a pod at once and waits for their ends.
+func (s *Service) killContainers(ctx context.Context, podID string) error {
+	containers := s.state.containersOf(podID)
+	errs := make([]error, len(containers))
+	var wg sync.WaitGroup
+	for i, c := range containers {
+		wg.Go(func() { errs[i] = s.killContainer(ctx, c) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// releasePod gives back what a pod holds beside its containers and files. It is idempotent and goes past errors.
+func (s *Service) releasePod(ctx context.Context, st PodStatus) error {
+	var errs []error
+	if st.Config.Namespaces.PID == NamespacePod {
+		errs = append(errs, s.stopPodInit(ctx, st.ID))
+	}
+	if st.Config.Namespaces.Network == NamespacePod && st.Phase != PodStopped {
+		if err := s.network.Teardown(ctx, s.networkPod(st)); err != nil {
+			errs = append(errs, fmt.Errorf("tear down network: %w", err))
+		}
+	}
+	// Without its namespace a failed teardown could not be repeated in full.
+	if errors.Join(errs...) == nil {
+		errs = append(errs, ns.Remove(s.nsDir(st.ID)))
+	}
+	switch {
+	case st.Config.CgroupParent == "":
+		errs = append(errs, cgroup.Remove(st.CgroupPath))
+	case st.CgroupMade:
+		cgroup.Prune(st.CgroupPath)
+	}
+	return errors.Join(errs...)
+}
+
+// RemovePod stops a pod, removes its containers, and forgets it. It is idempotent; an unknown pod is no error.
+func (s *Service) RemovePod(ctx context.Context, id string) error {
+	p, err := s.state.pod(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := acquire(ctx, p.ops, "pod "+id); err != nil {
+		return err
+	}
+	defer release(p.ops)
+	if err := s.destroyPod(ctx, p); err != nil {
+		return fmt.Errorf("remove pod %s: %w", id, err)
+	}
+	logrus.WithField("pod", s.state.podStatus(p).ID).Info("pod is removed")
+	return nil
+}
+
+// destroyPod undoes a pod from any point of its life; it needs the pod's slot. It is idempotent.
+func (s *Service) destroyPod(ctx context.Context, p *pod) error {
+	st := s.state.podStatus(p)
+	if s.state.podByKey(st.key()) != p {
+		return nil // removed while this call waited for the slot
+	}
+	s.state.updatePod(p, func(st *PodStatus) {
+		if st.Phase != PodStopped { // a stopped pod's network is released: it must not be again
+			st.Phase = PodRemoving
+		}
+	})
+	var errs []error
+	for _, c := range s.state.containersOf(st.ID) {
+		errs = append(errs, s.removeContainer(ctx, c))
+	}
+	errs = append(errs, s.releasePod(ctx, s.state.podStatus(p)), s.removePodFiles(st.ID))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return s.state.forgetPod(ctx, p)
+}

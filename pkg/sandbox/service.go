@@ -1,0 +1,236 @@
+// Package sandbox runs pods and their containers: their life from creation to removal, the records that survive a
+// restart, and the repair of what a crash left half-made.
+//
+// # Model
+//
+// A pod is a set of namespaces wired to the network and a cgroup; a container is a process tree in them on a snapshot of
+// its image, kept by crimonitor. This package decides what should exist and writes it down before it is made (the
+// intent); crimonitor tells what does exist. Everything that is made for a pod or a container is undone by one
+// function, destroyPod or destroyContainer, which failure, stop, removal and repair share: it tries everything, joins
+// the errors, and forgets the record last.
+//
+// Copies are served; no lock is held while something may block. Operations on one pod or container that exclude each
+// other queue on its slot (ops), with the caller's context.
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/cni"
+	"criserver/pkg/record"
+	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/snapshot"
+)
+
+// Network wires pods; see package cni for the contracts.
+type Network interface {
+	Setup(ctx context.Context, p cni.Pod) (cni.Result, error)
+	Teardown(ctx context.Context, p cni.Pod) error
+	GC(ctx context.Context, live []string) error
+}
+
+// Snapshots gives containers their root file systems; see snapshot.Snapshotter.
+type Snapshots interface {
+	Prepare(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error)
+	Remove(ctx context.Context, key string) error
+	Snapshots(ctx context.Context) ([]string, error)
+}
+
+// Config is what the service needs to know. All paths are absolute.
+type Config struct {
+	// StateDir holds what does not outlive a reboot: namespaces, bundles, mounts.
+	StateDir string
+	// CgroupRoot is the parent of the cgroups of pods that come without one, such as "/criserver".
+	CgroupRoot string
+	// Monitor tells how to start crimonitor.
+	Monitor MonitorConfig
+}
+
+// Service holds the pods and containers of a node. Its methods may be called at the same time.
+type Service struct {
+	config    Config
+	network   Network
+	snapshots Snapshots
+	monitor   *monitor.Client
+	state     *state
+	db        *record.DB
+
+	podFlights       flights[podKey]
+	containerFlights flights[containerKey]
+
+	background sync.WaitGroup
+	stop       context.CancelFunc
+	// synced is closed once the first reconciliation is done.
+	synced chan struct{}
+
+	mu         sync.Mutex
+	monitorErr error // why crimonitor does not answer; nil when it does
+}
+
+// Limits of operations that run detached from their callers.
+const (
+	runPodLimit          = 4 * time.Minute // the kubelet waits two request timeouts, 4 min
+	createContainerLimit = 4 * time.Minute
+	cleanupLimit         = 2 * time.Minute
+	killLimit            = 30 * time.Second
+)
+
+// New opens the records in the database, which stays the caller's. Start begins the work.
+func New(ctx context.Context, c Config, db *record.DB, n Network, s Snapshots) (*Service, error) {
+	pods, err := record.NewTable[PodStatus](ctx, db, "pods")
+	if err != nil {
+		return nil, fmt.Errorf("open pod records: %w", err)
+	}
+	containers, err := record.NewTable[ContainerStatus](ctx, db, "containers")
+	if err != nil {
+		return nil, fmt.Errorf("open container records: %w", err)
+	}
+	svc := &Service{
+		config: c, network: n, snapshots: s, db: db,
+		monitor: monitor.NewClient(c.Monitor.Socket),
+		state:   newState(pods, containers),
+		synced:  make(chan struct{}),
+
+		monitorErr: fmt.Errorf("%w: crimonitor is being connected", ErrUnavailable),
+	}
+	for _, dir := range []string{svc.podsDir(), svc.containersDir()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("make state directory: %w", err)
+		}
+	}
+	if err := svc.state.load(ctx); err != nil {
+		return nil, err
+	}
+	return svc, nil
+}
+
+// Start connects to crimonitor, which it starts if none answers, brings records and reality together, and follows the
+// containers until Close. It returns when the first reconciliation is done or ctx ends; the service is then usable
+// either way, and Ready tells the difference.
+func (s *Service) Start(ctx context.Context) {
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = cancel
+	s.background.Go(func() { s.followMonitor(run) })
+	select {
+	case <-s.synced:
+	case <-ctx.Done():
+	}
+}
+
+// Close waits for the operations under way to end and stops following the containers, which go on. With shutdown,
+// crimonitor is ended too if it has no containers.
+func (s *Service) Close(ctx context.Context, shutdown bool) error {
+	done := make(chan struct{})
+	go func() {
+		s.podFlights.wait()
+		s.containerFlights.wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = errors.New("operations are still under way; the next start repairs what they leave")
+	}
+	s.stop()
+	s.background.Wait()
+	if shutdown && len(s.state.listContainers()) == 0 {
+		if e := s.monitor.Shutdown(ctx); e == nil {
+			cgroup.Prune(s.config.Monitor.Cgroup)
+			cgroup.Prune(s.config.CgroupRoot)
+		}
+	}
+	return err
+}
+
+// Ready tells why containers cannot be run, nil if they can.
+func (s *Service) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.monitorErr
+}
+
+func (s *Service) setMonitorError(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.monitorErr = err
+}
+
+// Pod returns a pod by its ID or a unique prefix of it.
+func (s *Service) Pod(id string) (PodStatus, error) {
+	p, err := s.state.pod(id)
+	if err != nil {
+		return PodStatus{}, err
+	}
+	return s.state.podStatus(p), nil
+}
+
+// Pods returns all pods, in no order.
+func (s *Service) Pods() []PodStatus { return s.state.listPods() }
+
+// Container returns a container by its ID or a unique prefix of it.
+func (s *Service) Container(id string) (ContainerStatus, error) {
+	c, err := s.state.container(id)
+	if err != nil {
+		return ContainerStatus{}, err
+	}
+	return s.state.containerStatus(c), nil
+}
+
+// Containers returns all containers, in no order.
+func (s *Service) Containers() []ContainerStatus { return s.state.listContainers() }
+
+// ImagesInUse returns the IDs of the images that containers were made of.
+func (s *Service) ImagesInUse() map[string]struct{} {
+	used := map[string]struct{}{}
+	for _, c := range s.state.listContainers() {
+		used[c.ImageID] = struct{}{}
+	}
+	return used
+}
+
+func (s *Service) podsDir() string       { return filepath.Join(s.config.StateDir, "pods") }
+func (s *Service) containersDir() string { return filepath.Join(s.config.StateDir, "containers") }
+
+func (s *Service) podDir(id string) string { return filepath.Join(s.podsDir(), id) }
+func (s *Service) nsDir(id string) string  { return filepath.Join(s.podsDir(), id, "ns") }
+func (s *Service) bundle(id string) string { return filepath.Join(s.containersDir(), id) }
+func (s *Service) rootfs(id string) string { return filepath.Join(s.containersDir(), id, "rootfs") }
+
+// idLength is the length of an ID.
+const idLength = 64
+
+// newID returns 256 random bits in hexadecimal, the form that tools expect of CRI runtimes.
+func newID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails, see its documentation
+	return hex.EncodeToString(b[:])
+}
+
+// detached returns a context for cleaning up: it outlives the request but not its own deadline.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+}
+
+// unmount removes a mount and its mount point. It is idempotent.
+func unmount(path string) error {
+	if err := snapshot.Unmount(path); err != nil {
+		return err
+	}
+	if err := unix.Rmdir(path); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove mount point %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,47 @@
+package sandbox
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Real-time signals as programs see them: the C library keeps the first two for itself (signal(7)).
+const (
+	sigRTMin = 34
+	sigRTMax = 64
+)
+
+// parseSignal reads a signal as images and pods write it: "SIGTERM", "term", "15", "SIGRTMIN+3", "RTMAX-1".
+func parseSignal(s string) (unix.Signal, error) {
+	if n, err := strconv.Atoi(s); err == nil {
+		if n < 1 || n > sigRTMax {
+			return 0, fmt.Errorf("unknown signal %q: %w", s, ErrInvalid)
+		}
+		return unix.Signal(n), nil
+	}
+	name := strings.TrimPrefix(strings.ToUpper(s), "SIG")
+	if n := unix.SignalNum("SIG" + name); n != 0 {
+		return n, nil
+	}
+	base := map[string]int{"RTMIN": sigRTMin, "RTMAX": sigRTMax}
+	for prefix, n := range base {
+		offset, ok := strings.CutPrefix(name, prefix)
+		if !ok {
+			continue
+		}
+		if offset != "" {
+			d, err := strconv.Atoi(offset) // with its sign
+			if err != nil {
+				break
+			}
+			n += d
+		}
+		if n >= sigRTMin && n <= sigRTMax {
+			return unix.Signal(n), nil
+		}
+	}
+	return 0, fmt.Errorf("unknown signal %q: %w", s, ErrInvalid)
+}

@@ -1,0 +1,122 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// machineState lists what a runtime may leave on a machine beside its own directories.
+func machineState() map[string][]string {
+	return map[string][]string{
+		"interface":   lines(exec.Command("ip", "-o", "link"), func(s string) string { return strings.Fields(s)[1] }),
+		"nft table":   lines(exec.Command("nft", "list", "tables"), nil),
+		"mount":       mountPoints(),
+		"cgroup":      cgroups(),
+		"named netns": lines(exec.Command("ip", "netns"), nil),
+	}
+}
+
+func lines(cmd *exec.Cmd, pick func(string) string) []string {
+	out, err := cmd.Output()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var got []string
+	for line := range strings.Lines(string(out)) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		if pick != nil {
+			line = pick(line)
+		}
+		got = append(got, line)
+	}
+	slices.Sort(got)
+	return got
+}
+
+func mountPoints() []string {
+	data, _ := os.ReadFile("/proc/self/mountinfo")
+	var got []string
+	for line := range strings.Lines(string(data)) {
+		got = append(got, strings.Fields(line)[4])
+	}
+	slices.Sort(got)
+	return got
+}
+
+func cgroups() []string {
+	var got []string
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		dirs, _ := filepath.Glob(root + cgroupRoot)
+		got = append(got, dirs...)
+		deeper, _ := filepath.Glob(root + cgroupRoot + "/*")
+		for _, d := range deeper {
+			if info, err := os.Stat(d); err == nil && info.IsDir() {
+				got = append(got, d)
+			}
+		}
+	}
+	slices.Sort(got)
+	return slices.Compact(got)
+}
+
+// checkNothingLeft fails the test for each thing that was not there before: after all pods are removed and the daemon has
+// stopped, nothing of a node may be left but its files.
+func checkNothingLeft(t *testing.T, n *node, before map[string][]string) {
+	t.Helper()
+	var left []string
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		left = leftovers(n, before)
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			break
+		}
+	}
+	t.Errorf("left behind:\n%s\nlog:\n%s", strings.Join(left, "\n"), n.log())
+}
+
+func leftovers(n *node, before map[string][]string) []string {
+	var left []string
+	for kind, now := range machineState() {
+		for _, thing := range now {
+			if !slices.Contains(before[kind], thing) {
+				left = append(left, kind+" "+thing)
+			}
+		}
+	}
+	for _, pid := range processes(n.dir) {
+		left = append(left, "process "+pid)
+	}
+	for _, pattern := range []string{"state/pods/*", "state/containers/*", "state/monitor/*", "root/snapshots/*/snapshots/*", "root/snapshot*/snapshots/*"} {
+		found, _ := filepath.Glob(filepath.Join(n.dir, pattern))
+		left = append(left, found...)
+	}
+	_ = filepath.WalkDir(filepath.Join(n.dir, "root", "cni"), func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.Contains(path, "10.213.") {
+			left = append(left, "address "+path)
+		}
+		return nil
+	})
+	return left
+}
+
+// processes are those that were started with the node's directory, and whatever runs in its cgroups.
+func processes(dir string) []string {
+	var got []string
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		data, _ := os.ReadFile(f)
+		if strings.Contains(string(data), dir) && !strings.Contains(string(data), "e2e.test") {
+			got = append(got, filepath.Base(filepath.Dir(f))+" "+strings.ReplaceAll(string(data), "\x00", " "))
+		}
+	}
+	return got
+}
