@@ -1,0 +1,69 @@
+# make help lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BIN     := $(CURDIR)/.cache/bin
+TAGS    := seccomp
+
+# Packages whose tests touch the machine (mounts, namespaces, cgroups, processes) run one after the other;
+# the rest runs in parallel and under the race detector.
+PURE = $(shell go list ./... | grep -E '/pkg/(cri|imagesvc|record|sandbox/spec|sandbox/user|cni/[^/]+)(/|$$)|/test/images')
+KERNEL = $(filter-out $(PURE),$(shell go list ./... | grep -v /test/e2e))
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install the Debian packages and tools that are missing
+	@hack/deps.sh build test lint
+
+build: bin/criserver bin/crimonitor ## build bin/criserver and bin/crimonitor
+
+.PHONY: bin/criserver bin/crimonitor # go decides what is out of date
+
+bin/criserver:
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/criserver
+
+# libseccomp is a C library; linked statically, the monitor needs nothing of the machine it runs on.
+bin/crimonitor:
+	CGO_ENABLED=1 go build -trimpath -tags '$(TAGS) osusergo netgo' -ldflags '$(LDFLAGS) -extldflags -static' -o $@ ./cmd/crimonitor
+
+quickstart: ## install, build and run one container from a local registry; removes all it made but the packages
+	@hack/quickstart.sh
+
+test: deps lint build test-unit test-e2e ## all that CI runs: deps, lint, build, unit and e2e tests
+
+test-unit: ## unit tests of every package, on the real kernel (root)
+	CGO_ENABLED=1 go test -race -tags $(TAGS) $(PURE)
+	go test -p 1 -tags $(TAGS) $(KERNEL)
+
+test-e2e: build ## black-box tests against the built binaries (root)
+	go test -p 1 -count=1 -timeout 30m -tags $(TAGS) ./test/e2e/...
+
+test-vm: build ## the tests that need cgroup v2, device-mapper or AppArmor, in a virtual machine
+	hack/vm/test.sh
+
+lint: ## formatting, vet and golangci-lint
+	@unformatted=$$(gofmt -l cmd pkg test hack); [[ -z $$unformatted ]] || { echo "not gofmt'ed: $$unformatted" >&2; exit 1; }
+	go vet -tags $(TAGS) ./...
+	$(BIN)/golangci-lint run ./...
+
+fmt: ## format the code
+	gofmt -w cmd pkg test hack
+
+critest: build ## the CRI conformance suite against criserver
+	hack/critest.sh
+
+bench: build ## start a pod and a container on criserver and on containerd, in turn
+	hack/bench/run.sh
+
+memory: build ## what crimonitor costs, idle and per container
+	hack/memory.sh
+
+clean: ## remove what was built and cached
+	rm -rf bin .cache
+
+.PHONY: help deps build quickstart test test-unit test-e2e test-vm lint fmt critest bench memory clean
