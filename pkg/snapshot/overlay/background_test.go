@@ -1,0 +1,135 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"criserver/pkg/snapshot"
+)
+
+func TestSyncerJoinsCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int32
+		s := newSyncer("/")
+		s.sync = func(string) error {
+			calls.Add(1)
+			time.Sleep(time.Second)
+			return nil
+		}
+		var wg sync.WaitGroup
+		start := func(n int) {
+			for range n {
+				wg.Go(func() {
+					if err := s.run(t.Context()); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			synctest.Wait()
+		}
+		start(1)
+		if calls.Load() != 1 {
+			t.Fatalf("%d calls, want one that runs", calls.Load())
+		}
+		start(10) // too late for the running call, together in the next
+		wg.Wait()
+		if calls.Load() != 2 {
+			t.Errorf("%d calls of syncfs for 11 callers, want 2", calls.Load())
+		}
+	})
+}
+
+func TestSyncerTellsErrors(t *testing.T) {
+	s := newSyncer("/")
+	broken := errors.New("disk broken")
+	s.sync = func(string) error { return broken }
+	if err := s.run(t.Context()); !errors.Is(err, broken) {
+		t.Errorf("sync: %v, want %v", err, broken)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s.sync = func(string) error { cancel(); <-t.Context().Done(); return nil }
+	if err := s.run(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("sync under a canceled context: %v", err)
+	}
+}
+
+// A stage whose commit failed can be committed again, or aborted.
+func TestCommitAfterFailedSync(t *testing.T) {
+	s, _ := open(t, t.TempDir())
+	diffID := digest.FromString("layer")
+	stage, err := s.Stage(t.Context(), []digest.Digest{diffID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("disk broken")
+	s.syncer.sync = func(string) error { return broken }
+	if err := stage.Commit(t.Context(), snapshot.Usage{}); !errors.Is(err, broken) {
+		t.Errorf("commit: %v, want %v", err, broken)
+	}
+	if _, err := s.Layer(t.Context(), []digest.Digest{diffID}); !errors.Is(err, snapshot.ErrNotFound) {
+		t.Errorf("layer that was not synced: %v", err)
+	}
+	s.syncer.sync = syncfs
+	if err := stage.Commit(t.Context(), snapshot.Usage{}); err != nil {
+		t.Errorf("second commit: %v", err)
+	}
+	if err := stage.Abort(t.Context()); err != nil {
+		t.Errorf("abort after commit: %v", err)
+	}
+	if _, err := s.Layer(t.Context(), []digest.Digest{diffID}); err != nil {
+		t.Errorf("layer after abort of its committed stage: %v", err)
+	}
+}
+
+func TestClaimsExclude(t *testing.T) {
+	var c claims
+	release, err := c.acquire(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := c.acquire(t.Context(), "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := c.acquire(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("claim of a taken name: %v", err)
+	}
+	release()
+	again, err := c.acquire(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
+	if len(c.held) != 0 {
+		t.Errorf("claims left: %v", c.held)
+	}
+}
+
+func TestRemoveTreeStops(t *testing.T) {
+	tree := filepath.Join(t.TempDir(), "tree")
+	if err := os.MkdirAll(filepath.Join(tree, "a/b/c/d/e/f"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	removeTree(ctx, tree, 4)
+	if _, err := os.Stat(filepath.Join(tree, "a/b/c/d/e/f")); err != nil {
+		t.Errorf("deleted under a canceled context: %v", err)
+	}
+	removeTree(t.Context(), tree, 4)
+	if _, err := os.Stat(tree); !os.IsNotExist(err) {
+		t.Errorf("tree after removal: %v", err)
+	}
+}
