@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -8,15 +9,15 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/imagesvc"
-	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
+	"criserver/pkg/sandbox/want"
 )
 
 // decodeContainer turns the CRI's configuration of a container into the runtime's, and refuses what this version does not
 // honour.
-func decodeContainer(c *runtimeapi.ContainerConfig) (sandbox.ContainerConfig, error) {
-	var none sandbox.ContainerConfig
+func decodeContainer(c *runtimeapi.ContainerConfig) (want.Container, error) {
+	var none want.Container
 	if err := checkContainer(c); err != nil {
 		return none, err
 	}
@@ -37,9 +38,9 @@ func decodeContainer(c *runtimeapi.ContainerConfig) (sandbox.ContainerConfig, er
 	if err != nil {
 		return none, err
 	}
-	return sandbox.ContainerConfig{
+	return want.Container{
 		Name: c.GetMetadata().GetName(), Attempt: c.GetMetadata().GetAttempt(),
-		ImageName: firstOf(c.GetImage().GetUserSpecifiedImage(), c.GetImage().GetImage()),
+		ImageName: cmp.Or(c.GetImage().GetUserSpecifiedImage(), c.GetImage().GetImage()),
 		Command:   c.GetCommand(), Args: c.GetArgs(), WorkingDir: c.GetWorkingDir(), Env: env, Mounts: mounts,
 		Labels: c.GetLabels(), Annotations: c.GetAnnotations(), LogPath: c.GetLogPath(),
 		Resources:  decodeResources(c.GetLinux().GetResources()),
@@ -199,19 +200,10 @@ func optional(v *runtimeapi.Int64Value) *int64 {
 }
 
 // containerImage is the image as a container needs it.
-func containerImage(img imagesvc.Image) sandbox.Image {
+func containerImage(img imagesvc.Image) want.Image {
 	ref := img.ID.String()
 	if len(img.Digests) > 0 {
 		ref = img.Digests[0]
 	}
-	return sandbox.Image{ID: img.ID.String(), Ref: ref, Layers: img.DiffIDs, Config: img.Config.Config}
-}
-
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
+	return want.Image{ID: img.ID.String(), Ref: ref, Layers: img.DiffIDs, Config: img.Config.Config}
 }

@@ -7,15 +7,15 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/cni"
-	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/want"
 )
 
 // decodePod turns the CRI's configuration of a pod into the runtime's, and refuses what this version does not honour.
 // What only the pause process of other runtimes would use (user, groups, capabilities of the sandbox) has no meaning
 // here, where a pod has no process. Pod-level resources and overhead are for information: the kubelet sets them on the
 // pod's cgroup itself (api.proto, LinuxPodSandboxConfig).
-func decodePod(c *runtimeapi.PodSandboxConfig, handler string) (sandbox.PodConfig, error) {
-	var none sandbox.PodConfig
+func decodePod(c *runtimeapi.PodSandboxConfig, handler string) (want.Pod, error) {
+	var none want.Pod
 	if c == nil {
 		return none, invalid("config", "missing")
 	}
@@ -34,7 +34,7 @@ func decodePod(c *runtimeapi.PodSandboxConfig, handler string) (sandbox.PodConfi
 	if err != nil {
 		return none, err
 	}
-	out := sandbox.PodConfig{
+	out := want.Pod{
 		Name: c.GetMetadata().GetName(), Namespace: c.GetMetadata().GetNamespace(), UID: c.GetMetadata().GetUid(),
 		Attempt:  c.GetMetadata().GetAttempt(),
 		Hostname: c.GetHostname(), LogDirectory: c.GetLogDirectory(), Ports: ports,
@@ -92,8 +92,8 @@ func decodePorts(in []*runtimeapi.PortMapping) ([]cni.PortMapping, error) {
 	return out, nil
 }
 
-func decodeNamespaces(field string, o *runtimeapi.NamespaceOption) (sandbox.Namespaces, error) {
-	var none sandbox.Namespaces
+func decodeNamespaces(field string, o *runtimeapi.NamespaceOption) (want.Namespaces, error) {
+	var none want.Namespaces
 	if u := o.GetUsernsOptions(); u != nil && u.GetMode() != runtimeapi.NamespaceMode_NODE {
 		return none, unsupported(field+".userns_options", u.GetMode())
 	}
@@ -109,19 +109,19 @@ func decodeNamespaces(field string, o *runtimeapi.NamespaceOption) (sandbox.Name
 	if err != nil {
 		return none, err
 	}
-	return sandbox.Namespaces{Network: network, IPC: ipc, PID: pid, TargetID: o.GetTargetId()}, nil
+	return want.Namespaces{Network: network, IPC: ipc, PID: pid, TargetID: o.GetTargetId()}, nil
 }
 
-func decodeMode(field string, m runtimeapi.NamespaceMode, pid bool) (sandbox.NamespaceMode, error) {
+func decodeMode(field string, m runtimeapi.NamespaceMode, pid bool) (want.NamespaceMode, error) {
 	switch {
 	case m == runtimeapi.NamespaceMode_POD:
-		return sandbox.NamespacePod, nil
+		return want.NamespacePod, nil
 	case m == runtimeapi.NamespaceMode_NODE:
-		return sandbox.NamespaceNode, nil
+		return want.NamespaceNode, nil
 	case m == runtimeapi.NamespaceMode_CONTAINER && pid:
-		return sandbox.NamespaceContainer, nil
+		return want.NamespaceContainer, nil
 	case m == runtimeapi.NamespaceMode_TARGET && pid:
-		return sandbox.NamespaceTarget, nil
+		return want.NamespaceTarget, nil
 	}
 	return 0, invalid(field, "%v", m)
 }

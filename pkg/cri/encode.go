@@ -14,6 +14,7 @@ import (
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/spec"
+	"criserver/pkg/sandbox/want"
 )
 
 func encodePod(p sandbox.PodStatus) *runtimeapi.PodSandbox {
@@ -54,12 +55,12 @@ func encodePodStatus(p sandbox.PodStatus) *runtimeapi.PodSandboxStatus {
 	}
 }
 
-func encodeNamespaces(n sandbox.Namespaces) *runtimeapi.NamespaceOption {
-	modes := map[sandbox.NamespaceMode]runtimeapi.NamespaceMode{
-		sandbox.NamespacePod:       runtimeapi.NamespaceMode_POD,
-		sandbox.NamespaceContainer: runtimeapi.NamespaceMode_CONTAINER,
-		sandbox.NamespaceNode:      runtimeapi.NamespaceMode_NODE,
-		sandbox.NamespaceTarget:    runtimeapi.NamespaceMode_TARGET,
+func encodeNamespaces(n want.Namespaces) *runtimeapi.NamespaceOption {
+	modes := map[want.NamespaceMode]runtimeapi.NamespaceMode{
+		want.NamespacePod:       runtimeapi.NamespaceMode_POD,
+		want.NamespaceContainer: runtimeapi.NamespaceMode_CONTAINER,
+		want.NamespaceNode:      runtimeapi.NamespaceMode_NODE,
+		want.NamespaceTarget:    runtimeapi.NamespaceMode_TARGET,
 	}
 	return &runtimeapi.NamespaceOption{Network: modes[n.Network], Ipc: modes[n.IPC], Pid: modes[n.PID], TargetId: n.TargetID}
 }

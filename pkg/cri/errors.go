@@ -12,6 +12,7 @@ import (
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/spec"
+	"criserver/pkg/sandbox/want"
 )
 
 // errUnsupported: a field of the CRI that this version does not honour, and therefore refuses.
@@ -38,7 +39,7 @@ var codeTable = []struct {
 	{sandbox.ErrTimeout, codes.DeadlineExceeded},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{context.Canceled, codes.Canceled},
-	{sandbox.ErrInvalid, codes.InvalidArgument},
+	{want.ErrInvalid, codes.InvalidArgument},
 	{sandbox.ErrAmbiguous, codes.InvalidArgument},
 	{spec.ErrInvalid, codes.InvalidArgument}, // also of pkg/sandbox/user
 	{errInvalid, codes.InvalidArgument},

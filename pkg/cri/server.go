@@ -13,6 +13,7 @@ import (
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/want"
 )
 
 // MaxMessage is the largest gRPC message in bytes, either way. The kubelet's client accepts 16 MiB; a list of very many
@@ -21,7 +22,7 @@ const MaxMessage = 80 << 20
 
 // Pods runs pods; see sandbox.Service for the contracts.
 type Pods interface {
-	RunPod(ctx context.Context, c sandbox.PodConfig) (string, error)
+	RunPod(ctx context.Context, c want.Pod) (string, error)
 	StopPod(ctx context.Context, id string) error
 	RemovePod(ctx context.Context, id string) error
 	Pod(id string) (sandbox.PodStatus, error)
@@ -30,7 +31,7 @@ type Pods interface {
 
 // Containers runs containers; see sandbox.Service for the contracts.
 type Containers interface {
-	CreateContainer(ctx context.Context, podID string, c sandbox.ContainerConfig, img sandbox.Image) (string, error)
+	CreateContainer(ctx context.Context, podID string, c want.Container, img want.Image) (string, error)
 	StartContainer(ctx context.Context, id string) error
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error

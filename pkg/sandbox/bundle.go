@@ -10,58 +10,12 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
+	"criserver/pkg/sandbox/want"
 	"criserver/pkg/snapshot"
 )
-
-// resolveMounts follows the symlinks in the sources, and makes a directory of a source that does not exist, as the
-// hostPath volumes of old Kubernetes releases expect and all runtimes do.
-func resolveMounts(ctx context.Context, mounts []spec.Mount) ([]spec.Mount, error) {
-	type result struct {
-		mounts []spec.Mount
-		err    error
-	}
-	done := make(chan result, 1)
-	at := make(chan string, len(mounts)+1)
-	go func() { // a hung network file system holds this goroutine, not the call
-		out := make([]spec.Mount, len(mounts))
-		for i, m := range mounts {
-			at <- m.Source
-			var err error
-			if m.Source, err = resolveSource(m.Source); err != nil {
-				done <- result{err: fmt.Errorf("mount %s: %w", m.Destination, err)}
-				return
-			}
-			out[i] = m
-		}
-		done <- result{mounts: out}
-	}()
-	select {
-	case r := <-done:
-		return r.mounts, r.err
-	case <-ctx.Done():
-		var path string
-		for len(at) > 0 {
-			path = <-at
-		}
-		return nil, fmt.Errorf("host path %s does not answer: %w", path, context.Cause(ctx))
-	}
-}
-
-func resolveSource(path string) (string, error) {
-	resolved, err := filepath.EvalSymlinks(path)
-	if os.IsNotExist(err) {
-		if err := os.MkdirAll(path, 0o755); err != nil {
-			return "", fmt.Errorf("make host path: %w", err)
-		}
-		return filepath.EvalSymlinks(path)
-	}
-	if err != nil {
-		return "", fmt.Errorf("resolve host path: %w", err)
-	}
-	return resolved, nil
-}
 
 // mountRootFS makes the container's snapshot and mounts it in its bundle.
 func (s *Service) mountRootFS(ctx context.Context, id string, layers []digest.Digest) error {
@@ -82,7 +36,7 @@ func (s *Service) mountRootFS(ctx context.Context, id string, layers []digest.Di
 }
 
 // writeBundle writes the container's OCI specification and tells who its workload runs as.
-func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img Image, mounts []spec.Mount) (spec.User, error) {
+func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img want.Image, mounts []spec.Mount) (spec.User, error) {
 	c := st.Config
 	who := c.User
 	who.ImageUser = img.Config.User
@@ -102,7 +56,7 @@ func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img Image, moun
 		Capabilities: c.Capabilities, MaskedPaths: c.MaskedPaths, ReadonlyPaths: c.ReadonlyPaths,
 		Seccomp: c.Seccomp, Resources: c.Resources,
 	}
-	if err := addHostFacts(&in); err != nil {
+	if err := host.AddFacts(&in); err != nil {
 		return u, err
 	}
 	out, err := spec.Build(s.specPod(pod), in)
@@ -120,20 +74,20 @@ func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img Image, moun
 }
 
 // pidNamespace finds the PID namespace that a container is to join.
-func (s *Service) pidNamespace(pod PodStatus, n Namespaces) (spec.PIDMode, string, error) {
+func (s *Service) pidNamespace(pod PodStatus, n want.Namespaces) (spec.PIDMode, string, error) {
 	switch n.PID {
-	case NamespaceNode:
+	case want.NamespaceNode:
 		return spec.PIDHost, "", nil
-	case NamespacePod:
+	case want.NamespacePod:
 		path, err := s.podPIDNS(pod.ID)
 		return spec.PIDPath, path, err
-	case NamespaceTarget:
+	case want.NamespaceTarget:
 		target, err := s.Container(n.TargetID)
 		if err != nil {
-			return 0, "", fmt.Errorf("target_id: %w: %w", ErrInvalid, err)
+			return 0, "", fmt.Errorf("target_id: %w: %w", want.ErrInvalid, err)
 		}
 		if target.PodID != pod.ID {
-			return 0, "", fmt.Errorf("target_id: container %s is in another pod: %w", n.TargetID, ErrInvalid)
+			return 0, "", fmt.Errorf("target_id: container %s is in another pod: %w", n.TargetID, want.ErrInvalid)
 		}
 		if target.PID == 0 {
 			return 0, "", fmt.Errorf("target_id: container %s is %s: %w", n.TargetID, target.Phase, ErrState)

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,22 +10,24 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/want"
 )
 
 // CreateContainer makes a container in a ready pod, up to the point where its process waits for StartContainer, and
 // returns its ID. A call for the same attempt joins the one in flight, or gets the ID of the container that it made.
-func (s *Service) CreateContainer(ctx context.Context, podID string, c ContainerConfig, img Image) (string, error) {
+func (s *Service) CreateContainer(ctx context.Context, podID string, c want.Container, img want.Image) (string, error) {
 	p, err := s.state.pod(podID)
 	if err != nil {
 		return "", err
 	}
 	st := s.state.podStatus(p)
-	if err := validateContainer(st, c); err != nil {
+	if err := c.Check(st.Config); err != nil {
 		return "", err
 	}
 	key := containerKey{st.ID, c.Name, c.Attempt}
-	return s.containerFlights.do(ctx, key, createContainerLimit, func(ctx context.Context) (string, error) {
+	return s.containerFlights.Do(ctx, key, createContainerLimit, func(ctx context.Context) (string, error) {
 		if old := s.state.containerByKey(key); old != nil {
 			have := s.state.containerStatus(old)
 			if have.Phase != ContainerCreated {
@@ -37,11 +40,11 @@ func (s *Service) CreateContainer(ctx context.Context, podID string, c Container
 	})
 }
 
-func (s *Service) createContainer(ctx context.Context, pod PodStatus, c ContainerConfig, img Image) (string, error) {
+func (s *Service) createContainer(ctx context.Context, pod PodStatus, c want.Container, img want.Image) (string, error) {
 	id := newID()
 	st := ContainerStatus{
 		ID: id, PodID: pod.ID, Config: c, ImageID: img.ID, ImageRef: img.Ref, Phase: ContainerCreating, CreatedAt: now(),
-		StopSignal: firstOf(c.StopSignal, img.Config.StopSignal, "SIGTERM"),
+		StopSignal: cmp.Or(c.StopSignal, img.Config.StopSignal, "SIGTERM"),
 		CgroupPath: filepath.Join(pod.CgroupPath, id),
 	}
 	if c.LogPath != "" && pod.Config.LogDirectory != "" {
@@ -67,12 +70,12 @@ func (s *Service) createContainer(ctx context.Context, pod PodStatus, c Containe
 }
 
 // buildContainer makes everything that a container is made of. destroyContainer undoes it from any point.
-func (s *Service) buildContainer(ctx context.Context, c *container, pod PodStatus, img Image) error {
+func (s *Service) buildContainer(ctx context.Context, c *container, pod PodStatus, img want.Image) error {
 	st := s.state.containerStatus(c)
 	if err := s.state.saveContainer(ctx, c); err != nil { // the intent
 		return err
 	}
-	mounts, err := resolveMounts(ctx, st.Config.Mounts)
+	mounts, err := hostpath.Resolve(ctx, st.Config.Mounts)
 	if err != nil {
 		return err
 	}
@@ -210,13 +213,4 @@ func (s *Service) cleanContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("delete from crimonitor: %w", err)
 	}
 	return unmount(s.rootfs(id))
-}
-
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
 }

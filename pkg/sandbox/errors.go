@@ -6,8 +6,6 @@ import "errors"
 var (
 	// ErrNotFound: no pod or container of that ID.
 	ErrNotFound = errors.New("not found")
-	// ErrInvalid: the request can never succeed as it is.
-	ErrInvalid = errors.New("invalid")
 	// ErrState: the pod or container is in a state that does not allow the operation.
 	ErrState = errors.New("wrong state")
 	// ErrExists: another pod or container has the name and attempt.

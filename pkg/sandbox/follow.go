@@ -9,12 +9,13 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/monitor/launch"
 )
 
 // followMonitor keeps a crimonitor running and follows its containers until ctx ends.
 func (s *Service) followMonitor(ctx context.Context) {
 	for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
-		err := s.ensureMonitor(ctx)
+		err := launch.Ensure(ctx, s.config.Monitor)
 		if err == nil {
 			started := time.Now()
 			err = s.follow(ctx)

@@ -13,16 +13,17 @@ import (
 	"criserver/pkg/cni"
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/ns"
+	"criserver/pkg/sandbox/want"
 )
 
 // RunPod makes a pod and returns its ID. A call for the same attempt joins the one in flight, or gets the ID of the pod
 // that it made. ErrInvalid: the configuration can never work. ErrState: the attempt's pod has been stopped already.
-func (s *Service) RunPod(ctx context.Context, c PodConfig) (string, error) {
-	if err := validatePod(c); err != nil {
+func (s *Service) RunPod(ctx context.Context, c want.Pod) (string, error) {
+	if err := c.Check(); err != nil {
 		return "", err
 	}
 	key := podKey{c.Name, c.Namespace, c.UID, c.Attempt}
-	return s.podFlights.do(ctx, key, runPodLimit, func(ctx context.Context) (string, error) {
+	return s.podFlights.Do(ctx, key, runPodLimit, func(ctx context.Context) (string, error) {
 		if p := s.state.podByKey(key); p != nil {
 			st := s.state.podStatus(p)
 			if !st.ready() {
@@ -36,7 +37,7 @@ func (s *Service) RunPod(ctx context.Context, c PodConfig) (string, error) {
 }
 
 // runPod is the way of a pod into life.
-func (s *Service) runPod(ctx context.Context, c PodConfig) (string, error) {
+func (s *Service) runPod(ctx context.Context, c want.Pod) (string, error) {
 	id := newID()
 	st := PodStatus{ID: id, Config: c, Phase: PodCreating, CreatedAt: now(), CgroupPath: c.CgroupParent}
 	if st.CgroupPath == "" {
@@ -75,8 +76,8 @@ func (s *Service) buildPod(ctx context.Context, p *pod) error {
 	if err := s.makeNamespaces(st); err != nil {
 		return err
 	}
-	var ips = st.IPs
-	if st.Config.Namespaces.Network == NamespacePod {
+	ips := st.IPs
+	if st.Config.Namespaces.Network == want.NamespacePod {
 		result, err := s.network.Setup(ctx, s.networkPod(st))
 		if err != nil {
 			return fmt.Errorf("set up network: %w", err)
@@ -86,7 +87,7 @@ func (s *Service) buildPod(ctx context.Context, p *pod) error {
 	if err := cgroup.Create(st.CgroupPath); err != nil {
 		return err
 	}
-	if st.Config.Namespaces.PID == NamespacePod {
+	if st.Config.Namespaces.PID == want.NamespacePod {
 		if err := s.startPodInit(ctx, st); err != nil {
 			return err
 		}
@@ -97,10 +98,10 @@ func (s *Service) buildPod(ctx context.Context, p *pod) error {
 
 func (s *Service) makeNamespaces(st PodStatus) error {
 	c := ns.Config{Dir: s.nsDir(st.ID), Hostname: st.Config.Hostname, Sysctls: st.Config.Sysctls}
-	if st.Config.Namespaces.Network == NamespacePod {
+	if st.Config.Namespaces.Network == want.NamespacePod {
 		c.Kinds = append(c.Kinds, ns.Net, ns.UTS)
 	}
-	if st.Config.Namespaces.IPC == NamespacePod {
+	if st.Config.Namespaces.IPC == want.NamespacePod {
 		c.Kinds = append(c.Kinds, ns.IPC)
 	}
 	if len(c.Kinds) == 0 {
@@ -184,10 +185,10 @@ func (s *Service) killContainers(ctx context.Context, podID string) error {
 // releasePod gives back what a pod holds beside its containers and files. It is idempotent and goes past errors.
 func (s *Service) releasePod(ctx context.Context, st PodStatus) error {
 	var errs []error
-	if st.Config.Namespaces.PID == NamespacePod {
+	if st.Config.Namespaces.PID == want.NamespacePod {
 		errs = append(errs, s.stopPodInit(ctx, st.ID))
 	}
-	if st.Config.Namespaces.Network == NamespacePod && st.Phase != PodStopped {
+	if st.Config.Namespaces.Network == want.NamespacePod && st.Phase != PodStopped {
 		if err := s.network.Teardown(ctx, s.networkPod(st)); err != nil {
 			errs = append(errs, fmt.Errorf("tear down network: %w", err))
 		}

@@ -3,7 +3,6 @@ package sandbox
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,8 +20,7 @@ const (
 	podInitUser   = 65535 // as the pause image's; nobody in a container can be expected to have it
 )
 
-func podInitID(podID string) string { return podID + "-init" }
-
+func podInitID(podID string) string                  { return podID + "-init" }
 func (s *Service) podInitBundle(podID string) string { return filepath.Join(s.podDir(podID), "init") }
 
 func (s *Service) startPodInit(ctx context.Context, st PodStatus) error {
@@ -93,13 +91,6 @@ func (s *Service) podInitSpec(st PodStatus) *specs.Spec {
 func (s *Service) stopPodInit(ctx context.Context, podID string) error {
 	if err := s.monitor.Delete(ctx, podInitID(podID), s.podInitBundle(podID)); err != nil {
 		return fmt.Errorf("stop pod init: %w", err)
-	}
-	return nil
-}
-
-func (s *Service) removePodInitFiles(podID string) error {
-	if err := os.RemoveAll(s.podInitBundle(podID)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove pod init: %w", err)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/want"
 )
 
 // expected are the containers and pod inits that a crimonitor must know now.
@@ -22,7 +23,7 @@ func (s *Service) expected() map[string]struct{} {
 		}
 	}
 	for _, p := range s.state.listPods() {
-		if p.Phase == PodReady && p.Config.Namespaces.PID == NamespacePod {
+		if p.Phase == PodReady && p.Config.Namespaces.PID == want.NamespacePod {
 			ids[podInitID(p.ID)] = struct{}{}
 		}
 	}
@@ -207,7 +208,7 @@ func (s *Service) collectGarbage(ctx context.Context) {
 // removeStrayPod removes what is left of a pod without a record. Its network is given back by the network's GC.
 func (s *Service) removeStrayPod(ctx context.Context, id string) {
 	st := PodStatus{ID: id, Phase: PodStopped, CgroupPath: filepath.Join(s.config.CgroupRoot, id)}
-	st.Config.Namespaces.PID = NamespacePod
+	st.Config.Namespaces.PID = want.NamespacePod
 	err := s.releasePod(ctx, st)
 	if err == nil {
 		err = s.removePodFiles(id)

@@ -30,7 +30,9 @@ import (
 	"criserver/pkg/cni"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/monitor/launch"
 	"criserver/pkg/snapshot"
 )
 
@@ -55,7 +57,7 @@ type Config struct {
 	// CgroupRoot is the parent of the cgroups of pods that come without one, such as "/criserver".
 	CgroupRoot string
 	// Monitor tells how to start crimonitor.
-	Monitor MonitorConfig
+	Monitor launch.Config
 }
 
 // Service holds the pods and containers of a node. Its methods may be called at the same time.
@@ -67,8 +69,8 @@ type Service struct {
 	state     *state
 	db        *record.DB
 
-	podFlights       flights[podKey]
-	containerFlights flights[containerKey]
+	podFlights       flight.Group[podKey]
+	containerFlights flight.Group[containerKey]
 
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -134,8 +136,8 @@ func (s *Service) Start(ctx context.Context) {
 func (s *Service) Close(ctx context.Context, shutdown bool) error {
 	done := make(chan struct{})
 	go func() {
-		s.podFlights.wait()
-		s.containerFlights.wait()
+		s.podFlights.Wait()
+		s.containerFlights.Wait()
 		close(done)
 	}()
 	var err error

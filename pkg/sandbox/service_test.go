@@ -22,6 +22,8 @@ import (
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/monitor/launch"
+	"criserver/pkg/sandbox/want"
 	"criserver/pkg/snapshot/overlay"
 )
 
@@ -91,7 +93,7 @@ type fixture struct {
 	dir     string
 	net     *network
 	db      *record.DB
-	image   Image
+	image   want.Image
 	overlay *overlay.Snapshotter
 	pods    int
 }
@@ -113,7 +115,7 @@ func newFixture(t *testing.T) *fixture {
 }
 
 // busybox unpacks a layer with busybox-static in it.
-func (f *fixture) busybox() Image {
+func (f *fixture) busybox() want.Image {
 	f.t.Helper()
 	bin, err := os.ReadFile("/bin/busybox")
 	if err != nil {
@@ -148,7 +150,7 @@ func (f *fixture) busybox() Image {
 	if err := stage.Commit(f.t.Context(), usageNone); err != nil {
 		f.t.Fatal(err)
 	}
-	return Image{ID: digest.FromString("image").String(), Ref: "busybox@x", Layers: []digest.Digest{diffID},
+	return want.Image{ID: digest.FromString("image").String(), Ref: "busybox@x", Layers: []digest.Digest{diffID},
 		Config: ocispec.ImageConfig{Cmd: []string{"sh"}, Env: []string{"PATH=/bin"}}}
 }
 
@@ -166,7 +168,7 @@ func (f *fixture) open() {
 	state := filepath.Join(f.dir, "state")
 	f.Service, err = New(ctx, Config{
 		StateDir: state, CgroupRoot: testCgroup,
-		Monitor: MonitorConfig{
+		Monitor: launch.Config{
 			Binary: path, Socket: filepath.Join(state, "m.sock"), StateDir: filepath.Join(state, "monitor"),
 			Log: filepath.Join(state, "monitor.log"), LogLevel: "debug", Cgroup: testCgroup + "/monitor",
 		},
@@ -237,14 +239,14 @@ func (f *fixture) close() {
 	}
 }
 
-func (f *fixture) podConfig() PodConfig {
+func (f *fixture) podConfig() want.Pod {
 	f.pods++
 	name := fmt.Sprintf("p%d", f.pods)
-	return PodConfig{Name: name, Namespace: "test", UID: "u" + name, Hostname: name,
-		LogDirectory: filepath.Join(f.dir, "logs", name), Namespaces: Namespaces{PID: NamespaceContainer}}
+	return want.Pod{Name: name, Namespace: "test", UID: "u" + name, Hostname: name,
+		LogDirectory: filepath.Join(f.dir, "logs", name), Namespaces: want.Namespaces{PID: want.NamespaceContainer}}
 }
 
-func (f *fixture) runPod(c PodConfig) string {
+func (f *fixture) runPod(c want.Pod) string {
 	f.t.Helper()
 	id, err := f.RunPod(f.t.Context(), c)
 	if err != nil {
@@ -253,12 +255,12 @@ func (f *fixture) runPod(c PodConfig) string {
 	return id
 }
 
-func script(name, text string) ContainerConfig {
-	return ContainerConfig{Name: name, ImageName: "busybox", Command: []string{"sh", "-c", text}, LogPath: name + ".log",
-		Namespaces: Namespaces{PID: NamespaceContainer}}
+func script(name, text string) want.Container {
+	return want.Container{Name: name, ImageName: "busybox", Command: []string{"sh", "-c", text}, LogPath: name + ".log",
+		Namespaces: want.Namespaces{PID: want.NamespaceContainer}}
 }
 
-func (f *fixture) start(podID string, c ContainerConfig) string {
+func (f *fixture) start(podID string, c want.Container) string {
 	f.t.Helper()
 	id, err := f.CreateContainer(f.t.Context(), podID, c, f.image)
 	if err != nil {
@@ -491,13 +493,13 @@ func TestMonitorDeathIsNoticed(t *testing.T) {
 func TestSharedPIDNamespace(t *testing.T) {
 	f := newFixture(t)
 	config := f.podConfig()
-	config.Namespaces.PID = NamespacePod
+	config.Namespaces.PID = want.NamespacePod
 	pod := f.runPod(config)
 	a := script("a", "while :; do sleep 0.1; done")
-	a.Namespaces.PID = NamespacePod
+	a.Namespaces.PID = want.NamespacePod
 	f.start(pod, a)
 	b := script("b", "ps; echo escape: $(ls /proc/1/root 2>&1)")
-	b.Namespaces.PID = NamespacePod
+	b.Namespaces.PID = want.NamespacePod
 	id := f.start(pod, b)
 	f.awaitExit(id)
 	if log := f.logOf(id); !strings.Contains(log, "pod-init") || !strings.Contains(log, "sleep 0.1") {
@@ -507,7 +509,7 @@ func TestSharedPIDNamespace(t *testing.T) {
 		t.Errorf("the host's root is in reach:\n%s", log)
 	}
 	target := script("c", "ps")
-	target.Namespaces = Namespaces{PID: NamespaceTarget, TargetID: f.start(pod, script("t", "sleep 77"))}
+	target.Namespaces = want.Namespaces{PID: want.NamespaceTarget, TargetID: f.start(pod, script("t", "sleep 77"))}
 	id = f.start(pod, target)
 	f.awaitExit(id)
 	if log := f.logOf(id); !strings.Contains(log, "sleep 77") || strings.Contains(log, "pod-init") {

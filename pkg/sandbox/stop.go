@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/signals"
 )
 
 // StopContainer sends the container's stop signal, and SIGKILL to all its processes when it has not ended after grace.
@@ -56,7 +57,7 @@ func (s *Service) sendStopSignal(ctx context.Context, c *container) error {
 	if !first {
 		return nil
 	}
-	sig, err := parseSignal(st.StopSignal)
+	sig, err := signals.Parse(st.StopSignal)
 	if err != nil { // of the image: the configuration's was checked
 		logrus.WithError(err).WithField("container", st.ID).Warn("the image's stop signal is not known, SIGTERM is sent")
 		sig = unix.SIGTERM

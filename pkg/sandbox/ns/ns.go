@@ -119,6 +119,29 @@ func SysctlPath(name string) (string, error) {
 	return filepath.Join("/proc/sys", name), nil
 }
 
+// CheckSysctl refuses a sysctl that would change the host: one that belongs to no namespace, or to one that the pod, by
+// ownNet and ownIPC, does not have for itself.
+func CheckSysctl(name string, ownNet, ownIPC bool) error {
+	path, err := SysctlPath(name)
+	if err != nil {
+		return err
+	}
+	key := strings.TrimPrefix(path, "/proc/sys/")
+	of, own := "network", ownNet
+	switch {
+	case strings.HasPrefix(key, "net/"):
+	case strings.HasPrefix(key, "kernel/shm"), strings.HasPrefix(key, "kernel/msg"), key == "kernel/sem",
+		strings.HasPrefix(key, "fs/mqueue/"):
+		of, own = "IPC", ownIPC
+	default:
+		return fmt.Errorf("%s does not belong to a namespace", name)
+	}
+	if !own {
+		return fmt.Errorf("%s would change the host, whose %s namespace the pod shares", name, of)
+	}
+	return nil
+}
+
 // Pinned tells whether dir still holds a namespace of the kind: a reboot leaves at most an empty file.
 func Pinned(dir string, k Kind) bool {
 	var st unix.Statfs_t

@@ -1,4 +1,5 @@
-package sandbox
+// Package host tells what a container's specification takes from the machine.
+package host
 
 import (
 	"errors"
@@ -21,8 +22,8 @@ import (
 	"criserver/pkg/sandbox/spec"
 )
 
-// hostFacts are what a specification takes from the machine. They do not change while this process runs.
-type hostFacts struct {
+// facts are what a specification takes from the machine. They do not change while this process runs.
+type facts struct {
 	capabilities   []string // those that this process holds and can give away
 	oomScoreAdj    int
 	mayLowerOOM    bool
@@ -33,10 +34,10 @@ type hostFacts struct {
 	hugepages      bool
 }
 
-var host = sync.OnceValues(readHostFacts)
+var read = sync.OnceValues(readFacts)
 
-func readHostFacts() (hostFacts, error) {
-	f := hostFacts{unified: cgroup.Unified()}
+func readFacts() (facts, error) {
+	f := facts{unified: cgroup.Unified()}
 	own, err := capability.NewPid2(0)
 	if err == nil {
 		err = own.Load()
@@ -84,9 +85,9 @@ func cgroupOptions() []string {
 	return options
 }
 
-// addHostFacts puts in what the specification of a container takes from the host.
-func addHostFacts(c *spec.Container) error {
-	f, err := host()
+// AddFacts puts in what the specification of a container takes from the host.
+func AddFacts(c *spec.Container) error {
+	f, err := read()
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,5 @@
-package sandbox
+// Package launch starts crimonitor.
+package launch
 
 import (
 	"context"
@@ -15,8 +16,8 @@ import (
 	"criserver/pkg/sandbox/monitor"
 )
 
-// MonitorConfig tells how to reach crimonitor, and how to start it.
-type MonitorConfig struct {
+// Config tells how to reach crimonitor, and how to start it.
+type Config struct {
 	// Binary is the absolute path of the crimonitor program.
 	Binary string
 	// Socket it answers on, StateDir for its containers, Log for its own messages at LogLevel.
@@ -25,15 +26,16 @@ type MonitorConfig struct {
 	Cgroup string
 }
 
-// launchLimit bounds the start of crimonitor.
-const launchLimit = 20 * time.Second
+// limit bounds the start of crimonitor.
+const limit = 20 * time.Second
 
-// ensureMonitor starts crimonitor unless one answers. It is detached: a session and a cgroup of its own, nothing
+// Ensure starts crimonitor unless one answers. It is detached: a session and a cgroup of its own, nothing
 // inherited, so that it outlives this process in every way that this process may end.
-func (s *Service) ensureMonitor(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, launchLimit)
+func Ensure(ctx context.Context, c Config) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	info, err := s.monitor.Info(ctx)
+	client := monitor.NewClient(c.Socket)
+	info, err := client.Info(ctx)
 	if err == nil {
 		logrus.WithFields(logrus.Fields{"pid": info.PID, "version": info.Version}).Info("crimonitor answers")
 		return nil
@@ -41,7 +43,6 @@ func (s *Service) ensureMonitor(ctx context.Context) error {
 	if !errors.Is(err, monitor.ErrUnavailable) {
 		return err
 	}
-	c := s.config.Monitor
 	out, err := os.OpenFile(c.Log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 	if err != nil {
 		return fmt.Errorf("open crimonitor's log: %w", err)
@@ -59,12 +60,12 @@ func (s *Service) ensureMonitor(ctx context.Context) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	return s.awaitMonitor(ctx, ended)
+	return await(ctx, client, c, ended)
 }
 
-func (s *Service) awaitMonitor(ctx context.Context, ended <-chan error) error {
+func await(ctx context.Context, client *monitor.Client, c Config, ended <-chan error) error {
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		info, err := s.monitor.Info(ctx)
+		info, err := client.Info(ctx)
 		if err == nil {
 			logrus.WithFields(logrus.Fields{"pid": info.PID, "version": info.Version}).Info("crimonitor is started")
 			return nil
@@ -74,9 +75,9 @@ func (s *Service) awaitMonitor(ctx context.Context, ended <-chan error) error {
 		}
 		select {
 		case err := <-ended:
-			return fmt.Errorf("crimonitor ended at once (%w); %s tells why", err, s.config.Monitor.Log)
+			return fmt.Errorf("crimonitor ended at once (%w); %s tells why", err, c.Log)
 		case <-ctx.Done():
-			return fmt.Errorf("crimonitor does not answer on %s: %w", s.config.Monitor.Socket, context.Cause(ctx))
+			return fmt.Errorf("crimonitor does not answer on %s: %w", c.Socket, context.Cause(ctx))
 		case <-time.After(wait):
 		}
 	}

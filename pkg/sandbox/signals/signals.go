@@ -1,4 +1,5 @@
-package sandbox
+// Package signals reads the names of signals.
+package signals
 
 import (
 	"fmt"
@@ -14,11 +15,11 @@ const (
 	sigRTMax = 64
 )
 
-// parseSignal reads a signal as images and pods write it: "SIGTERM", "term", "15", "SIGRTMIN+3", "RTMAX-1".
-func parseSignal(s string) (unix.Signal, error) {
+// Parse reads a signal as images and pods write it: "SIGTERM", "term", "15", "SIGRTMIN+3", "RTMAX-1".
+func Parse(s string) (unix.Signal, error) {
 	if n, err := strconv.Atoi(s); err == nil {
 		if n < 1 || n > sigRTMax {
-			return 0, fmt.Errorf("unknown signal %q: %w", s, ErrInvalid)
+			return 0, fmt.Errorf("unknown signal %q", s)
 		}
 		return unix.Signal(n), nil
 	}
@@ -43,5 +44,5 @@ func parseSignal(s string) (unix.Signal, error) {
 			return unix.Signal(n), nil
 		}
 	}
-	return 0, fmt.Errorf("unknown signal %q: %w", s, ErrInvalid)
+	return 0, fmt.Errorf("unknown signal %q", s)
 }

@@ -1,0 +1,89 @@
+// Package want holds what a caller wants of pods and containers, in terms of the CRI but not of its protobuf. What is, as
+// opposed to what is wanted, is in package sandbox.
+package want
+
+import (
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"criserver/pkg/cni"
+	"criserver/pkg/sandbox/spec"
+	"criserver/pkg/sandbox/user"
+)
+
+// NamespaceMode says whose namespace is used, as NamespaceMode in api.proto.
+type NamespaceMode int
+
+// The namespace modes. Only a PID namespace can be NamespaceContainer or NamespaceTarget.
+const (
+	NamespacePod NamespaceMode = iota
+	NamespaceContainer
+	NamespaceNode
+	NamespaceTarget
+)
+
+// Namespaces are the modes of a pod or container.
+type Namespaces struct {
+	Network, IPC, PID NamespaceMode
+	// TargetID is the container whose PID namespace is joined in mode NamespaceTarget.
+	TargetID string
+}
+
+// Pod is what is wanted of a pod. It is not changed after RunPod.
+type Pod struct {
+	Name, Namespace, UID string
+	Attempt              uint32
+	Hostname             string
+	// LogDirectory is the host directory that holds the containers' logs; "" for none.
+	LogDirectory string
+	// DNS makes the pod's resolv.conf; nil copies the host's.
+	DNS         *cni.DNS
+	Ports       []cni.PortMapping
+	Labels      map[string]string
+	Annotations map[string]string
+	// CgroupParent is the absolute cgroupfs path of the pod's cgroup, which the caller owns; "" has one made.
+	CgroupParent string
+	Sysctls      map[string]string
+	Namespaces   Namespaces
+	// Privileged allows privileged containers.
+	Privileged bool
+	// Handler is the runtime handler; "" is the default.
+	Handler string
+}
+
+// Container is what is wanted of a container. It is not changed after CreateContainer.
+type Container struct {
+	Name    string
+	Attempt uint32
+	// ImageName is the image as the user wrote it.
+	ImageName     string
+	Command, Args []string
+	WorkingDir    string
+	Env           []string // KEY=value
+	Mounts        []spec.Mount
+	Labels        map[string]string
+	Annotations   map[string]string
+	// LogPath is relative to the pod's LogDirectory; "" discards the output.
+	LogPath                    string
+	Resources                  spec.Resources
+	Namespaces                 Namespaces
+	Privileged                 bool
+	ReadOnlyRootFS             bool
+	NoNewPrivs                 bool
+	Capabilities               spec.Capabilities
+	MaskedPaths, ReadonlyPaths []string
+	Seccomp                    spec.SeccompKind
+	User                       user.Want
+	// StopSignal is a name such as "SIGQUIT"; "" takes the image's, or else SIGTERM.
+	StopSignal string
+}
+
+// Image is the image of a container, resolved by the caller.
+type Image struct {
+	// ID is the digest of the image's configuration. Ref is what names it for people, such as
+	// "docker.io/library/nginx@sha256:…".
+	ID, Ref string
+	// Layers are the diffIDs, lowest first.
+	Layers []digest.Digest
+	Config ocispec.ImageConfig
+}
