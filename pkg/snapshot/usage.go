@@ -28,7 +28,7 @@ func DiskUsage(ctx context.Context, dir string) (Usage, error) {
 		}
 		st := info.Sys().(*syscall.Stat_t)
 		if st.Nlink > 1 && !entry.IsDir() {
-			id := inode{uint64(st.Dev), st.Ino}
+			id := inode{st.Dev, st.Ino}
 			if _, seen := linked[id]; seen {
 				return nil
 			}

@@ -70,6 +70,9 @@ func (l *layer) admit(hdr *tar.Header) (bool, error) {
 	if err := l.admitSparse(hdr); err != nil {
 		return false, err
 	}
+	maps.DeleteFunc(hdr.PAXRecords, func(key, _ string) bool {
+		return strings.HasPrefix(key, "SCHILY.xattr.trusted.") // overlayfs's own marks are not the image's to set
+	})
 	return true, l.record(hdr, path)
 }
 

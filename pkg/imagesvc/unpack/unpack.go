@@ -20,7 +20,7 @@ import (
 	"criserver/pkg/snapshot"
 )
 
-// ErrInvalid: the layer is one that must not, or cannot, be unpacked; trying again will not help.
+// ErrInvalid is wrapped when a layer must not, or cannot, be unpacked: trying again will not help.
 var ErrInvalid = errors.New("invalid layer")
 
 // maxSparse is what the holes and data of a layer's sparse files may add up to. They are written out in full, and a

@@ -335,3 +335,15 @@ func BenchmarkPrepareRemove(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkPrepare(b *testing.B) {
+	s, _ := open(b, b.TempDir())
+	layer := commit(b, s, "layer", nil)
+	n := 0
+	for b.Loop() {
+		n++
+		if _, err := s.Prepare(b.Context(), fmt.Sprint("key", n), []digest.Digest{layer}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
