@@ -1,0 +1,134 @@
+// Package registry runs Debian's docker-registry for tests, on a loopback port, over plain HTTP.
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+const (
+	startTimeout = 20 * time.Second
+	stopTimeout  = 5 * time.Second
+)
+
+// Registry is a running docker-registry.
+type Registry struct {
+	Addr string // host:port
+
+	cmd  *exec.Cmd
+	done chan error // gets the process's end, once
+}
+
+// Start runs a registry that keeps its content in dir, and returns when it answers. Its log goes to log,
+// which may be nil. The process is killed when ours dies.
+func Start(ctx context.Context, dir string, log io.Writer) (*Registry, error) {
+	addr, err := freeAddr(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config := filepath.Join(dir, "registry.yml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, `version: 0.1
+log: {level: warn}
+storage:
+  filesystem: {rootdirectory: %q}
+  delete: {enabled: true}
+  maintenance: {uploadpurging: {enabled: false}}
+http: {addr: %q}
+`, filepath.Join(dir, "data"), addr), 0o600); err != nil {
+		return nil, fmt.Errorf("write registry config: %w", err)
+	}
+	r := &Registry{Addr: addr, done: make(chan error, 1)}
+	r.cmd = exec.Command("docker-registry", "serve", config)
+	r.cmd.Stdout, r.cmd.Stderr = log, log
+	// Its own process group: an interrupt from the terminal is ours to handle.
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := r.start(); err != nil {
+		return nil, err
+	}
+	if err := r.ready(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("start docker-registry at %s: %w", addr, err), r.Stop())
+	}
+	return r, nil
+}
+
+// start runs the process from an OS thread that lives as long as it does: the kernel sends the parent-death
+// signal when the thread that forked ends, see PR_SET_PDEATHSIG(2const).
+func (r *Registry) start() error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := r.cmd.Start()
+		started <- err
+		if err == nil {
+			r.done <- r.cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("start docker-registry: %w", err)
+	}
+	return nil
+}
+
+// freeAddr finds a free port. Nobody holds it until the registry listens: should another process take it in
+// between, Start fails.
+func freeAddr(ctx context.Context) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// ready polls until the registry answers: docker-registry has no other way to tell.
+func (r *Registry) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.Addr+"/v2/", nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case err := <-r.done:
+			r.done <- err
+			return fmt.Errorf("it ended: %w", err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Stop ends the process. It does not remove the directory.
+func (r *Registry) Stop() error {
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop docker-registry: %w", err)
+	}
+	select {
+	case <-r.done:
+	case <-time.After(stopTimeout):
+		if err := r.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return fmt.Errorf("kill docker-registry: %w", err)
+		}
+		<-r.done
+	}
+	return nil
+}
