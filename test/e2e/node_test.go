@@ -46,7 +46,7 @@ func newNode(t *testing.T, extra ...string) *node {
 	n := &node{t: t, dir: t.TempDir()}
 	n.config = filepath.Join(n.dir, "config.toml")
 	mirrors := ""
-	for _, host := range []string{"registry.k8s.io", "gcr.io", "docker.io"} {
+	for _, host := range []string{"registry.k8s.io", "gcr.io", "k8s.gcr.io", "docker.io"} {
 		mirrors += fmt.Sprintf("[registry.mirrors.%q]\nendpoints = [\"http://%s\"]\n", host, registryAddr)
 	}
 	text := fmt.Sprintf(`socket = "%[1]s/criserver.sock"

@@ -1,0 +1,66 @@
+// Package e2e tests the built programs as their users use them: through the CRI socket and crictl, with images from a real
+// registry. "make test-e2e" builds them first.
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+const busyboxImage = "registry.k8s.io/e2e-test-images/busybox:1.29-2"
+
+// registryAddr is the host:port of a registry with the images of test/images.
+var registryAddr string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		stop, err := startRegistry()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			return 1
+		}
+		defer stop()
+		return m.Run()
+	}())
+}
+
+// startRegistry runs a docker-registry with the test images on a loopback port.
+func startRegistry() (stop func(), err error) {
+	dir, err := os.MkdirTemp("", "e2e-registry")
+	if err != nil {
+		return nil, err
+	}
+	program := filepath.Join(dir, "images")
+	build := exec.Command("go", "build", "-o", program, "criserver/test/images")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return nil, fmt.Errorf("build the test images' program: %w", err)
+	}
+	cmd := exec.Command(program, "-serve", filepath.Join(dir, "content"), "-cache", cache(""))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	stop = func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		_ = os.RemoveAll(dir)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("start the registry (package docker-registry): %w", err)
+	}
+	registryAddr = strings.TrimSpace(line)
+	return stop, nil
+}

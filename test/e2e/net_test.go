@@ -1,0 +1,153 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func get(url string) (string, error) {
+	client := http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil}}
+	resp, err := client.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return strings.TrimSpace(string(body)), err
+}
+
+// ips are the addresses of a pod, the primary one first.
+func (n *node) ips(podID string) []string {
+	n.t.Helper()
+	resp, err := n.PodSandboxStatus(n.t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: podID})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	ips := []string{resp.Status.Network.Ip}
+	for _, ip := range resp.Status.Network.AdditionalIps {
+		ips = append(ips, ip.Ip)
+	}
+	return ips
+}
+
+const webServer = "mkdir -p /tmp/www && echo hello from $HOSTNAME > /tmp/www/index.html && exec httpd -f -p 80 -h /tmp/www"
+
+func TestWebServerIsReachable(t *testing.T) {
+	n := newNode(t)
+	const hostPort = 38080
+	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+		c.PortMappings = []*runtimeapi.PortMapping{
+			{ContainerPort: 80, HostPort: hostPort}, {ContainerPort: 81, HostPort: 0},
+		}
+	})
+	podID := n.runPod(pod)
+	n.run(podID, pod, shell("web", webServer))
+	ips := n.ips(podID)
+	if len(ips) != 2 || !strings.Contains(ips[1], ":") {
+		t.Fatalf("addresses = %v, want one of IPv4 and one of IPv6", ips)
+	}
+	want := "hello from " + pod.Hostname
+	urls := []string{"http://" + ips[0], "http://" + net.JoinHostPort(ips[1], "80"), fmt.Sprintf("http://127.0.0.1:%d", hostPort)}
+	for _, url := range urls {
+		eventually(t, url+" answers", func() bool {
+			body, err := get(url)
+			return err == nil && body == want
+		})
+	}
+	other := n.podConfig()
+	otherID := n.runPod(other)
+	id := n.run(otherID, other, shell("client", "sleep 1000"))
+	for _, url := range urls[:2] {
+		if out, code := n.exec(id, "wget -T 3 -q -O - '"+url+"'"); out != want || code != 0 {
+			t.Errorf("from a second pod, %s = %q, %d", url, out, code)
+		}
+	}
+	// A host port is gone with its pod, and the next pod may have it.
+	if _, err := n.StopPodSandbox(t.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: podID}); err != nil {
+		t.Fatal(err)
+	}
+	if body, err := get(urls[2]); err == nil {
+		t.Errorf("the host port of a stopped pod answers %q", body)
+	}
+	next := n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = pod.PortMappings })
+	nextID := n.runPod(next)
+	n.run(nextID, next, shell("web", webServer))
+	eventually(t, "the next pod answers on the host port", func() bool {
+		body, err := get(urls[2])
+		return err == nil && body == "hello from "+next.Hostname
+	})
+}
+
+func TestHostPortConflictIsRefused(t *testing.T) {
+	n := newNode(t)
+	ports := func(c *runtimeapi.PodSandboxConfig) {
+		c.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: 38081}}
+	}
+	n.runPod(n.podConfig(ports))
+	_, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: n.podConfig(ports)})
+	if err == nil || !strings.Contains(err.Error(), "38081") {
+		t.Errorf("err = %v, want one that names the port", err)
+	}
+}
+
+func TestDNS(t *testing.T) {
+	n := newNode(t)
+	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+		c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"10.96.0.10"}, Searches: []string{"a.local", "b.local"}, Options: []string{"ndots:5"}}
+	})
+	out, _ := n.output(n.runPod(pod), pod, shell("c", "cat /etc/resolv.conf; cat /etc/hostname; hostname; echo $HOSTNAME"))
+	want := "search a.local b.local\nnameserver 10.96.0.10\noptions ndots:5\n" + strings.Repeat(pod.Hostname+"\n", 3)
+	if out != strings.TrimSpace(want) {
+		t.Errorf("out = %q, want %q", out, want)
+	}
+}
+
+func TestHostNetwork(t *testing.T) {
+	n := newNode(t)
+	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+		c.Hostname = ""
+		c.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
+	})
+	podID := n.runPod(pod)
+	if ips := n.ips(podID); ips[0] != "" {
+		t.Errorf("addresses = %v, want none", ips)
+	}
+	out, _ := n.output(podID, pod, shell("c", "cat /proc/net/dev"))
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range interfaces {
+		if !strings.Contains(out, i.Name+":") {
+			t.Errorf("interface %s of the host is not seen:\n%s", i.Name, out)
+		}
+	}
+}
+
+func TestOperatorsNetwork(t *testing.T) {
+	n := newNode(t)
+	conf := `{"cniVersion":"1.0.0","name":"op","plugins":[{"type":"bridge","bridge":"crie2eop","isGateway":true,
+	"ipam":{"type":"host-local","dataDir":"` + n.dir + `/ipam","subnet":"10.214.0.0/24","routes":[{"dst":"0.0.0.0/0"}]}}]}`
+	n.writeCNI("10-op.conflist", conf)
+	pod := n.podConfig()
+	var podID string
+	eventually(t, "the new configuration is used", func() bool {
+		pod = n.podConfig()
+		podID = n.runPod(pod)
+		return strings.HasPrefix(n.ips(podID)[0], "10.214.0.")
+	})
+	n.run(podID, pod, shell("web", webServer))
+	eventually(t, "the pod answers", func() bool {
+		_, err := get("http://" + n.ips(podID)[0])
+		return err == nil
+	})
+	n.removeAll()
+	n.deleteLink("crie2eop") // the plugin's bridge is the operator's
+}
