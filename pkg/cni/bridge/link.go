@@ -1,0 +1,314 @@
+package bridge
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// vethPrefix starts the names of the node's ends of pods' links.
+	vethPrefix = "criv"
+	// bridgeAlias tells a bridge that we made, and may remove, from one that was there.
+	bridgeAlias = "criserver built-in pod network"
+	defaultMTU  = 1500
+)
+
+// vethName is the name of the node's end of a pod's link. It follows from the pod's id, so that the link can be removed
+// without a record of it; 15 characters are the most that the kernel takes.
+func vethName(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return vethPrefix + hex.EncodeToString(sum[:])[:unix.IFNAMSIZ-1-len(vethPrefix)]
+}
+
+// macOf is the hardware address of the interface that has an address. As it follows from the address, neighbours that
+// remember an address's former owner reach its next one.
+func macOf(a netip.Addr) net.HardwareAddr {
+	b := a.AsSlice()
+	return append(net.HardwareAddr{0x0a, 0x58}, b[len(b)-4:]...)
+}
+
+// links makes the node's side of the network. Its methods but addVeth and removeVeth are not to be called at the same time.
+type links struct {
+	*netlink.Handle
+	name    string
+	mtu     int
+	subnets []netip.Prefix
+
+	// made is the index of the bridge that is known to be as it should.
+	made int
+}
+
+// ensureBridge makes the bridge if it is not there. A bridge made before is only looked for, unless thorough is set:
+// then its addresses and switches are set again. ours gives what tells a
+// pod's link by its name; it is called when that is needed.
+func (l *links) ensureBridge(thorough bool, ours func() func(name string) bool) error {
+	link, err := l.LinkByName(l.name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		if link, err = l.makeBridge(); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("look for bridge %s: %w", l.name, err)
+	}
+	a := link.Attrs()
+	if link.Type() != "bridge" {
+		return fmt.Errorf("the name %s of the bridge is taken by an interface of type %s", l.name, link.Type())
+	}
+	if a.Index == l.made && a.Flags&net.FlagUp != 0 && !thorough {
+		return nil
+	}
+	if err := l.configureBridge(link); err != nil {
+		return err
+	}
+	if err := l.attach(link, ours()); err != nil {
+		return err
+	}
+	l.made = a.Index
+	return nil
+}
+
+func (l *links) makeBridge() (netlink.Link, error) {
+	a := netlink.NewLinkAttrs()
+	a.Name = l.name
+	a.MTU = l.mtu
+	if a.MTU == 0 {
+		var err error
+		if a.MTU, err = l.uplinkMTU(); err != nil {
+			return nil, err
+		}
+	}
+	// A bridge without an address of its own takes the lowest of its ports' and changes it as they come and go.
+	a.HardwareAddr = macOf(gateway(l.subnets[0]))
+	if err := l.LinkAdd(&netlink.Bridge{LinkAttrs: a}); err != nil {
+		return nil, fmt.Errorf("make bridge %s: %w", l.name, err)
+	}
+	link, err := l.LinkByName(l.name)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.LinkSetAlias(link, bridgeAlias); err != nil {
+		return nil, fmt.Errorf("label bridge %s: %w", l.name, err)
+	}
+	return link, nil
+}
+
+// uplinkMTU is the MTU of the interface that the default route leaves by: a bridge with a larger one would send
+// packets that the node has to refuse or fragment.
+func (l *links) uplinkMTU() (int, error) {
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := l.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return 0, fmt.Errorf("look for the default route: %w", err)
+		}
+		for _, r := range routes {
+			if r.Dst != nil && !r.Dst.IP.IsUnspecified() || r.LinkIndex == 0 {
+				continue
+			}
+			if link, err := l.LinkByIndex(r.LinkIndex); err == nil && link.Attrs().MTU > 0 {
+				return link.Attrs().MTU, nil
+			}
+		}
+	}
+	return defaultMTU, nil
+}
+
+// configureBridge sets what the bridge needs; it changes nothing that is right.
+func (l *links) configureBridge(link netlink.Link) error {
+	useIPv6 := false
+	for _, s := range l.subnets {
+		useIPv6 = useIPv6 || s.Addr().Is6()
+	}
+	if err := forward(useIPv6); err != nil {
+		return err
+	}
+	// See package nat for what route_localnet is for and what guards it.
+	if err := setSysctl("ipv4/conf/"+l.name+"/route_localnet", "1"); err != nil {
+		return err
+	}
+	if useIPv6 {
+		// A pod must not become the node's router (CVE-2020-10749).
+		if err := setSysctl("ipv6/conf/"+l.name+"/accept_ra", "0"); err != nil {
+			return err
+		}
+	}
+	for _, s := range l.subnets {
+		if err := l.AddrReplace(link, address(netip.PrefixFrom(gateway(s), s.Bits()))); err != nil {
+			return fmt.Errorf("give bridge %s address %s: %w", l.name, gateway(s), err)
+		}
+	}
+	if err := l.LinkSetUp(link); err != nil {
+		return fmt.Errorf("switch on bridge %s: %w", l.name, err)
+	}
+	return nil
+}
+
+// address is ready for use at once: duplicate address detection would hold it back for a second or more, and the
+// claims rule duplicates out.
+func address(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// removeBridge removes the bridge if we made it.
+func (l *links) removeBridge() error {
+	l.made = 0
+	link, err := l.LinkByName(l.name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for bridge %s: %w", l.name, err)
+	}
+	if link.Attrs().Alias != bridgeAlias {
+		return nil
+	}
+	if err := l.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove bridge %s: %w", l.name, err)
+	}
+	return nil
+}
+
+// addVeth makes a pod's link, the node's end up and attached to the bridge, the other end down in the pod's network
+// namespace. A link of the same name, left over by a crash, is replaced.
+func (l *links) addVeth(name, podName string, podMAC net.HardwareAddr, podNS int) error {
+	bridge, err := l.LinkByName(l.name)
+	if err != nil {
+		return fmt.Errorf("look for bridge %s: %w", l.name, err)
+	}
+	create := func() error {
+		return newVeth(veth{name: name, bridge: bridge.Attrs(), peerName: podName, peerMAC: podMAC, peerNS: podNS})
+	}
+	err = create()
+	if errors.Is(err, unix.EEXIST) {
+		if err := l.removeVeth(name); err != nil {
+			return err
+		}
+		if err = create(); errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("make link %s: %w: the pod has an interface %s already", name, err, podName)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("make link %s: %w", name, err)
+	}
+	link, err := l.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("look for link %s: %w", name, err)
+	}
+	return l.setHairpin(link)
+}
+
+// setHairpin lets packets leave by the port of the bridge that they came from: with br_netfilter on, a pod's packet
+// that is translated to the pod itself does.
+func (l *links) setHairpin(link netlink.Link) error {
+	if err := l.LinkSetHairpin(link, true); err != nil {
+		return fmt.Errorf("set hairpin mode of link %s: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+type veth struct {
+	name     string
+	bridge   *netlink.LinkAttrs
+	peerName string
+	peerMAC  net.HardwareAddr
+	peerNS   int
+}
+
+// newVeth makes, attaches and switches on in one request, which the netlink package would split in four.
+func newVeth(v veth) error {
+	mtu := nl.Uint32Attr(uint32(v.bridge.MTU))
+	// One queue each: since Linux 5.13 a veth has one per CPU, which costs memory and serves only XDP.
+	queues := nl.Uint32Attr(1)
+
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
+	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(v.peerName))
+	peer.AddRtAttr(unix.IFLA_ADDRESS, v.peerMAC)
+	peer.AddRtAttr(unix.IFLA_MTU, mtu)
+	peer.AddRtAttr(unix.IFLA_NUM_TX_QUEUES, queues)
+	peer.AddRtAttr(unix.IFLA_NUM_RX_QUEUES, queues)
+	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(v.peerNS)))
+
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(v.name)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, mtu))
+	req.AddData(nl.NewRtAttr(unix.IFLA_NUM_TX_QUEUES, queues))
+	req.AddData(nl.NewRtAttr(unix.IFLA_NUM_RX_QUEUES, queues))
+	req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(v.bridge.Index))))
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// removeVeth removes both ends of a link; it is no error if there is none.
+func (l *links) removeVeth(name string) error {
+	link, err := l.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil {
+		err = l.LinkDel(link)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove link %s: %w", name, err)
+	}
+	return nil
+}
+
+// veths lists the node's ends of pods' links that are attached to an interface, 0 for those that are to none.
+func (l *links) veths(master int) ([]netlink.Link, error) {
+	all, err := l.LinkList()
+	// The kernel says so if links changed during the listing; those that did not are all in it.
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	var out []netlink.Link
+	for _, link := range all {
+		if a := link.Attrs(); a.MasterIndex == master && strings.HasPrefix(a.Name, vethPrefix) && link.Type() == "veth" {
+			out = append(out, link)
+		}
+	}
+	return out, nil
+}
+
+// attach puts links of pods back on a bridge that was made again: the kernel detached them as the old one went.
+func (l *links) attach(bridge netlink.Link, ours func(name string) bool) error {
+	detached, err := l.veths(0)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, link := range detached {
+		if !ours(link.Attrs().Name) {
+			continue
+		}
+		if err := l.LinkSetMasterByIndex(link, bridge.Attrs().Index); err != nil {
+			errs = append(errs, fmt.Errorf("attach link %s: %w", link.Attrs().Name, err))
+			continue
+		}
+		errs = append(errs, l.setHairpin(link))
+	}
+	return errors.Join(errs...)
+}

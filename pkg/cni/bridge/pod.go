@@ -1,0 +1,99 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+
+	"criserver/pkg/cni/netns"
+)
+
+// podUsesIPv6 tells whether the pod's namespace, by its sysctls, lets an interface speak IPv6.
+func podUsesIPv6(path string) (use bool, err error) {
+	err = netns.Do(path, func(*netlink.Handle) error {
+		use = ipv6Enabled()
+		return nil
+	})
+	return use, err
+}
+
+// connect makes the pod's link and configures the pod's end of it.
+func (b *Bridge) connect(a Attachment, addresses []netip.Prefix) error {
+	ns, err := os.Open(a.NetNS)
+	if err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	defer ns.Close()
+	if err := b.links.addVeth(vethName(a.ID), a.IfName, macOf(addresses[0].Addr()), int(ns.Fd())); err != nil {
+		return err
+	}
+	return netns.Do(a.NetNS, func(h *netlink.Handle) error { return configurePod(h, a.IfName, addresses) })
+}
+
+func configurePod(h *netlink.Handle, name string, addresses []netip.Prefix) error {
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("look for interface %s: %w", name, err)
+	}
+	if ipv6Enabled() {
+		// Another pod of the bridge must not become the router (CVE-2020-10749), and in hairpin mode the interface would
+		// take its own duplicate address detection for another's.
+		for _, s := range []string{"accept_ra", "accept_dad"} {
+			if err := setSysctl("ipv6/conf/"+name+"/"+s, "0"); err != nil {
+				return err
+			}
+		}
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("switch on interface %s: %w", name, err)
+	}
+	for _, p := range addresses {
+		if err := h.AddrAdd(link, address(p)); err != nil {
+			return fmt.Errorf("give interface %s address %s: %w", name, p, err)
+		}
+	}
+	for _, p := range addresses {
+		gw := gateway(p.Masked())
+		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if gw.Is6() {
+			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(all), Gw: gw.AsSlice()}
+		if err := h.RouteAdd(route); err != nil {
+			return fmt.Errorf("set default route by %s: %w", gw, err)
+		}
+	}
+	return nil
+}
+
+// checkPod returns an error unless the pod's interface is up and has its addresses.
+func checkPod(h *netlink.Handle, name string, want []netip.Addr) error {
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("look for interface %s: %w", name, err)
+	}
+	if link.Attrs().OperState != netlink.OperUp {
+		return fmt.Errorf("interface %s is %s", name, link.Attrs().OperState)
+	}
+	list, err := h.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses of interface %s: %w", name, err)
+	}
+	var have []netip.Addr
+	for _, a := range list {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			have = append(have, ip.Unmap())
+		}
+	}
+	var errs []error
+	for _, ip := range want {
+		if !slices.Contains(have, ip) {
+			errs = append(errs, fmt.Errorf("interface %s lacks address %s", name, ip))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,171 @@
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+	"github.com/sirupsen/logrus"
+)
+
+// chains runs plugin chains. It does what libcni's CNIConfig does, which it uses, except for DEL and GC: there libcni
+// stops at the first plugin that fails or is missing, and what the others hold is leaked.
+type chains struct {
+	*libcni.CNIConfig
+	exec    invoke.Exec
+	binDirs []string
+}
+
+func newChains(binDirs []string, cacheDir string, exec invoke.Exec) *chains {
+	return &chains{libcni.NewCNIConfigWithCacheDir(binDirs, cacheDir, exec), exec, binDirs}
+}
+
+// add runs ADD and returns the pod's addresses. After an error del is due.
+func (c *chains) add(ctx context.Context, a attachment) (Result, error) {
+	list, err := a.list()
+	if err != nil {
+		return Result{}, err
+	}
+	raw, err := c.AddNetworkList(ctx, list, a.runtimeConf(a.NetNS))
+	if err != nil {
+		return Result{}, fmt.Errorf("add pod to network %s: %w", a.Network, err)
+	}
+	return podResult(raw, a.Network)
+}
+
+// podResult picks the addresses of the pod's interface.
+func podResult(raw types.Result, network string) (Result, error) {
+	if raw == nil {
+		return Result{}, fmt.Errorf("network %s returned no result", network)
+	}
+	full, err := types100.NewResultFromResult(raw)
+	if err != nil {
+		return Result{}, fmt.Errorf("read result of network %s: %w", network, err)
+	}
+	var out Result
+	for _, ip := range full.IPs {
+		if i := ip.Interface; i != nil && *i >= 0 && *i < len(full.Interfaces) {
+			if iface := full.Interfaces[*i]; iface.Sandbox == "" || iface.Name != InterfaceName {
+				continue
+			}
+		}
+		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			out.IPs = append(out.IPs, a.Unmap())
+		}
+	}
+	if len(out.IPs) == 0 {
+		return Result{}, fmt.Errorf("network %s gave the pod no address", network)
+	}
+	return out, nil
+}
+
+// del runs DEL of every plugin, last first, each with the result of ADD. netNS is "" if it is gone.
+func (c *chains) del(ctx context.Context, a attachment, netNS string) error {
+	list, err := a.list()
+	if err != nil {
+		return err
+	}
+	rt := a.runtimeConf(netNS)
+	inject := map[string]any{}
+	if result := c.cachedResult(list, rt); result != nil {
+		inject["prevResult"] = result
+	}
+	var errs []error
+	for i := len(list.Plugins) - 1; i >= 0; i-- {
+		if err := c.run(ctx, "DEL", list, list.Plugins[i], inject, rt); err != nil {
+			errs = append(errs, fmt.Errorf("delete pod from network %s: plugin %s: %w", a.Network, list.Plugins[i].Network.Type, err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	// libcni forgets the cached result with a chain that is deleted; this one is empty.
+	return c.DelNetworkList(ctx, &libcni.NetworkConfigList{Name: list.Name, CNIVersion: list.CNIVersion}, rt)
+}
+
+// cachedResult is the result of ADD, nil if there is none: ADD was cut off, or the cache, which is not written
+// atomically, is damaged. Plugins must do without then (CNI SPEC.md, DEL).
+func (c *chains) cachedResult(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) types.Result {
+	if ok, err := version.GreaterThanOrEqualTo(list.CNIVersion, "0.4.0"); err != nil || !ok {
+		return nil // DEL has had it since 0.4.0
+	}
+	result, err := c.GetNetworkListCachedResult(list, rt)
+	if err != nil {
+		logrus.WithError(err).WithField("pod", rt.ContainerID).Warn("cannot read the cached result of the pod's network")
+		return nil
+	}
+	return result
+}
+
+// supportsGC tells whether GC is for the network: it came with version 1.1.0.
+func supportsGC(list *libcni.NetworkConfigList) bool {
+	ok, err := version.GreaterThanOrEqualTo(list.CNIVersion, "1.1.0")
+	return err == nil && ok && !list.DisableGC
+}
+
+// gc runs GC of every plugin with the ids of the pods that are attached.
+func (c *chains) gc(ctx context.Context, list *libcni.NetworkConfigList, attached []string) error {
+	valid := make([]types.GCAttachment, 0, len(attached)) // empty, not null: plugins are to take back all
+	for _, id := range attached {
+		valid = append(valid, types.GCAttachment{ContainerID: id, IfName: InterfaceName})
+	}
+	// Version 1.1.0 of the specification has both names.
+	inject := map[string]any{"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
+	var errs []error
+	for _, plugin := range list.Plugins {
+		if err := c.run(ctx, "GC", list, plugin, inject, &libcni.RuntimeConf{}); err != nil {
+			errs = append(errs, fmt.Errorf("collect garbage of network %s: plugin %s: %w", list.Name, plugin.Network.Type, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// run runs one plugin for a command that has no result.
+func (c *chains) run(ctx context.Context, command string, list *libcni.NetworkConfigList, plugin *libcni.PluginConfig,
+	inject map[string]any, rt *libcni.RuntimeConf) error {
+	path, err := c.exec.FindInPath(plugin.Network.Type, c.binDirs)
+	if err != nil {
+		return err
+	}
+	values := map[string]any{"name": list.Name, "cniVersion": list.CNIVersion}
+	for k, v := range inject {
+		values[k] = v
+	}
+	declared := map[string]any{}
+	for name, on := range plugin.Network.Capabilities {
+		if v, ok := rt.CapabilityArgs[name]; ok && on {
+			declared[name] = v
+		}
+	}
+	if len(declared) > 0 {
+		values["runtimeConfig"] = declared
+	}
+	conf, err := libcni.InjectConf(plugin, values)
+	if err != nil {
+		return fmt.Errorf("make configuration: %w", err)
+	}
+	return invoke.ExecPluginWithoutResult(ctx, path, conf.Bytes, &invoke.Args{
+		Command: command, ContainerID: rt.ContainerID, NetNS: rt.NetNS, PluginArgs: rt.Args, IfName: rt.IfName,
+		Path: strings.Join(c.binDirs, ":"),
+	}, c.exec)
+}
+
+// status asks whether the chain can take pods: all plugins are there, and those that know STATUS are well.
+func (c *chains) status(ctx context.Context, list *libcni.NetworkConfigList) error {
+	for _, plugin := range list.Plugins {
+		if _, err := c.exec.FindInPath(plugin.Network.Type, c.binDirs); err != nil {
+			return fmt.Errorf("network %s: %w", list.Name, err)
+		}
+	}
+	if err := c.GetStatusNetworkList(ctx, list); err != nil {
+		return fmt.Errorf("network %s: %w", list.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,341 @@
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/utils"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/semaphore"
+
+	"criserver/pkg/cni/netns"
+)
+
+const (
+	undoLimit   = time.Minute
+	statusLimit = 5 * time.Second
+	// manySetups is more than ever run at a time: what GC takes of the semaphore to be alone.
+	manySetups = 1 << 30
+)
+
+// Network attaches pods. Its methods may be called at the same time; those for one pod queue.
+type Network struct {
+	config  Config
+	configs *configs
+	chains  *chains
+	records records
+	builtin *builtin
+	pods    slots
+	// setups is taken in part by each Setup and as a whole by the plugins' GC, which would take the addresses of pods
+	// that come up meanwhile for garbage.
+	setups *semaphore.Weighted
+
+	stop   context.CancelFunc
+	worker sync.WaitGroup
+
+	mu     sync.Mutex
+	ready  error
+	recent map[string]time.Time // pods set up in this process, for Config.GCGrace
+}
+
+// New opens the network and looks at its state once, which takes 5 s at most. It fails if the configuration of the
+// built-in network is invalid or a directory of its own cannot be used; a bad configuration of the operator's is for
+// Ready to tell. Close ends its background work.
+func New(ctx context.Context, c Config) (*Network, error) {
+	c = c.withDefaults()
+	rec, err := openRecords(filepath.Join(c.DataDir, "attachments"))
+	if err != nil {
+		return nil, fmt.Errorf("open attachment records: %w", err)
+	}
+	if err := os.MkdirAll(c.CacheDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make CNI cache: %w", err)
+	}
+	b, err := newBuiltin(c.Builtin, filepath.Join(c.DataDir, "builtin"))
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{
+		config:  c,
+		configs: &configs{dir: c.ConfDir},
+		chains:  newChains(c.BinDirs, c.CacheDir, &runner{builtin: b}),
+		records: rec,
+		builtin: b,
+		pods:    slots{all: map[string]*slot{}},
+		setups:  semaphore.NewWeighted(manySetups),
+		recent:  map[string]time.Time{},
+	}
+	if !c.Builtin.Disabled {
+		if n.configs.fallback, err = builtinList(); err != nil {
+			return nil, err
+		}
+	}
+	w := watch{network: n}
+	w.look(ctx)
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	n.stop = cancel
+	n.worker.Go(func() { w.run(run) })
+	return n, nil
+}
+
+// Close ends the background work. The network of the pods stays.
+func (n *Network) Close() error {
+	n.stop()
+	n.worker.Wait()
+	n.builtin.bridge.Close()
+	return nil
+}
+
+// Ready returns nil if pods can be set up, or why not: an error that is ErrNotReady. The answer is at most
+// Config.StatusInterval old.
+func (n *Network) Ready() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ready
+}
+
+// Setup switches on the pod's loopback interface and attaches the pod to the network. A pod that is attached already,
+// by a Setup that was cut off, is taken down first. After an error nothing of the attachment is left, or, if the error
+// says so, what is left is removed by Teardown or GC. Errors may be ErrNotReady, ErrPortTaken or ErrExhausted.
+func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
+	if err := p.validate(); err != nil {
+		return Result{}, err
+	}
+	if !netns.Exists(p.NetNS) {
+		return Result{}, fmt.Errorf("pod %s: no network namespace at %q", p.ID, p.NetNS)
+	}
+	release, err := n.pods.acquire(ctx, p.ID)
+	if err != nil {
+		return Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
+	}
+	defer release()
+	if err := n.setups.Acquire(ctx, 1); err != nil {
+		return Result{}, fmt.Errorf("wait for garbage collection: %w", err)
+	}
+	defer n.setups.Release(1)
+	n.protect(p.ID)
+	defer n.protect(p.ID)
+
+	list, err := n.configs.current()
+	if err != nil {
+		return Result{}, err
+	}
+	if err := n.detach(ctx, p); err != nil {
+		return Result{}, fmt.Errorf("take down earlier network of pod %s: %w", p.ID, err)
+	}
+	return n.attach(ctx, list, p)
+}
+
+func (n *Network) attach(ctx context.Context, list *libcni.NetworkConfigList, p Pod) (Result, error) {
+	a, err := newAttachment(list, p)
+	if err != nil {
+		return Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
+	}
+	if err := netns.LoopbackUp(p.NetNS); err != nil {
+		return Result{}, err
+	}
+	if err := n.records.write(a); err != nil {
+		return Result{}, err
+	}
+	result, err := n.chains.add(ctx, a)
+	if err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+		defer cancel()
+		if undo := n.detach(ctx, p); undo != nil {
+			err = errors.Join(err, fmt.Errorf("undo: %w", undo))
+		}
+		return Result{}, err
+	}
+	return result, nil
+}
+
+// Teardown detaches the pod with the configuration it was attached with. Only p.ID is needed, and p.NetNS unless it is
+// gone. It is no error if the pod is not attached. A plugin that fails or is missing keeps no other one from its DEL;
+// the errors are joined, and the pod stays attached for another Teardown.
+func (n *Network) Teardown(ctx context.Context, p Pod) error {
+	if err := p.validate(); err != nil {
+		return err
+	}
+	release, err := n.pods.acquire(ctx, p.ID)
+	if err != nil {
+		return fmt.Errorf("pod %s: %w", p.ID, err)
+	}
+	defer release()
+	if err := n.detach(ctx, p); err != nil {
+		return err
+	}
+	n.unprotect(p.ID)
+	return nil
+}
+
+// detach needs the pod's slot.
+func (n *Network) detach(ctx context.Context, p Pod) error {
+	a, err := n.records.read(p.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the record is written before anything is done
+	}
+	if err != nil {
+		logrus.WithError(err).WithField("pod", p.ID).Warn("the record of the pod's network is damaged")
+		if a, err = n.reconstruct(p); err != nil {
+			return fmt.Errorf("pod %s: %w", p.ID, err)
+		}
+	}
+	netNS := p.NetNS
+	if netNS == "" {
+		netNS = a.NetNS
+	}
+	if !netns.Exists(netNS) {
+		netNS = ""
+	}
+	if err := n.chains.del(ctx, a, netNS); err != nil {
+		return err
+	}
+	return n.records.remove(p.ID)
+}
+
+// reconstruct makes the attachment of a pod whose record a power cut damaged: from libcni's cache, or, if that is lost
+// too, as if the pod were set up now.
+func (n *Network) reconstruct(p Pod) (attachment, error) {
+	cached, err := n.chains.GetCachedAttachments(p.ID)
+	if err != nil {
+		return attachment{}, fmt.Errorf("read CNI cache: %w", err)
+	}
+	if len(cached) == 0 {
+		list, err := n.configs.current()
+		if err != nil {
+			return attachment{}, err
+		}
+		return newAttachment(list, p)
+	}
+	list, err := libcni.NetworkConfFromBytes(cached[0].Config)
+	if err != nil {
+		return attachment{}, fmt.Errorf("read cached network: %w", err)
+	}
+	a, err := newAttachment(list, p)
+	if err != nil {
+		return attachment{}, err
+	}
+	a.NetNS, a.Args, a.Capabilities = cached[0].NetNS, cached[0].CniArgs, cached[0].CapabilityArgs
+	return a, nil
+}
+
+// Check asks the plugins whether the pod is connected as they left it. It returns nil for a network whose version has
+// no CHECK or that disables it.
+func (n *Network) Check(ctx context.Context, p Pod) error {
+	if err := utils.ValidateContainerID(p.ID); err != nil {
+		return fmt.Errorf("pod id %q: %w", p.ID, err)
+	}
+	release, err := n.pods.acquire(ctx, p.ID)
+	if err != nil {
+		return fmt.Errorf("pod %s: %w", p.ID, err)
+	}
+	defer release()
+	a, err := n.records.read(p.ID)
+	if err != nil {
+		return fmt.Errorf("pod %s is not attached: %w", p.ID, err)
+	}
+	list, err := a.list()
+	if err != nil {
+		return err
+	}
+	err = n.chains.CheckNetworkList(ctx, list, a.runtimeConf(a.NetNS))
+	if err != nil && !errors.Is(err, libcni.ErrorCheckNotSupp) {
+		return fmt.Errorf("check pod %s on network %s: %w", p.ID, a.Network, err)
+	}
+	return nil
+}
+
+// GC takes down all pods but those whose ids are live and those set up within Config.GCGrace, restores what is missing
+// of the built-in network, and runs GC of the operator's plugins. It goes past errors and joins them.
+func (n *Network) GC(ctx context.Context, live []string) error {
+	ids, err := n.records.ids()
+	errs := []error{err}
+	ids = append(ids, n.builtin.bridge.Pods()...)
+	slices.Sort(ids)
+	for _, id := range slices.Compact(ids) {
+		if slices.Contains(live, id) {
+			continue
+		}
+		if err := n.collect(ctx, id); err != nil {
+			errs = append(errs, fmt.Errorf("take down pod %s: %w", id, err))
+		}
+	}
+	if n.builtin.unusable == nil {
+		errs = append(errs, n.builtin.bridge.Repair(ctx))
+	}
+	errs = append(errs, n.collectPlugins(ctx))
+	return errors.Join(errs...)
+}
+
+// collect takes down a pod unless it is protected, which is known when no Setup of it is in flight.
+func (n *Network) collect(ctx context.Context, id string) error {
+	release, err := n.pods.acquire(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if n.protected(id) {
+		return nil
+	}
+	logrus.WithField("pod", id).Info("taking down the network of a pod that is gone")
+	if err := n.detach(ctx, Pod{ID: id}); err != nil {
+		return err
+	}
+	// What the bridge still has is of a pod whose record is lost.
+	return n.builtin.bridge.Del(ctx, id)
+}
+
+// collectPlugins runs GC of the plugins of the operator's network.
+func (n *Network) collectPlugins(ctx context.Context) error {
+	list, err := n.configs.current()
+	if err != nil || list == n.configs.fallback || !supportsGC(list) {
+		return nil // no network to collect for: that it is missing is for Ready to tell
+	}
+	if err := n.setups.Acquire(ctx, manySetups); err != nil {
+		return fmt.Errorf("wait for pods being set up: %w", err)
+	}
+	defer n.setups.Release(manySetups)
+	ids, err := n.records.ids()
+	if err != nil {
+		return err
+	}
+	var attached []string
+	for _, id := range ids {
+		// A damaged record counts: it is of a pod that may be there.
+		if a, err := n.records.read(id); err != nil || a.Network == list.Name {
+			attached = append(attached, id)
+		}
+	}
+	return n.chains.gc(ctx, list, attached)
+}
+
+func (n *Network) protect(id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.recent[id] = time.Now()
+}
+
+func (n *Network) unprotect(id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.recent, id)
+}
+
+func (n *Network) protected(id string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for other, at := range n.recent {
+		if time.Since(at) > n.config.GCGrace {
+			delete(n.recent, other)
+		}
+	}
+	_, ok := n.recent[id]
+	return ok
+}
