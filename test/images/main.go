@@ -89,7 +89,7 @@ func filter(entries []catalog.Entry, text string) []catalog.Entry {
 }
 
 func serve(ctx context.Context, dir string, entries []catalog.Entry) error {
-	r, err := registry.Start(ctx, dir, os.Stderr)
+	r, err := registry.Start(ctx, dir)
 	if err != nil {
 		return err
 	}

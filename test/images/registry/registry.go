@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -29,16 +28,16 @@ type Registry struct {
 	done chan error // gets the process's end, once
 }
 
-// Start runs a registry that keeps its content in dir, and returns when it answers. Its log goes to log,
-// which may be nil. The process is killed when ours dies.
-func Start(ctx context.Context, dir string, log io.Writer) (*Registry, error) {
+// Start runs a registry that keeps its content and its log in dir, and returns when it answers. The process
+// is killed when ours dies.
+func Start(ctx context.Context, dir string) (*Registry, error) {
 	addr, err := freeAddr(ctx)
 	if err != nil {
 		return nil, err
 	}
 	config := filepath.Join(dir, "registry.yml")
 	if err := os.WriteFile(config, fmt.Appendf(nil, `version: 0.1
-log: {level: warn}
+log: {level: error, accesslog: {disabled: true}}
 storage:
   filesystem: {rootdirectory: %q}
   delete: {enabled: true}
@@ -47,6 +46,11 @@ http: {addr: %q}
 `, filepath.Join(dir, "data"), addr), 0o600); err != nil {
 		return nil, fmt.Errorf("write registry config: %w", err)
 	}
+	log, err := os.Create(filepath.Join(dir, "registry.log"))
+	if err != nil {
+		return nil, fmt.Errorf("create registry log: %w", err)
+	}
+	defer log.Close()
 	r := &Registry{Addr: addr, done: make(chan error, 1)}
 	r.cmd = exec.Command("docker-registry", "serve", config)
 	r.cmd.Stdout, r.cmd.Stderr = log, log
@@ -56,7 +60,7 @@ http: {addr: %q}
 		return nil, err
 	}
 	if err := r.ready(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("start docker-registry at %s: %w", addr, err), r.Stop())
+		return nil, errors.Join(fmt.Errorf("start docker-registry at %s, see %s: %w", addr, log.Name(), err), r.Stop())
 	}
 	return r, nil
 }
