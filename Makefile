@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# The version of the source, and, when HEAD is no release, how far it is from the last tag.
+VERSION ?= $(or $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//'),$(shell sed -n 's/^var version = "\(.*\)"/\1/p' cmd/criserver/version.go))
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := $(CURDIR)/.cache/bin
 TAGS    := seccomp

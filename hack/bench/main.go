@@ -1,0 +1,218 @@
+// The bench program compares how fast two CRI runtimes start and remove a pod with one container:
+//
+//	go run ./hack/bench -n 20 -a unix:///run/criserver/criserver.sock -b unix:///run/containerd/containerd.sock
+//
+// Runs alternate between the two, so that what else the machine does falls on both. It prints the median
+// of each step for both, and the ratio.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	n := flags.Int("n", 20, "runs on each runtime")
+	warmup := flags.Int("warmup", 2, "runs before those that count")
+	a := flags.String("a", "unix:///run/criserver/criserver.sock", "`endpoint` of runtime A")
+	b := flags.String("b", "unix:///run/containerd/containerd.sock", "`endpoint` of runtime B")
+	image := flags.String("image", "registry.k8s.io/e2e-test-images/busybox:1.29-2", "`image` of the container")
+	hostNetwork := flags.Bool("host-network", false, "pods without a network of their own")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if *n < 1 || *warmup < 0 {
+		return fmt.Errorf("-n %d -warmup %d: at least one run is needed", *n, *warmup)
+	}
+	var sides []*side
+	for _, endpoint := range []string{*a, *b} {
+		s, err := dial(ctx, endpoint, *image, *hostNetwork)
+		if err != nil {
+			return err
+		}
+		defer s.conn.Close()
+		sides = append(sides, s)
+	}
+	for i := range *warmup + *n {
+		// Who goes first alternates too: the second finds the machine warmer.
+		for j := range sides {
+			s := sides[(i+j)%len(sides)]
+			if err := s.once(ctx, i, i >= *warmup); err != nil {
+				return fmt.Errorf("%s: run %d: %w", s.name, i, err)
+			}
+		}
+	}
+	return report(sides, *n)
+}
+
+// side is one runtime, and what was measured on it.
+type side struct {
+	name        string
+	conn        *grpc.ClientConn
+	runtime     runtimeapi.RuntimeServiceClient
+	image       string
+	hostNetwork bool
+	times       map[string][]time.Duration // by step
+}
+
+// steps are in the order in which they happen. "start" is the sum of the first three.
+var steps = []string{"RunPodSandbox", "CreateContainer", "StartContainer", "start", "StopContainer", "StopPodSandbox", "RemovePodSandbox"}
+
+func dial(ctx context.Context, endpoint, image string, hostNetwork bool) (*side, error) {
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
+	}
+	s := &side{
+		conn: conn, runtime: runtimeapi.NewRuntimeServiceClient(conn), hostNetwork: hostNetwork,
+		image: image, times: map[string][]time.Duration{},
+	}
+	v, err := s.runtime.Version(ctx, &runtimeapi.VersionRequest{})
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("ask %s for its version: %w", endpoint, err)
+	}
+	s.name = v.RuntimeName + " " + strings.TrimPrefix(v.RuntimeVersion, "v")
+	if _, err := runtimeapi.NewImageServiceClient(conn).PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: image}}); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("pull %s: %w", image, err)
+	}
+	return s, nil
+}
+
+// once starts a pod with a container and removes it again. The times are kept if count is set.
+func (s *side) once(ctx context.Context, i int, count bool) error {
+	id := fmt.Sprintf("bench-%d-%d", os.Getpid(), i)
+	pod := &runtimeapi.PodSandboxConfig{
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: id, Namespace: "bench", Uid: id},
+		Linux:    &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{}},
+	}
+	if s.hostNetwork {
+		pod.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE}
+	}
+	var podID, containerID string
+	took := map[string]time.Duration{}
+	measure := func(step string, call func() error) error {
+		begin := time.Now()
+		err := call()
+		took[step] = time.Since(begin)
+		if err != nil {
+			return fmt.Errorf("%s: %w", step, err)
+		}
+		return nil
+	}
+	err := func() error {
+		if err := measure("RunPodSandbox", func() error {
+			r, err := s.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
+			podID = r.GetPodSandboxId()
+			return err
+		}); err != nil {
+			return err
+		}
+		if err := measure("CreateContainer", func() error {
+			r, err := s.runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
+				PodSandboxId: podID, SandboxConfig: pod, Config: s.container(),
+			})
+			containerID = r.GetContainerId()
+			return err
+		}); err != nil {
+			return err
+		}
+		return measure("StartContainer", func() error {
+			_, err := s.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: containerID})
+			return err
+		})
+	}()
+	took["start"] = took["RunPodSandbox"] + took["CreateContainer"] + took["StartContainer"]
+	if err := errors.Join(err, s.remove(ctx, podID, containerID, measure)); err != nil {
+		return err
+	}
+	for step, d := range took {
+		if count {
+			s.times[step] = append(s.times[step], d)
+		}
+	}
+	return nil
+}
+
+func (s *side) container() *runtimeapi.ContainerConfig {
+	return &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "main"},
+		Image:    &runtimeapi.ImageSpec{Image: s.image},
+		Command:  []string{"sleep", "3600"},
+		Linux:    &runtimeapi.LinuxContainerConfig{},
+	}
+}
+
+// remove takes down what was made, also when the run was interrupted.
+func (s *side) remove(ctx context.Context, podID, containerID string, measure func(string, func() error) error) error {
+	if podID == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	var errs []error
+	if containerID != "" {
+		errs = append(errs, measure("StopContainer", func() error {
+			// No grace period: pid 1 of a namespace does not get a signal that it does not handle.
+			_, err := s.runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: containerID, Timeout: 0})
+			return err
+		}))
+	}
+	return errors.Join(append(errs,
+		measure("StopPodSandbox", func() error {
+			_, err := s.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: podID})
+			return err
+		}),
+		measure("RemovePodSandbox", func() error {
+			_, err := s.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: podID})
+			return err
+		}),
+	)...)
+}
+
+func report(sides []*side, n int) error {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(w, "median of %d, ms\t%s\t%s\tB/A\t\n", n, "A: "+sides[0].name, "B: "+sides[1].name)
+	for _, step := range steps {
+		a, b := median(sides[0].times[step]), median(sides[1].times[step])
+		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.2f\t\n", step, milliseconds(a), milliseconds(b), float64(b)/float64(a))
+	}
+	return w.Flush()
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.SortFunc(d, cmp.Compare[time.Duration])
+	if len(d)%2 == 1 {
+		return d[len(d)/2]
+	}
+	return (d[len(d)/2-1] + d[len(d)/2]) / 2
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
