@@ -13,6 +13,8 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/cni/netns"
 )
 
 // chains runs plugin chains. It does what libcni's CNIConfig does, which it uses, except for DEL and GC: there libcni
@@ -33,7 +35,7 @@ func (c *chains) add(ctx context.Context, a attachment) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	raw, err := c.AddNetworkList(ctx, list, a.runtimeConf(a.NetNS))
+	raw, err := c.AddNetworkList(ctx, list, a.runtimeConf())
 	if err != nil {
 		return Result{}, fmt.Errorf("add pod to network %s: %w", a.Network, err)
 	}
@@ -66,13 +68,16 @@ func podResult(raw types.Result, network string) (Result, error) {
 	return out, nil
 }
 
-// del runs DEL of every plugin, last first, each with the result of ADD. netNS is "" if it is gone.
-func (c *chains) del(ctx context.Context, a attachment, netNS string) error {
+// del runs DEL of every plugin, last first, each with the result of ADD; without the namespace if that is gone.
+func (c *chains) del(ctx context.Context, a attachment) error {
 	list, err := a.list()
 	if err != nil {
 		return err
 	}
-	rt := a.runtimeConf(netNS)
+	rt := a.runtimeConf()
+	if !netns.Exists(rt.NetNS) {
+		rt.NetNS = ""
+	}
 	inject := map[string]any{}
 	if result := c.cachedResult(list, rt); result != nil {
 		inject["prevResult"] = result

@@ -187,14 +187,10 @@ func (n *Network) detach(ctx context.Context, p Pod) error {
 			return fmt.Errorf("pod %s: %w", p.ID, err)
 		}
 	}
-	netNS := p.NetNS
-	if netNS == "" {
-		netNS = a.NetNS
+	if p.NetNS != "" {
+		a.NetNS = p.NetNS
 	}
-	if !netns.Exists(netNS) {
-		netNS = ""
-	}
-	if err := n.chains.del(ctx, a, netNS); err != nil {
+	if err := n.chains.del(ctx, a); err != nil {
 		return err
 	}
 	return n.records.remove(p.ID)
@@ -207,23 +203,14 @@ func (n *Network) reconstruct(p Pod) (attachment, error) {
 	if err != nil {
 		return attachment{}, fmt.Errorf("read CNI cache: %w", err)
 	}
-	if len(cached) == 0 {
-		list, err := n.configs.current()
-		if err != nil {
-			return attachment{}, err
-		}
-		return newAttachment(list, p)
+	if len(cached) > 0 {
+		return cachedAttachment(cached[0])
 	}
-	list, err := libcni.NetworkConfFromBytes(cached[0].Config)
-	if err != nil {
-		return attachment{}, fmt.Errorf("read cached network: %w", err)
-	}
-	a, err := newAttachment(list, p)
+	list, err := n.configs.current()
 	if err != nil {
 		return attachment{}, err
 	}
-	a.NetNS, a.Args, a.Capabilities = cached[0].NetNS, cached[0].CniArgs, cached[0].CapabilityArgs
-	return a, nil
+	return newAttachment(list, p)
 }
 
 // Check asks the plugins whether the pod is connected as they left it. It returns nil for a network whose version has
@@ -245,7 +232,7 @@ func (n *Network) Check(ctx context.Context, p Pod) error {
 	if err != nil {
 		return err
 	}
-	err = n.chains.CheckNetworkList(ctx, list, a.runtimeConf(a.NetNS))
+	err = n.chains.CheckNetworkList(ctx, list, a.runtimeConf())
 	if err != nil && !errors.Is(err, libcni.ErrorCheckNotSupp) {
 		return fmt.Errorf("check pod %s on network %s: %w", p.ID, a.Network, err)
 	}
@@ -258,6 +245,11 @@ func (n *Network) GC(ctx context.Context, live []string) error {
 	ids, err := n.records.ids()
 	errs := []error{err}
 	ids = append(ids, n.builtin.bridge.Pods()...)
+	cached, err := n.chains.GetCachedAttachments("")
+	errs = append(errs, err)
+	for _, c := range cached {
+		ids = append(ids, c.ContainerID)
+	}
 	slices.Sort(ids)
 	for _, id := range slices.Compact(ids) {
 		if slices.Contains(live, id) {
@@ -288,7 +280,20 @@ func (n *Network) collect(ctx context.Context, id string) error {
 	if err := n.detach(ctx, Pod{ID: id}); err != nil {
 		return err
 	}
-	// What the bridge still has is of a pod whose record is lost.
+	// What is still there is of a pod whose record a power cut took.
+	cached, err := n.chains.GetCachedAttachments(id)
+	if err != nil {
+		return fmt.Errorf("read CNI cache: %w", err)
+	}
+	for _, c := range cached {
+		a, err := cachedAttachment(c)
+		if err == nil {
+			err = n.chains.del(ctx, a)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return n.builtin.bridge.Del(ctx, id)
 }
 

@@ -46,6 +46,20 @@ func newAttachment(list *libcni.NetworkConfigList, p Pod) (attachment, error) {
 	return a, nil
 }
 
+// cachedAttachment is what libcni keeps of an attachment.
+func cachedAttachment(c *libcni.NetworkAttachment) (attachment, error) {
+	list, err := libcni.NetworkConfFromBytes(c.Config)
+	if err != nil {
+		return attachment{}, fmt.Errorf("read cached network: %w", err)
+	}
+	a, err := newAttachment(list, Pod{ID: c.ContainerID, NetNS: c.NetNS})
+	if err != nil {
+		return attachment{}, err
+	}
+	a.Args, a.Capabilities = c.CniArgs, c.CapabilityArgs
+	return a, nil
+}
+
 // list is the chain that the pod was set up with.
 func (a attachment) list() (*libcni.NetworkConfigList, error) {
 	list := &libcni.NetworkConfigList{Name: a.Network, CNIVersion: a.CNIVersion, DisableCheck: a.DisableCheck}
@@ -65,9 +79,9 @@ func (a attachment) list() (*libcni.NetworkConfigList, error) {
 	return list, nil
 }
 
-func (a attachment) runtimeConf(netNS string) *libcni.RuntimeConf {
+func (a attachment) runtimeConf() *libcni.RuntimeConf {
 	return &libcni.RuntimeConf{
-		ContainerID: a.ID, NetNS: netNS, IfName: InterfaceName, Args: a.Args, CapabilityArgs: a.Capabilities,
+		ContainerID: a.ID, NetNS: a.NetNS, IfName: InterfaceName, Args: a.Args, CapabilityArgs: a.Capabilities,
 	}
 }
 

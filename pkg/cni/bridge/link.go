@@ -136,8 +136,7 @@ func (l *links) configureBridge(link netlink.Link) error {
 		return err
 	}
 	if useIPv6 {
-		// A pod must not become the node's router (CVE-2020-10749).
-		if err := setSysctl("ipv6/conf/"+l.name+"/accept_ra", "0"); err != nil {
+		if err := quietIPv6(l.name); err != nil {
 			return err
 		}
 	}

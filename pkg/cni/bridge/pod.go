@@ -40,12 +40,8 @@ func configurePod(h *netlink.Handle, name string, addresses []netip.Prefix) erro
 		return fmt.Errorf("look for interface %s: %w", name, err)
 	}
 	if ipv6Enabled() {
-		// Another pod of the bridge must not become the router (CVE-2020-10749), and in hairpin mode the interface would
-		// take its own duplicate address detection for another's.
-		for _, s := range []string{"accept_ra", "accept_dad"} {
-			if err := setSysctl("ipv6/conf/"+name+"/"+s, "0"); err != nil {
-				return err
-			}
+		if err := quietIPv6(name); err != nil {
+			return err
 		}
 	}
 	if err := h.LinkSetUp(link); err != nil {

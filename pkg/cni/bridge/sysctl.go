@@ -27,6 +27,18 @@ func ipv6Enabled() bool {
 	return sysctlIs("ipv6/conf/default/disable_ipv6", "0") && sysctlIs("ipv6/conf/all/disable_ipv6", "0")
 }
 
+// quietIPv6 prepares an interface that is down. It accepts no router's advertisement: another pod of the bridge must not
+// become its router (CVE-2020-10749). It does not look for duplicates of its link-local address: until that is over it
+// could not ask for neighbours on behalf of others, and in hairpin mode it would hear itself.
+func quietIPv6(iface string) error {
+	for _, s := range []string{"accept_ra", "accept_dad"} {
+		if err := setSysctl("ipv6/conf/"+iface+"/"+s, "0"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // forward makes the node a router. The sysctls stay on when the network is removed: others may rely on them by then.
 func forward(useIPv6 bool) error {
 	if !sysctlIs("ipv4/ip_forward", "1") {
