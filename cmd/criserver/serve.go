@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"criserver/cmd/criserver/config"
+	"criserver/pkg/cni"
+	"criserver/pkg/cri"
+	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/record"
+	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/monitor/launch"
+	"criserver/pkg/snapshot/overlay"
+)
+
+// Limits of the start and of the graceful stop.
+const (
+	connectLimit = 15 * time.Second // until crimonitor answers; the CRI is served all the same
+	stopLimit    = 20 * time.Second
+)
+
+// serve runs the daemon until ctx ends. Containers go on after it.
+func serve(ctx context.Context, c *config.Config) error {
+	if err := setUpLog(c.Log); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("criserver must run as root: it makes namespaces, mounts and cgroups")
+	}
+	lock, err := lockState(c.State)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	d, err := newDaemon(ctx, c)
+	if err != nil {
+		return errors.Join(err, d.close())
+	}
+	listener, err := listen(c.Socket)
+	if err != nil {
+		return errors.Join(err, d.close())
+	}
+	server := grpc.NewServer(cri.Options()...)
+	cri.Register(server, d.backends())
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	logrus.WithFields(logrus.Fields{"version": version, "socket": c.Socket, "pid": os.Getpid()}).Info("criserver serves")
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		logrus.Info("criserver stops; containers go on")
+		stopServer(server)
+		err = <-served
+	}
+	return errors.Join(err, d.close())
+}
+
+// stopServer lets the calls under way end, for a while.
+func stopServer(s *grpc.Server) {
+	timer := time.AfterFunc(stopLimit, s.Stop)
+	defer timer.Stop()
+	s.GracefulStop()
+}
+
+// daemon is the wired-up whole.
+type daemon struct {
+	podRecords, imageRecords *record.DB
+	snapshots                *overlay.Snapshotter
+	network                  *cni.Network
+	images                   *imagesvc.Service
+	pods                     *sandbox.Service
+}
+
+// newDaemon opens and starts everything. On error the parts that are there must be closed.
+func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
+	d := &daemon{}
+	var err error
+	if d.podRecords, err = openRecords(ctx, filepath.Join(c.Root, "pods.db"), record.Options{}); err != nil {
+		return d, err
+	}
+	if d.imageRecords, err = openRecords(ctx, filepath.Join(c.Root, "images.db"), record.Options{Sync: true}); err != nil {
+		return d, err
+	}
+	layers := filepath.Join(c.Root, "overlay")
+	if d.snapshots, err = overlay.New(layers); err != nil {
+		return d, fmt.Errorf("open snapshots: %w", err)
+	}
+	reg, err := registry.New(registryConfig(c))
+	if err != nil {
+		return d, fmt.Errorf("configure registries: %w", err)
+	}
+	images := imagesvc.Config{
+		Root: c.Root, LayerRoot: layers, ParallelLayers: c.Image.MaxParallelLayers, Pinned: c.Image.Pinned,
+	}
+	if d.images, err = imagesvc.New(ctx, images, d.imageRecords, reg, d.snapshots); err != nil {
+		return d, fmt.Errorf("open images: %w", err)
+	}
+	network, err := networkConfig(c)
+	if err != nil {
+		return d, err
+	}
+	if d.network, err = cni.New(ctx, network); err != nil {
+		return d, fmt.Errorf("open network: %w", err)
+	}
+	pods, err := sandboxConfig(c)
+	if err != nil {
+		return d, err
+	}
+	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
+		return d, fmt.Errorf("open pods: %w", err)
+	}
+	connect, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	d.pods.Start(connect)
+	go d.collectImages(context.WithoutCancel(ctx))
+	return d, nil
+}
+
+// collectImages removes what interrupted pulls left, once: no other call waits for it.
+func (d *daemon) collectImages(ctx context.Context) {
+	if err := d.images.Collect(ctx); err != nil {
+		logrus.WithError(err).Warn("not all unused layers could be removed")
+	}
+}
+
+func (d *daemon) backends() cri.Backends {
+	return cri.Backends{
+		Pods: d.pods, Containers: d.pods, Commands: d.pods, Images: d.images,
+		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready,
+		Version: version,
+		Info: func() map[string]string {
+			return map[string]string{"config": strconv.Quote("criserver config default lists the keys"), "pid": strconv.Itoa(os.Getpid())}
+		},
+	}
+}
+
+// close ends the parts in the opposite order; crimonitor too, if it has nothing to do.
+func (d *daemon) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+	defer cancel()
+	var errs []error
+	if d.pods != nil {
+		errs = append(errs, d.pods.Close(ctx, true))
+	}
+	if d.network != nil {
+		errs = append(errs, d.network.Close())
+	}
+	if d.snapshots != nil {
+		errs = append(errs, d.snapshots.Close(ctx))
+	}
+	for _, db := range []*record.DB{d.imageRecords, d.podRecords} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func openRecords(ctx context.Context, path string, o record.Options) (*record.DB, error) {
+	db, err := record.Open(ctx, path, o)
+	if err != nil {
+		return nil, err
+	}
+	if aside := db.Salvaged(); aside != "" {
+		logrus.WithField("file", aside).Error("records were damaged and have been set aside; what they stood for is removed")
+	}
+	return db, nil
+}
+
+func setUpLog(c config.Log) error {
+	level, err := logrus.ParseLevel(c.Level)
+	if err != nil {
+		return err
+	}
+	logrus.SetLevel(level)
+	if c.Format == "json" {
+		logrus.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
+	} else {
+		logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, FullTimestamp: true, TimestampFormat: time.RFC3339Nano})
+	}
+	if c.File == "" {
+		return nil
+	}
+	f, err := os.OpenFile(c.File, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_CLOEXEC, 0o640)
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	logrus.SetOutput(f)
+	return nil
+}
+
+func registryConfig(c *config.Config) registry.Config {
+	out := registry.Config{
+		Mirrors: map[string][]registry.Endpoint{}, Auth: map[string]registry.Auth{},
+		NoProgress: time.Duration(c.Image.NoProgressTimeout), UserAgent: "criserver/" + version,
+	}
+	for host, m := range c.Registry.Mirrors {
+		for _, e := range m.Endpoints {
+			out.Mirrors[host] = append(out.Mirrors[host], registry.Endpoint{URL: e.URL, CA: e.CA, SkipVerify: e.SkipVerify})
+		}
+	}
+	for host, a := range c.Registry.Auth {
+		out.Auth[host] = registry.Auth{Username: a.Username, Password: a.Password}
+	}
+	return out
+}
+
+func networkConfig(c *config.Config) (cni.Config, error) {
+	out := cni.Config{
+		ConfDir: c.CNI.ConfDir, BinDirs: c.CNI.BinDirs, DataDir: filepath.Join(c.Root, "cni"),
+		Builtin: cni.BuiltinConfig{Disabled: c.CNI.Builtin.Disabled, Bridge: c.CNI.Builtin.Bridge},
+	}
+	for _, s := range c.CNI.Builtin.Subnets {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return out, fmt.Errorf("cni.builtin.subnets: %w", err)
+		}
+		out.Builtin.Subnets = append(out.Builtin.Subnets, p)
+	}
+	return out, nil
+}
+
+func sandboxConfig(c *config.Config) (sandbox.Config, error) {
+	program, err := monitorProgram(c.Monitor.Path)
+	if err != nil {
+		return sandbox.Config{}, err
+	}
+	m := launch.Config{
+		Binary: program, StateDir: filepath.Join(c.State, "monitor"), LogLevel: c.Log.Level,
+		Socket: c.Monitor.Socket, Log: c.Monitor.Log, Cgroup: filepath.Join(c.Runtime.CgroupRoot, "monitor"),
+	}
+	if m.Socket == "" {
+		m.Socket = filepath.Join(c.State, "crimonitor.sock")
+	}
+	if m.Log == "" {
+		m.Log = filepath.Join(c.State, "crimonitor.log")
+	}
+	return sandbox.Config{StateDir: c.State, CgroupRoot: c.Runtime.CgroupRoot, Monitor: m}, nil
+}
+
+// monitorProgram finds crimonitor: where it is said to be, beside this program, or in PATH.
+func monitorProgram(path string) (string, error) {
+	if path != "" {
+		return path, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	if beside := filepath.Join(filepath.Dir(self), "crimonitor"); isProgram(beside) {
+		return beside, nil
+	}
+	found, err := exec.LookPath("crimonitor")
+	if err != nil {
+		return "", fmt.Errorf("crimonitor is neither beside %s nor in PATH: install it, or name it by monitor.path or --monitor", self)
+	}
+	return filepath.Abs(found)
+}
+
+func isProgram(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}

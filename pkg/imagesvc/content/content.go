@@ -1,0 +1,135 @@
+// Package content keeps small blobs, manifests and configurations, on disk by their digests. What is read is verified.
+package content
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Errors of Read, wrapped.
+var (
+	// ErrNotFound: no blob of that digest is kept.
+	ErrNotFound = errors.New("blob not found")
+	// ErrDamaged: the file does not have its digest.
+	ErrDamaged = errors.New("blob is damaged")
+)
+
+// Store is a directory of blobs. Its methods may be called at the same time.
+type Store struct {
+	root string
+}
+
+// New opens or makes the store in the directory root, and removes what an interrupted Write left.
+func New(root string) (*Store, error) {
+	if err := os.MkdirAll(filepath.Join(root, "sha256"), 0o700); err != nil {
+		return nil, fmt.Errorf("make blob store: %w", err)
+	}
+	left, err := filepath.Glob(filepath.Join(root, "tmp-*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range left {
+		if err := os.Remove(f); err != nil {
+			return nil, fmt.Errorf("clean blob store: %w", err)
+		}
+	}
+	return &Store{root: root}, nil
+}
+
+func (s *Store) path(d digest.Digest) string {
+	return filepath.Join(s.root, d.Algorithm().String(), d.Encoded())
+}
+
+// Write keeps a blob; it is on the disk when Write returns. The data must have the digest.
+func (s *Store) Write(d digest.Digest, data []byte) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("write blob %q: %w", d, err)
+	}
+	if d.Algorithm().FromBytes(data) != d {
+		return fmt.Errorf("write blob %s: %w", d, ErrDamaged)
+	}
+	if have, err := s.Read(d); err == nil && len(have) == len(data) {
+		return nil
+	}
+	if err := s.write(s.path(d), data); err != nil {
+		return fmt.Errorf("write blob %s: %w", d, err)
+	}
+	return nil
+}
+
+// write makes a file whole or not at all, also when the power goes.
+func (s *Store) write(path string, data []byte) error {
+	tmp, err := os.CreateTemp(s.root, "tmp-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Read returns a blob. ErrNotFound, ErrDamaged.
+func (s *Store) Read(d digest.Digest) ([]byte, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("read blob %q: %w", d, err)
+	}
+	data, err := os.ReadFile(s.path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", d, ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read blob %s: %w", d, err)
+	}
+	if d.Algorithm().FromBytes(data) != d {
+		return nil, fmt.Errorf("%s: %w", d, ErrDamaged)
+	}
+	return data, nil
+}
+
+// Delete removes a blob; an unknown one is no error.
+func (s *Store) Delete(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("delete blob %q: %w", d, err)
+	}
+	if err := os.Remove(s.path(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete blob %s: %w", d, err)
+	}
+	return nil
+}
+
+// List returns the digests of all blobs, in no order.
+func (s *Store) List() ([]digest.Digest, error) {
+	files, err := filepath.Glob(filepath.Join(s.root, "*", "*"))
+	if err != nil {
+		return nil, err
+	}
+	var out []digest.Digest
+	for _, f := range files {
+		d := digest.NewDigestFromEncoded(digest.Algorithm(filepath.Base(filepath.Dir(f))), filepath.Base(f))
+		if d.Validate() == nil {
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
