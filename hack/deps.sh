@@ -5,6 +5,7 @@
 #   hack/deps.sh [build|test|lint|bench]...   default: build test lint
 #     build  C compiler and libseccomp: crimonitor          test   tools and daemons that tests drive
 #     lint   golangci-lint                                  bench  containerd and runc, to compare with
+# shellcheck disable=SC2034 # the lists of packages are read by name
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$PWD/.cache/bin

@@ -161,24 +161,25 @@ remove_bridge() {
     [[ $ports ]] || break
     sleep 0.1
   done
-  [[ ! $ports ]] || echo "interfaces" $ports
+  [[ ! $ports ]] || printf 'interface %s\n' "$ports"
   ip link delete "$1"
 }
 
 # The portmap plugin makes these chains at first use and never removes them.
 remove_portmap() {
   local chain
+  iptables -t nat -S CNI-HOSTPORT-DNAT >/dev/null 2>&1 || return 0 # no pod had a port to map
   iptables -t nat -D PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
   iptables -t nat -D OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
   iptables -t nat -D POSTROUTING -m comment --comment 'CNI portfwd requiring masquerade' -j CNI-HOSTPORT-MASQ
   for chain in DNAT MASQ SETMARK; do iptables -t nat -F "CNI-HOSTPORT-$chain"; done
   for chain in DNAT MASQ SETMARK; do iptables -t nat -X "CNI-HOSTPORT-$chain"; done
-} >/dev/null 2>&1 || true
+}
 
 finish() {
   [[ ! $finished ]] || return 0
   finished=1
-  local s left d status=0
+  local s d found status=0 left=()
   for s in "${sockets[@]}"; do
     crictl "$s" rmp -af >"$work/rmp.log" 2>&1 || { cat "$work/rmp.log" >&2; status=1; }
   done
@@ -186,12 +187,12 @@ finish() {
   for ((s = ${#pids[@]} - 1; s >= 0; s--)); do end "${pids[s]}"; done
   mapfile -t left < <(strays)
   ((${#left[@]} == 0)) || end "${left[@]}"
-  left=$(for d in "${criserver_bridge:-}" "${containerd_bridge:-}"; do remove_bridge "$d"; done)
+  found=$(for d in "${criserver_bridge:-}" "${containerd_bridge:-}"; do remove_bridge "$d"; done)
   [[ ! $had_portmap == no ]] || remove_portmap
   for d in /sys/fs/cgroup{,/*}/criserver-"$tag"; do rmdir "$d" 2>/dev/null || true; done
-  left+=$(leaks)
-  if [[ $left ]]; then
-    printf '%s: left over:\n%s\n' "$name" "$left" >&2
+  found+=$(leaks)
+  if [[ $found ]]; then
+    printf '%s: left over:\n%s\n' "$name" "$found" >&2
     awk -v w="$work/" 'index($5, w) == 1 {print $5}' /proc/self/mountinfo | tac | while read -r d; do umount -l "$d" || true; done
     status=1
   fi

@@ -7,6 +7,7 @@
 # Without --socket it starts criserver in a scratch directory. With it, criserver runs there already, can
 # pull the image, and is the only one on the machine.
 set -euo pipefail
+# shellcheck source=hack/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 count=50 socket='' image=registry.k8s.io/e2e-test-images/busybox:1.29-2

@@ -2,6 +2,7 @@
 # From a checkout to a running container, in a scratch directory: installs what is missing, builds, starts
 # a registry with a busybox image and criserver, runs a container, shows its log, and removes it all again.
 set -euo pipefail
+# shellcheck source=hack/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 begin quickstart
@@ -18,11 +19,11 @@ say 'crictl pull docker.io/library/busybox:latest'
 crictl "$criserver" pull docker.io/library/busybox:latest
 mkdir "$work/logs"
 cat >"$work/pod.json" <<JSON
-{"metadata": {"name": "hello", "namespace": "default", "uid": "$tag"}, "log_directory": "$work/logs", "linux": {}}
+{"metadata": {"name": "hello", "namespace": "default", "uid": "$tag"}, "hostname": "hello-pod", "log_directory": "$work/logs", "linux": {}}
 JSON
 cat >"$work/container.json" <<'JSON'
 {"metadata": {"name": "hello"}, "image": {"image": "docker.io/library/busybox:latest"}, "log_path": "hello.log", "linux": {},
- "command": ["sh", "-c", "echo Hello from $(hostname -i), pid $$ of $(ps | tail -n +2 | wc -l)"]}
+ "command": ["sh", "-c", "echo Hello from $(hostname), pid $$"]}
 JSON
 say 'crictl runp: a pod'
 pod=$(crictl "$criserver" runp "$work/pod.json")

@@ -3,6 +3,7 @@
 #
 #   hack/bench/run.sh [BENCH FLAG]...     such as -n 50; see hack/bench/main.go
 set -euo pipefail
+# shellcheck source=hack/lib.sh
 . "$(dirname "$0")/../lib.sh"
 
 begin bench
