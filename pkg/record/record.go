@@ -16,16 +16,25 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	_ "modernc.org/sqlite" // the driver "sqlite", in pure Go
+	"modernc.org/sqlite" // also registers the driver "sqlite", in pure Go
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // schemaVersion is raised when an older program could not read what this one writes.
 const schemaVersion = 1
 
-// checkpointEvery is how often the write-ahead log is copied into the database where no write waits for it.
-const checkpointEvery = 30 * time.Second
+// The write-ahead log is copied into the database by the clock, if it has grown enough to be worth a disk sync: SQLite's
+// own threshold is 1000 pages, and a write is a page or more. A write that comes meanwhile waits, some milliseconds.
+const (
+	checkpointEvery = 30 * time.Second
+	checkpointAfter = 1000
+)
+
+// busyTimeout outlasts the end of a process that is being replaced by this one.
+const busyTimeout = 5 * time.Second
 
 // Options of a database.
 type Options struct {
@@ -37,19 +46,24 @@ type Options struct {
 type DB struct {
 	sql      *sql.DB
 	salvaged string
+	writes   atomic.Int64 // since the last checkpoint
 	stop     chan struct{}
+	stopOnce sync.Once
 	done     sync.WaitGroup
 }
 
+// ErrDamaged: the file is no database, or one whose content does not fit together.
+var ErrDamaged = errors.New("damaged database")
+
 // Open opens or creates the database file at path. A file that is damaged is set aside, see Salvaged; one of a newer
-// version of this program is refused.
+// version of this program is refused. If another process has the database open, Open waits up to busyTimeout for it to
+// end, then refuses; the file is left alone, as it is when it cannot be read for another reason than its content.
 func Open(ctx context.Context, path string, o Options) (*DB, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make record directory: %w", err)
 	}
 	db, err := open(ctx, path, o)
-	var newer *versionError
-	if err == nil || errors.As(err, &newer) || ctx.Err() != nil {
+	if !errors.Is(err, ErrDamaged) {
 		return db, err
 	}
 	aside, asideErr := setAside(path)
@@ -63,18 +77,11 @@ func Open(ctx context.Context, path string, o Options) (*DB, error) {
 	return db, nil
 }
 
-type versionError struct {
-	path string
-	have int
-}
-
-func (e *versionError) Error() string {
-	return fmt.Sprintf("%s has version %d, this program knows up to %d: it was written by a newer one", e.path, e.have, schemaVersion)
-}
-
 func open(ctx context.Context, path string, o Options) (*DB, error) {
 	query := url.Values{"_pragma": {
-		"journal_mode(WAL)", "busy_timeout(5000)", "locking_mode(EXCLUSIVE)", "temp_store(MEMORY)",
+		// Exclusive before WAL keeps the WAL's index in memory instead of in a shared file (wal.html, section 8).
+		fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()), "locking_mode(EXCLUSIVE)", "journal_mode(WAL)",
+		"temp_store(MEMORY)",
 		"synchronous(" + map[bool]string{true: "FULL", false: "NORMAL"}[o.Sync] + ")",
 		// A commit that checkpoints would sync the disk.
 		"wal_autocheckpoint(" + map[bool]string{true: "1000", false: "0"}[o.Sync] + ")",
@@ -98,22 +105,37 @@ func open(ctx context.Context, path string, o Options) (*DB, error) {
 func prepare(ctx context.Context, conn *sql.DB, path string) error {
 	var version int
 	if err := conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
-		return fmt.Errorf("open %s: %w", path, err)
+		return explain("open", path, err)
 	}
 	if version > schemaVersion {
-		return &versionError{path, version}
+		return fmt.Errorf("%s has version %d, this program knows up to %d: it was written by a newer one", path, version, schemaVersion)
 	}
 	var verdict string
 	if err := conn.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
-		return fmt.Errorf("check %s: %w", path, err)
+		return explain("check", path, err)
 	}
 	if verdict != "ok" {
-		return fmt.Errorf("check %s: %s", path, verdict)
+		return fmt.Errorf("check %s: %w: %s", path, ErrDamaged, verdict)
 	}
 	if _, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion)); err != nil {
-		return fmt.Errorf("open %s: %w", path, err)
+		return explain("open", path, err)
 	}
 	return nil
+}
+
+// explain names what SQLite's result code says of the file (https://sqlite.org/rescode.html); extended codes have the
+// primary one in their low byte.
+func explain(verb, path string, err error) error {
+	var se *sqlite.Error
+	if errors.As(err, &se) {
+		switch se.Code() & 0xff {
+		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+			return fmt.Errorf("%s %s: %w: %w", verb, path, ErrDamaged, err)
+		case sqlite3.SQLITE_BUSY:
+			return fmt.Errorf("%s %s: another process uses it: %w", verb, path, err)
+		}
+	}
+	return fmt.Errorf("%s %s: %w", verb, path, err)
 }
 
 // setAside renames a damaged database with its log out of the way, for a person to look at.
@@ -141,14 +163,35 @@ func (db *DB) checkpoint() {
 		case <-db.stop:
 			return
 		case <-ticker.C:
-			_, _ = db.sql.Exec("PRAGMA wal_checkpoint(PASSIVE)")
+			if db.writes.Load() < checkpointAfter {
+				continue
+			}
+			// What fails now is tried again with the next write, or at Close.
+			_ = db.checkpointNow(context.Background())
 		}
 	}
 }
 
-// Close ends the use of the database and its tables.
+// checkpointNow copies the log into the database. The first commit after that begins the log anew and syncs it, also
+// in mode NORMAL (wal.html, section 3); it is made here, so that no record's write does it.
+func (db *DB) checkpointNow(ctx context.Context) error {
+	conn, err := db.sql.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	defer conn.Close()
+	db.writes.Store(0)
+	for _, statement := range []string{"PRAGMA wal_checkpoint(PASSIVE)", fmt.Sprintf("PRAGMA user_version = %d", schemaVersion)} {
+		if _, err := conn.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("checkpoint: %w", err)
+		}
+	}
+	return nil
+}
+
+// Close ends the use of the database and its tables, and copies the log into the database file.
 func (db *DB) Close() error {
-	close(db.stop)
+	db.stopOnce.Do(func() { close(db.stop) })
 	db.done.Wait()
 	if err := db.sql.Close(); err != nil {
 		return fmt.Errorf("close records: %w", err)
@@ -190,6 +233,7 @@ func (t *Table[T]) Put(ctx context.Context, key string, v T) error {
 	if _, err := t.put.ExecContext(context.WithoutCancel(ctx), key, data); err != nil {
 		return fmt.Errorf("write record %s of %s: %w", key, t.name, err)
 	}
+	t.db.writes.Add(1)
 	return nil
 }
 
@@ -198,6 +242,7 @@ func (t *Table[T]) Delete(ctx context.Context, key string) error {
 	if _, err := t.del.ExecContext(context.WithoutCancel(ctx), key); err != nil {
 		return fmt.Errorf("delete record %s of %s: %w", key, t.name, err)
 	}
+	t.db.writes.Add(1)
 	return nil
 }
 

@@ -109,6 +109,59 @@ func TestNewerVersionIsRefusedAndKept(t *testing.T) {
 	}
 }
 
+func TestDamagedPageIsFound(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	db, things := openThings(t, path, Options{})
+	for i := range 500 {
+		if err := things.Put(t.Context(), strconv.Itoa(i), thing{i}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(data[2*4096:], strings.Repeat("\xff", 4096)) // the third page; the first has the header, which stays good
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, things = openThings(t, path, Options{})
+	defer db.Close()
+	if db.Salvaged() == "" {
+		t.Error("the damage was not noticed")
+	}
+	if got, err := things.Load(t.Context()); err != nil || len(got) != 0 {
+		t.Errorf("the new database has %d records, %v", len(got), err)
+	}
+}
+
+// A database that another process uses is refused, and left where it is.
+func TestSecondProcessIsRefused(t *testing.T) {
+	if path := os.Getenv("RECORD_TEST_SECOND"); path != "" {
+		_, err := Open(t.Context(), path, Options{})
+		fmt.Printf("second: %v\n", err)
+		return
+	}
+	path := filepath.Join(t.TempDir(), "x.db")
+	db, things := openThings(t, path, Options{})
+	defer db.Close()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestSecondProcessIsRefused$")
+	cmd.Env = append(os.Environ(), "RECORD_TEST_SECOND="+path)
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "second: open "+path+": another process uses it") {
+		t.Errorf("second process: %v, %s", err, out)
+	}
+	if left, _ := filepath.Glob(path + ".damaged*"); len(left) > 0 {
+		t.Errorf("the second process set the records aside: %v", left)
+	}
+	if err := things.Put(t.Context(), "k", thing{1}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSurvivesKill writes in a child that is killed in the middle: every write that it told of must be there.
 func TestSurvivesKill(t *testing.T) {
 	if path := os.Getenv("RECORD_TEST_WRITER"); path != "" {
@@ -156,6 +209,59 @@ func TestSurvivesKill(t *testing.T) {
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestWritesDoNotSync counts the system calls of writes, in a child under strace, right after a checkpoint too.
+func TestWritesDoNotSync(t *testing.T) {
+	const rounds, perRound = 2, 100
+	if path := os.Getenv("RECORD_TEST_TRACED"); path != "" {
+		db, things := openThings(t, path, Options{})
+		for range rounds {
+			if err := db.checkpointNow(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_ = os.Remove("/record-test-writes-begin")
+			for i := range perRound {
+				if err := things.Put(t.Context(), strconv.Itoa(i), thing{i}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = os.Remove("/record-test-writes-end")
+		}
+		os.Exit(0)
+	}
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("strace is not installed")
+	}
+	dir := t.TempDir()
+	log := filepath.Join(dir, "trace")
+	cmd := exec.Command(strace, "-f", "-o", log, "-e", "trace=%file,%desc", os.Args[0], "-test.run=^TestWritesDoNotSync$")
+	cmd.Env = append(os.Environ(), "RECORD_TEST_TRACED="+filepath.Join(dir, "x.db"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("traced writer: %v, %s", err, out)
+	}
+	data, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writes, within := 0, false
+	for line := range strings.Lines(string(data)) {
+		switch {
+		case strings.Contains(line, "/record-test-writes-begin"):
+			within = true
+		case strings.Contains(line, "/record-test-writes-end"):
+			within = false
+		case within && strings.Contains(line, "sync"):
+			t.Errorf("a write syncs: %s", line)
+		case within && strings.Contains(line, "pwrite64"):
+			writes++
+		}
+	}
+	t.Logf("%.1f pwrite64 calls a record", float64(writes)/(rounds*perRound))
+	if writes < rounds*perRound {
+		t.Errorf("the trace has %d writes, want %d at least", writes, rounds*perRound)
 	}
 }
 
