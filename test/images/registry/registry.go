@@ -31,6 +31,9 @@ type Registry struct {
 // Start runs a registry that keeps its content and its log in dir, and returns when it answers. The process
 // is killed when ours dies.
 func Start(ctx context.Context, dir string) (*Registry, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make registry directory: %w", err)
+	}
 	addr, err := freeAddr(ctx)
 	if err != nil {
 		return nil, err
