@@ -143,7 +143,7 @@ leaks() {
   local d
   strays | while read -r d; do echo "process $d $(tr '\0' ' ' <"/proc/$d/cmdline" || true)"; done
   awk -v w="$work/" 'index($5, w) == 1 {print "mount " $5}' /proc/self/mountinfo
-  # A cgroup with a process or a cgroup in it. The empty parent is kept on purpose, as the kubelet's is.
+  # What rmdir has left.
   for d in /sys/fs/cgroup{,/*}/criserver-$tag; do
     [[ -d $d ]] || continue
     find "$d" -mindepth 1 -type d -printf 'cgroup %p\n'
@@ -189,7 +189,8 @@ finish() {
   ((${#left[@]} == 0)) || end "${left[@]}"
   found=$(for d in "${criserver_bridge:-}" "${containerd_bridge:-}"; do remove_bridge "$d"; done)
   [[ ! $had_portmap == no ]] || remove_portmap
-  for d in /sys/fs/cgroup{,/*}/criserver-"$tag"; do rmdir "$d" 2>/dev/null || true; done
+  # The cgroup that the monitor put itself into, and the parent of all.
+  for d in /sys/fs/cgroup{,/*}/criserver-"$tag"{/monitor,}; do rmdir "$d" 2>/dev/null || true; done
   found+=$(leaks)
   if [[ $found ]]; then
     printf '%s: left over:\n%s\n' "$name" "$found" >&2
