@@ -223,6 +223,9 @@ func networkConfig(c *config.Config) (cni.Config, error) {
 		ConfDir: c.CNI.ConfDir, BinDirs: c.CNI.BinDirs, DataDir: filepath.Join(c.Root, "cni"),
 		Builtin: cni.BuiltinConfig{Disabled: c.CNI.Builtin.Disabled, Bridge: c.CNI.Builtin.Bridge},
 	}
+	if b := c.CNI.Builtin.Bridge; b != config.Default().CNI.Builtin.Bridge {
+		out.Builtin.Table = "criserver_" + b // a second daemon on the machine has its rules for itself, as its bridge
+	}
 	for _, s := range c.CNI.Builtin.Subnets {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {

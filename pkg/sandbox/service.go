@@ -150,7 +150,7 @@ func (s *Service) Close(ctx context.Context, shutdown bool) error {
 	s.background.Wait()
 	if shutdown && len(s.state.listContainers()) == 0 {
 		if e := s.monitor.Shutdown(ctx); e == nil {
-			cgroup.Prune(s.config.Monitor.Cgroup)
+			cgroup.PruneWait(ctx, s.config.Monitor.Cgroup)
 			cgroup.Prune(s.config.CgroupRoot)
 		}
 	}

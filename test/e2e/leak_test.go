@@ -87,6 +87,9 @@ func leftovers(n *node, before map[string][]string) []string {
 	var left []string
 	for kind, now := range machineState() {
 		for _, thing := range now {
+			if kind == "mount" && !strings.HasPrefix(thing, n.dir) {
+				continue // of another program that runs at the same time
+			}
 			if !slices.Contains(before[kind], thing) {
 				left = append(left, kind+" "+thing)
 			}

@@ -42,7 +42,11 @@ func startRegistry() (stop func(), err error) {
 	if err := build.Run(); err != nil {
 		return nil, fmt.Errorf("build the test images' program: %w", err)
 	}
-	cmd := exec.Command(program, "-serve", filepath.Join(dir, "content"), "-cache", cache(""))
+	content := filepath.Join(dir, "content")
+	if err := os.Mkdir(content, 0o755); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(program, "-serve", content, "-cache", cache(""))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

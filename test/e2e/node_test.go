@@ -165,7 +165,13 @@ func (n *node) log() string {
 	var out string
 	for _, name := range []string{"criserver.log", "state/crimonitor.log"} {
 		data, _ := os.ReadFile(filepath.Join(n.dir, name))
-		out += string(data[max(0, len(data)-8<<10):])
+		var lines []string
+		for line := range strings.Lines(string(data)) {
+			if name == "criserver.log" || !strings.Contains(line, "level=debug") { // the runtime library tells much
+				lines = append(lines, line)
+			}
+		}
+		out += strings.Join(lines[max(0, len(lines)-40):], "")
 	}
 	return out
 }

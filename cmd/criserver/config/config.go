@@ -129,7 +129,7 @@ func Default() *Config {
 		},
 		CNI: CNI{
 			ConfDir: "/etc/cni/net.d",
-			BinDirs: []string{"/opt/cni/bin"},
+			BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
 			Builtin: Builtin{Bridge: "criserver0", Subnets: []string{"10.87.0.0/16", "fd9e:8ab5:6cd2::/64"}},
 		},
 		Snapshot: Snapshot{Driver: "overlay"},

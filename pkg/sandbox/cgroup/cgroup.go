@@ -4,6 +4,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/cgroups/v3/cgroup1"
@@ -96,6 +98,21 @@ func Prune(path string) {
 		_ = unix.Rmdir(filepath.Join(root, path))
 	}
 }
+
+// PruneWait is Prune for a cgroup whose last process is ending; it waits for that at most pruneLimit.
+func PruneWait(ctx context.Context, path string) {
+	ctx, cancel := context.WithTimeout(ctx, pruneLimit)
+	defer cancel()
+	for Prune(path); Exists(path); Prune(path) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+const pruneLimit = 3 * time.Second
 
 // Children lists the names of the cgroups right below path in any hierarchy.
 func Children(path string) ([]string, error) {
