@@ -84,6 +84,9 @@ func (c *chains) del(ctx context.Context, a attachment) error {
 	}
 	var errs []error
 	for i := len(list.Plugins) - 1; i >= 0; i-- {
+		if c.neverRan(list, list.Plugins[i], rt) {
+			continue
+		}
 		if err := c.run(ctx, "DEL", list, list.Plugins[i], inject, rt); err != nil {
 			errs = append(errs, fmt.Errorf("delete pod from network %s: plugin %s: %w", a.Network, list.Plugins[i].Network.Type, err))
 		}
@@ -93,6 +96,16 @@ func (c *chains) del(ctx context.Context, a attachment) error {
 	}
 	// libcni forgets the cached result with a chain that is deleted; this one is empty.
 	return c.DelNetworkList(ctx, &libcni.NetworkConfigList{Name: list.Name, CNIVersion: list.CNIVersion}, rt)
+}
+
+// neverRan tells that a plugin is missing which cannot have done anything for the pod: ADD has not succeeded, so it was
+// stopped by this plugin or one before it. A pod that could not be attached for want of a plugin must not stay for ever.
+func (c *chains) neverRan(list *libcni.NetworkConfigList, plugin *libcni.PluginConfig, rt *libcni.RuntimeConf) bool {
+	if _, err := c.exec.FindInPath(plugin.Network.Type, c.binDirs); err == nil {
+		return false
+	}
+	result, err := c.GetNetworkListCachedResult(list, rt)
+	return err == nil && result == nil
 }
 
 // cachedResult is the result of ADD, nil if there is none: ADD was cut off, or the cache, which is not written
