@@ -67,7 +67,7 @@ func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img want.Image,
 	if err != nil {
 		return u, fmt.Errorf("encode specification: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(s.bundle(st.ID), "config.json"), data, 0o600); err != nil {
+	if err := writeWhole(filepath.Join(s.bundle(st.ID), "config.json"), data); err != nil {
 		return u, fmt.Errorf("write specification: %w", err)
 	}
 	return u, nil
@@ -110,4 +110,12 @@ func (s *Service) processOf(id string) (*specs.Process, error) {
 		return nil, fmt.Errorf("decode specification: %w", err)
 	}
 	return v.Process, nil
+}
+
+// writeWhole writes a file that is there whole or not at all, wherever this process is killed.
+func writeWhole(path string, data []byte) error {
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }

@@ -32,7 +32,7 @@ func (s *Service) startPodInit(ctx context.Context, st PodStatus) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(bundle, "config.json"), data, 0o600); err != nil {
+	if err := writeWhole(filepath.Join(bundle, "config.json"), data); err != nil {
 		return fmt.Errorf("make pod init: %w", err)
 	}
 	id := podInitID(st.ID)
@@ -43,7 +43,7 @@ func (s *Service) startPodInit(ctx context.Context, st PodStatus) error {
 	if err != nil {
 		return fmt.Errorf("start pod init: %w", err)
 	}
-	return os.WriteFile(filepath.Join(bundle, "pid"), fmt.Appendf(nil, "%d", state.PID), 0o600)
+	return writeWhole(filepath.Join(bundle, "pid"), fmt.Appendf(nil, "%d", state.PID))
 }
 
 // podPIDNS is the path of the PID namespace that the pod's containers share.
