@@ -67,7 +67,7 @@ func (s *Service) repairFirst(ctx context.Context, repairs *sync.WaitGroup, seen
 			continue
 		}
 		switch {
-		case st.Phase == PodCreating || st.Phase == PodRemoving:
+		case st.Phase == PodRemoving:
 			repairs.Go(func() { s.repairPod(ctx, p, s.destroyPod) })
 		case st.Phase == PodStopping, st.Phase == PodReady && !s.podIntact(st):
 			s.state.updatePod(p, func(st *PodStatus) { st.Phase = PodStopping })
@@ -80,7 +80,7 @@ func (s *Service) repairFirst(ctx context.Context, repairs *sync.WaitGroup, seen
 			continue
 		}
 		switch st.Phase {
-		case ContainerCreating, ContainerRemoving:
+		case ContainerRemoving:
 			repairs.Go(func() { s.repairContainer(ctx, c) })
 		case ContainerExited:
 			if _, held := seen[st.ID]; held || mounted(s.rootfs(st.ID)) {

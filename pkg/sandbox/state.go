@@ -288,6 +288,9 @@ func (s *state) load(ctx context.Context) error {
 		logrus.WithError(err).Error("some pod records cannot be read")
 	}
 	for _, st := range pods {
+		if st.Phase == PodCreating {
+			st.Phase = PodRemoving // nobody goes on with it
+		}
 		if _, err := s.addPod(st); err != nil {
 			return fmt.Errorf("load pod records: %w", err)
 		}
@@ -297,6 +300,9 @@ func (s *state) load(ctx context.Context) error {
 		logrus.WithError(err).Error("some container records cannot be read")
 	}
 	for _, st := range containers {
+		if st.Phase == ContainerCreating {
+			st.Phase = ContainerRemoving
+		}
 		s.mu.Lock()
 		_, err := s.putContainer(st)
 		s.mu.Unlock()

@@ -166,7 +166,7 @@ func (n *node) churn(ctx context.Context, name string, rng *rand.Rand) bool {
 	}
 	for _, step := range steps {
 		var err error
-		for range 200 {
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 			if err = step(); err == nil {
 				break
 			}
