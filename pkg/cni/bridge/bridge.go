@@ -154,7 +154,7 @@ func (b *Bridge) Add(ctx context.Context, a Attachment) (Result, error) {
 		return Result{}, err
 	}
 	result := b.result(a.ID, got.addresses)
-	if err := b.connect(a, result.Addresses); err != nil {
+	if err := b.connect(ctx, a, result.Addresses); err != nil {
 		return Result{}, err
 	}
 	return result, nil
@@ -179,7 +179,7 @@ func (b *Bridge) publish(ctx context.Context, ports []nat.Port) error {
 		return err
 	}
 	defer b.unlockBase()
-	if err := b.links.ensureBridge(false, b.ownVeths); err != nil {
+	if err := b.links.ensureBridge(ctx, false, b.ownVeths); err != nil {
 		return err
 	}
 	there, err := b.table.Exists()
@@ -292,7 +292,7 @@ func (b *Bridge) Repair(ctx context.Context) error {
 	if b.claims.empty() {
 		return strays // the last pod's Del is about to remove them
 	}
-	return errors.Join(strays, b.links.ensureBridge(true, b.ownVeths), b.repairTable())
+	return errors.Join(strays, b.links.ensureBridge(ctx, true, b.ownVeths), b.repairTable())
 }
 
 func (b *Bridge) repairTable() error {
