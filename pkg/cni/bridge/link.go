@@ -59,31 +59,32 @@ type links struct {
 // ensureBridge makes the bridge if it is not there. A bridge made before is only looked for, unless thorough is set:
 // then its addresses and switches are set again. ours gives what tells a
 // pod's link by its name; it is called when that is needed.
-func (l *links) ensureBridge(ctx context.Context, thorough bool, ours func() func(name string) bool) error {
+// The bridge's attributes are returned.
+func (l *links) ensureBridge(ctx context.Context, thorough bool, ours func() func(name string) bool) (*netlink.LinkAttrs, error) {
 	link, err := l.LinkByName(l.name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		if link, err = l.makeBridge(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("look for bridge %s: %w", l.name, err)
+		return nil, fmt.Errorf("look for bridge %s: %w", l.name, err)
 	}
 	a := link.Attrs()
 	if link.Type() != "bridge" {
-		return fmt.Errorf("the name %s of the bridge is taken by an interface of type %s", l.name, link.Type())
+		return nil, fmt.Errorf("the name %s of the bridge is taken by an interface of type %s", l.name, link.Type())
 	}
 	if a.Index == l.made && a.Flags&net.FlagUp != 0 && !thorough {
-		return nil
+		return a, nil
 	}
 	if err := l.configureBridge(ctx, link); err != nil {
-		return err
+		return nil, err
 	}
 	if err := l.attach(link, ours()); err != nil {
-		return err
+		return nil, err
 	}
 	l.made = a.Index
-	return nil
+	return a, nil
 }
 
 func (l *links) makeBridge() (netlink.Link, error) {
@@ -202,25 +203,18 @@ func (l *links) removeBridge() error {
 
 // addVeth makes a pod's link, the node's end up and attached to the bridge, the other end down in the pod's network
 // namespace. A link of the same name, left over by a crash, is replaced.
-func (l *links) addVeth(name, podName string, podMAC net.HardwareAddr, podNS int) error {
-	bridge, err := l.LinkByName(l.name)
-	if err != nil {
-		return fmt.Errorf("look for bridge %s: %w", l.name, err)
-	}
-	create := func() error {
-		return newVeth(veth{name: name, bridge: bridge.Attrs(), peerName: podName, peerMAC: podMAC, peerNS: podNS})
-	}
-	err = create()
+func (l *links) addVeth(v veth) error {
+	err := newVeth(v)
 	if errors.Is(err, unix.EEXIST) {
-		if err := l.removeVeth(name); err != nil {
+		if err := l.removeVeth(v.name); err != nil {
 			return err
 		}
-		if err = create(); errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("make link %s: %w: the pod has an interface %s already", name, err, podName)
+		if err = newVeth(v); errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("make link %s: %w: the pod has an interface %s already", v.name, err, v.peerName)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("make link %s: %w", name, err)
+		return fmt.Errorf("make link %s: %w", v.name, err)
 	}
 	return nil
 }

@@ -23,13 +23,16 @@ func podUsesIPv6(path string) (use bool, err error) {
 }
 
 // connect makes the pod's link and configures the pod's end of it.
-func (b *Bridge) connect(ctx context.Context, a Attachment, addresses []netip.Prefix) error {
+func (b *Bridge) connect(ctx context.Context, a Attachment, bridge *netlink.LinkAttrs, addresses []netip.Prefix) error {
 	ns, err := os.Open(a.NetNS)
 	if err != nil {
 		return fmt.Errorf("open network namespace: %w", err)
 	}
 	defer ns.Close()
-	if err := b.links.addVeth(vethName(a.ID), a.IfName, macOf(addresses[0].Addr()), int(ns.Fd())); err != nil {
+	err = b.links.addVeth(veth{
+		name: vethName(a.ID), bridge: bridge, peerName: a.IfName, peerMAC: macOf(addresses[0].Addr()), peerNS: int(ns.Fd()),
+	})
+	if err != nil {
 		return err
 	}
 	err = netns.Do(a.NetNS, func(h *netlink.Handle) error { return configurePod(ctx, h, a.IfName, addresses) })
