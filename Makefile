@@ -10,10 +10,10 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := $(CURDIR)/.cache/bin
 TAGS    := seccomp
 
-# Packages whose tests touch the machine (mounts, namespaces, cgroups, processes) run one after the other;
-# the rest runs in parallel and under the race detector.
-PURE = $(shell go list ./... | grep -E '/pkg/(cri|imagesvc|record|sandbox/spec|sandbox/user|cni/[^/]+)(/|$$)|/test/images')
-KERNEL = $(filter-out $(PURE),$(shell go list ./... | grep -v /test/e2e))
+# Packages whose tests touch the machine (mounts, namespaces, cgroups, networks) run one after the other.
+PURE   = $(shell go list ./... | grep -E '/pkg/(cri|imagesvc|record|sandbox/(spec|user|want|flight|signals))(/|$$)|/cmd/criserver|/test/layout')
+IMAGES = $(shell go list ./test/images/...)
+KERNEL = $(filter-out $(PURE) $(IMAGES),$(shell go list ./... | grep -v /test/e2e))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +38,9 @@ quickstart: ## install, build and run one container from a local registry; remov
 test: deps lint build test-unit test-e2e ## all that CI runs: deps, lint, build, unit and e2e tests
 
 test-unit: ## unit tests of every package, on the real kernel (root)
-	CGO_ENABLED=1 go test -race -tags $(TAGS) $(PURE)
-	go test -p 1 -tags $(TAGS) $(KERNEL)
+	go test -race -tags $(TAGS) $(PURE)
+	go test -race -p 1 -tags $(TAGS) $(KERNEL)
+	go test $(IMAGES)
 
 test-e2e: build ## black-box tests against the built binaries (root)
 	go test -p 1 -count=1 -timeout 30m -tags $(TAGS) ./test/e2e/...

@@ -18,34 +18,33 @@ while (($#)); do
     *) sed -n '2,/^set/{/^#/s/^# \?//p}' "$0" >&2; exit 2 ;;
   esac
 done
-[[ $count =~ ^[1-9][0-9]*$ ]] || { echo "memory: -n $count: not a number above 0" >&2; exit 2; }
+[[ $count =~ ^([2-9]|[1-9][0-9]+)$ ]] || { echo "memory: -n $count: not a number above 1" >&2; exit 2; }
 
-# find_pid NAME: the one process that executes the program NAME, that is not a container's init, and that
-# belongs to $work if this script has started criserver.
-find_pid() {
-  local p exe found=()
+# pss NAME: the sum over the processes that execute the program NAME; only those that this script has
+# started, if it has started criserver.
+pss() {
+  local p exe sum=0
   for p in /proc/[0-9]*; do
     exe=$(readlink "$p/exe" 2>/dev/null) || continue
     exe=${exe% (deleted)}
     [[ ${exe##*/} == "$1" ]] || continue
-    case $(tr '\0' '\n' <"$p/cmdline" 2>/dev/null | sed -n 2p) in init | pod-init) continue ;; esac
     [[ $given ]] || grep -qsF "$work/" "$p/cmdline" || continue
-    found+=("${p#/proc/}")
+    sum=$((sum + $(awk '$1 == "Pss:" {print $2}' "$p/smaps_rollup" 2>/dev/null || echo 0)))
   done
-  ((${#found[@]} == 1)) || die "found ${#found[@]} processes of $1, wanted one"
-  echo "${found[0]}"
+  ((sum > 0)) || die "found no process of $1"
+  echo $sum
 }
-
-pss() { awk '$1 == "Pss:" {print $2}' "/proc/$1/smaps_rollup"; }
 
 remove_pods() { ((${#pods[@]} == 0)) || crictl "$socket" rmp -f "${pods[@]}" >/dev/null; }
 
+# run_pods FROM TO: pods as the kubelet makes them, where each container has a PID namespace of its own.
 run_pods() {
-  local i
-  for ((i = 0; i < count; i++)); do
-    jq -n --arg n "memory-$tag-$i" '{metadata: {name: $n, namespace: "memory", uid: $n}, linux: {}}' >"$work/pod.json"
-    jq -n --arg i "$image" '{metadata: {name: "main"}, image: {image: $i}, command: ["sleep", "86400"], linux: {}}' >"$work/container.json"
-    pods+=("$(crictl "$socket" runp "$work/pod.json")")
+  local i id namespaces='{security_context: {namespace_options: {pid: 1}}}'
+  for ((i = $1; i < $2; i++)); do
+    jq -n --arg n "memory-$tag-$i" "{metadata: {name: \$n, namespace: \"memory\", uid: \$n}, linux: $namespaces}" >"$work/pod.json"
+    jq -n --arg i "$image" "{metadata: {name: \"main\"}, image: {image: \$i}, command: [\"sleep\", \"86400\"], linux: $namespaces}" \
+      >"$work/container.json"
+    pods+=("$(crictl "$socket" runp "$work/pod.json" 2>"$work/runp.log")") || die "$(<"$work/runp.log")"
     id=$(crictl "$socket" create --no-pull "${pods[-1]}" "$work/container.json" "$work/pod.json")
     crictl "$socket" start "$id" >/dev/null
   done
@@ -60,22 +59,18 @@ if [[ ! $socket ]]; then
   socket=$criserver
 fi
 crictl "$socket" pull "$image" >/dev/null
-# crimonitor starts with the first pod at the latest.
-saved=$count count=1
-run_pods
-remove_pods
-pods=() count=$saved
-monitor=$(find_pid crimonitor) daemon=$(find_pid criserver)
+idle=$(pss crimonitor) daemon_idle=$(pss criserver)
+say "1 pod, then $count"
+run_pods 0 1
 sleep 2 # for the garbage collectors
-monitor_idle=$(pss "$monitor") daemon_idle=$(pss "$daemon")
-say "$count pods"
-run_pods
+one=$(pss crimonitor) daemon_one=$(pss criserver)
+run_pods 1 "$count"
 sleep 2
-monitor_full=$(pss "$monitor") daemon_full=$(pss "$daemon")
+full=$(pss crimonitor) daemon_full=$(pss criserver)
 [[ ! $given ]] || remove_pods
 {
-  echo "PSS/KiB idle with-$count per-container"
-  echo "crimonitor $monitor_idle $monitor_full $(((monitor_full - monitor_idle) / count))"
-  echo "criserver $daemon_idle $daemon_full $(((daemon_full - daemon_idle) / count))"
-} | column -t -R 2,3,4
+  echo "PSS/KiB idle with-1 with-$count per-container-more"
+  echo "crimonitor $idle $one $full $(((full - one) / (count - 1)))"
+  echo "criserver $daemon_idle $daemon_one $daemon_full $(((daemon_full - daemon_one) / (count - 1)))"
+} | column -t -R 2,3,4,5
 finish

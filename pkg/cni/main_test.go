@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -12,6 +13,10 @@ import (
 
 // inNode says that the process is in the network namespace that stands for the node.
 const inNode = "CNI_TEST_IN_NODE"
+
+// A goroutine that ends while locked to its thread takes the thread along, except for the process's first one, which
+// then stays in the namespace for good. So that is kept for the main goroutine.
+func init() { runtime.LockOSThread() }
 
 // TestMain runs the tests in a network namespace of their own, so that bridges, tables and sysctls are not the machine's
 // and nothing can be left on it.

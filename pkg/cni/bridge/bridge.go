@@ -150,11 +150,12 @@ func (b *Bridge) Add(ctx context.Context, a Attachment) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if err := b.publish(ctx, got.ports); err != nil {
+	bridge, err := b.publish(ctx, got.ports)
+	if err != nil {
 		return Result{}, err
 	}
 	result := b.result(a.ID, got.addresses)
-	if err := b.connect(a, result.Addresses); err != nil {
+	if err := b.connect(ctx, a, bridge, result.Addresses); err != nil {
 		return Result{}, err
 	}
 	return result, nil
@@ -174,17 +175,18 @@ func (b *Bridge) result(id string, addresses []netip.Addr) Result {
 }
 
 // publish makes the bridge and the table if need be, and the host ports, which are claimed already.
-func (b *Bridge) publish(ctx context.Context, ports []nat.Port) error {
+func (b *Bridge) publish(ctx context.Context, ports []nat.Port) (*netlink.LinkAttrs, error) {
 	if err := b.lockBase(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	defer b.unlockBase()
-	if err := b.links.ensureBridge(false, b.ownVeths); err != nil {
-		return err
+	bridge, err := b.links.ensureBridge(ctx, false, b.ownVeths)
+	if err != nil {
+		return nil, err
 	}
 	there, err := b.table.Exists()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if there && len(ports) > 0 {
 		err = b.table.Add(ports)
@@ -192,7 +194,7 @@ func (b *Bridge) publish(ctx context.Context, ports []nat.Port) error {
 	if !there || errors.Is(err, nat.ErrMissing) {
 		err = b.table.Replace(b.claims.portsExcept(""))
 	}
-	return err
+	return bridge, err
 }
 
 // Del takes down a pod's network; it is no error if there is none.
@@ -292,7 +294,8 @@ func (b *Bridge) Repair(ctx context.Context) error {
 	if b.claims.empty() {
 		return strays // the last pod's Del is about to remove them
 	}
-	return errors.Join(strays, b.links.ensureBridge(true, b.ownVeths), b.repairTable())
+	_, err := b.links.ensureBridge(ctx, true, b.ownVeths)
+	return errors.Join(strays, err, b.repairTable())
 }
 
 func (b *Bridge) repairTable() error {

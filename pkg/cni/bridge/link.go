@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -20,7 +22,13 @@ const (
 	// bridgeAlias tells a bridge that we made, and may remove, from one that was there.
 	bridgeAlias = "criserver built-in pod network"
 	defaultMTU  = 1500
+	// carrierLimit is long enough for the kernel's work queue under any load.
+	carrierLimit = 5 * time.Second
 )
+
+// bridgeLinkLocal is what the node asks pods for their hardware address from. The kernel would give the bridge one too,
+// but some time after the first pod's link is up.
+var bridgeLinkLocal = netip.MustParsePrefix("fe80::1/64")
 
 // vethName is the name of the node's end of a pod's link. It follows from the pod's id, so that the link can be removed
 // without a record of it; 15 characters are the most that the kernel takes.
@@ -36,7 +44,8 @@ func macOf(a netip.Addr) net.HardwareAddr {
 	return append(net.HardwareAddr{0x0a, 0x58}, b[len(b)-4:]...)
 }
 
-// links makes the node's side of the network. Its methods but addVeth and removeVeth are not to be called at the same time.
+// links makes the node's side of the network. Its methods but those for one veth are not
+// to be called at the same time.
 type links struct {
 	*netlink.Handle
 	name    string
@@ -50,31 +59,32 @@ type links struct {
 // ensureBridge makes the bridge if it is not there. A bridge made before is only looked for, unless thorough is set:
 // then its addresses and switches are set again. ours gives what tells a
 // pod's link by its name; it is called when that is needed.
-func (l *links) ensureBridge(thorough bool, ours func() func(name string) bool) error {
+// The bridge's attributes are returned.
+func (l *links) ensureBridge(ctx context.Context, thorough bool, ours func() func(name string) bool) (*netlink.LinkAttrs, error) {
 	link, err := l.LinkByName(l.name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		if link, err = l.makeBridge(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("look for bridge %s: %w", l.name, err)
+		return nil, fmt.Errorf("look for bridge %s: %w", l.name, err)
 	}
 	a := link.Attrs()
 	if link.Type() != "bridge" {
-		return fmt.Errorf("the name %s of the bridge is taken by an interface of type %s", l.name, link.Type())
+		return nil, fmt.Errorf("the name %s of the bridge is taken by an interface of type %s", l.name, link.Type())
 	}
 	if a.Index == l.made && a.Flags&net.FlagUp != 0 && !thorough {
-		return nil
+		return a, nil
 	}
-	if err := l.configureBridge(link); err != nil {
-		return err
+	if err := l.configureBridge(ctx, link); err != nil {
+		return nil, err
 	}
 	if err := l.attach(link, ours()); err != nil {
-		return err
+		return nil, err
 	}
 	l.made = a.Index
-	return nil
+	return a, nil
 }
 
 func (l *links) makeBridge() (netlink.Link, error) {
@@ -123,7 +133,7 @@ func (l *links) uplinkMTU() (int, error) {
 }
 
 // configureBridge sets what the bridge needs; it changes nothing that is right.
-func (l *links) configureBridge(link netlink.Link) error {
+func (l *links) configureBridge(ctx context.Context, link netlink.Link) error {
 	useIPv6 := false
 	for _, s := range l.subnets {
 		useIPv6 = useIPv6 || s.Addr().Is6()
@@ -140,15 +150,22 @@ func (l *links) configureBridge(link netlink.Link) error {
 			return err
 		}
 	}
+	var addresses []netip.Prefix
 	for _, s := range l.subnets {
-		if err := l.AddrReplace(link, address(netip.PrefixFrom(gateway(s), s.Bits()))); err != nil {
-			return fmt.Errorf("give bridge %s address %s: %w", l.name, gateway(s), err)
+		addresses = append(addresses, netip.PrefixFrom(gateway(s), s.Bits()))
+	}
+	if useIPv6 {
+		addresses = append(addresses, bridgeLinkLocal)
+	}
+	for _, p := range addresses {
+		if err := l.AddrReplace(link, address(p)); err != nil {
+			return fmt.Errorf("give bridge %s address %s: %w", l.name, p, err)
 		}
 	}
 	if err := l.LinkSetUp(link); err != nil {
 		return fmt.Errorf("switch on bridge %s: %w", l.name, err)
 	}
-	return nil
+	return awaitNeighbours(ctx, l.name, addresses)
 }
 
 // address is ready for use at once: duplicate address detection would hold it back for a second or more, and the
@@ -186,31 +203,44 @@ func (l *links) removeBridge() error {
 
 // addVeth makes a pod's link, the node's end up and attached to the bridge, the other end down in the pod's network
 // namespace. A link of the same name, left over by a crash, is replaced.
-func (l *links) addVeth(name, podName string, podMAC net.HardwareAddr, podNS int) error {
-	bridge, err := l.LinkByName(l.name)
-	if err != nil {
-		return fmt.Errorf("look for bridge %s: %w", l.name, err)
-	}
-	create := func() error {
-		return newVeth(veth{name: name, bridge: bridge.Attrs(), peerName: podName, peerMAC: podMAC, peerNS: podNS})
-	}
-	err = create()
+func (l *links) addVeth(v veth) error {
+	err := newVeth(v)
 	if errors.Is(err, unix.EEXIST) {
-		if err := l.removeVeth(name); err != nil {
+		if err := l.removeVeth(v.name); err != nil {
 			return err
 		}
-		if err = create(); errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("make link %s: %w: the pod has an interface %s already", name, err, podName)
+		if err = newVeth(v); errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("make link %s: %w: the pod has an interface %s already", v.name, err, v.peerName)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("make link %s: %w", name, err)
+		return fmt.Errorf("make link %s: %w", v.name, err)
 	}
-	link, err := l.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("look for link %s: %w", name, err)
+	return nil
+}
+
+// finishVeth waits until the bridge forwards a link whose pod's end was just switched on, and finishes the node's end.
+//
+// The kernel lets the bridge know of the carrier in a work queue. Until then it drops all packets of the link, and with
+// the first one, a neighbour's solicitation, a second passes. To be asked for the one link makes the kernel do it now
+// (rtnl_getlink calls linkwatch_sync_dev since Linux 6.2); the loop is for older ones.
+func (l *links) finishVeth(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, carrierLimit)
+	defer cancel()
+	for {
+		link, err := l.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("look for link %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return l.setHairpin(link)
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the carrier of link %s: %w", name, ctx.Err())
+		}
 	}
-	return l.setHairpin(link)
 }
 
 // setHairpin lets packets leave by the port of the bridge that they came from: with br_netfilter on, a pod's packet

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -22,19 +23,26 @@ func podUsesIPv6(path string) (use bool, err error) {
 }
 
 // connect makes the pod's link and configures the pod's end of it.
-func (b *Bridge) connect(a Attachment, addresses []netip.Prefix) error {
+func (b *Bridge) connect(ctx context.Context, a Attachment, bridge *netlink.LinkAttrs, addresses []netip.Prefix) error {
 	ns, err := os.Open(a.NetNS)
 	if err != nil {
 		return fmt.Errorf("open network namespace: %w", err)
 	}
 	defer ns.Close()
-	if err := b.links.addVeth(vethName(a.ID), a.IfName, macOf(addresses[0].Addr()), int(ns.Fd())); err != nil {
+	err = b.links.addVeth(veth{
+		name: vethName(a.ID), bridge: bridge, peerName: a.IfName, peerMAC: macOf(addresses[0].Addr()), peerNS: int(ns.Fd()),
+	})
+	if err != nil {
 		return err
 	}
-	return netns.Do(a.NetNS, func(h *netlink.Handle) error { return configurePod(h, a.IfName, addresses) })
+	err = netns.Do(a.NetNS, func(h *netlink.Handle) error { return configurePod(ctx, h, a.IfName, addresses) })
+	if err != nil {
+		return err
+	}
+	return b.links.finishVeth(ctx, vethName(a.ID))
 }
 
-func configurePod(h *netlink.Handle, name string, addresses []netip.Prefix) error {
+func configurePod(ctx context.Context, h *netlink.Handle, name string, addresses []netip.Prefix) error {
 	link, err := h.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("look for interface %s: %w", name, err)
@@ -63,7 +71,7 @@ func configurePod(h *netlink.Handle, name string, addresses []netip.Prefix) erro
 			return fmt.Errorf("set default route by %s: %w", gw, err)
 		}
 	}
-	return nil
+	return awaitNeighbours(ctx, name, addresses)
 }
 
 // checkPod returns an error unless the pod's interface is up and has its addresses.

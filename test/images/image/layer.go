@@ -86,10 +86,10 @@ func archive(files []File) ([]byte, error) {
 			Name: f.Path, Typeflag: f.Type, Linkname: f.Target, Mode: f.Mode, Uid: f.UID, Gid: f.GID,
 			Size: int64(len(f.Body)), ModTime: epoch, Devmajor: f.Major, Devminor: f.Minor,
 		}
-		switch {
-		case f.Type == 0:
+		switch f.Type {
+		case 0:
 			h.Typeflag = tar.TypeReg
-		case f.Type == tar.TypeDir:
+		case tar.TypeDir:
 			h.Name += "/"
 		}
 		for name, value := range f.Xattrs {

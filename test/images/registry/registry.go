@@ -25,7 +25,8 @@ type Registry struct {
 	Addr string // host:port
 
 	cmd  *exec.Cmd
-	done chan error // gets the process's end, once
+	done chan struct{} // closed when the process has ended
+	err  error         // how it ended; to be read after done
 }
 
 // Start runs a registry that keeps its content and its log in dir, and returns when it answers. The process
@@ -54,7 +55,7 @@ http: {addr: %q}
 		return nil, fmt.Errorf("create registry log: %w", err)
 	}
 	defer log.Close()
-	r := &Registry{Addr: addr, done: make(chan error, 1)}
+	r := &Registry{Addr: addr, done: make(chan struct{})}
 	r.cmd = exec.Command("docker-registry", "serve", config)
 	r.cmd.Stdout, r.cmd.Stderr = log, log
 	// Its own process group: an interrupt from the terminal is ours to handle.
@@ -78,7 +79,8 @@ func (r *Registry) start() error {
 		err := r.cmd.Start()
 		started <- err
 		if err == nil {
-			r.done <- r.cmd.Wait()
+			r.err = r.cmd.Wait()
+			close(r.done)
 		}
 	}()
 	if err := <-started; err != nil {
@@ -115,9 +117,8 @@ func (r *Registry) ready(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
-		case err := <-r.done:
-			r.done <- err
-			return fmt.Errorf("it ended: %w", err)
+		case <-r.done:
+			return fmt.Errorf("it ended: %w", r.err)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
