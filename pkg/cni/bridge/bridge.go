@@ -100,7 +100,7 @@ func Open(c Config) (*Bridge, error) {
 	return &Bridge{
 		claims: claims,
 		table:  nat.New(c.Table, c.Name, subnets),
-		links:  &links{Handle: h, name: c.Name, mtu: c.MTU, subnets: subnets},
+		links:  &links{Handle: h, name: c.Name, mtu: c.MTU, subnets: subnets, reaper: newReaper(h)},
 		base:   make(chan struct{}, 1),
 	}, nil
 }
@@ -201,13 +201,13 @@ func (b *Bridge) publish(ctx context.Context, ports []nat.Port) (*netlink.LinkAt
 func (b *Bridge) Del(ctx context.Context, id string) error {
 	held, known := b.claims.of(id)
 	if !known {
-		return b.links.removeVeth(vethName(id))
+		return b.links.reaper.remove(vethName(id))
 	}
 	var errs []error
 	if len(held.ports) > 0 {
 		errs = append(errs, b.unpublish(ctx, id, held.ports))
 	}
-	errs = append(errs, b.links.removeVeth(vethName(id)))
+	errs = append(errs, b.links.reaper.remove(vethName(id)))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -265,7 +265,7 @@ func (b *Bridge) removeStrays() error {
 	var errs []error
 	for _, link := range found {
 		if name := link.Attrs().Name; !ours(name) {
-			errs = append(errs, b.links.removeVeth(name))
+			errs = append(errs, b.links.reaper.remove(name))
 		}
 	}
 	return errors.Join(errs...)

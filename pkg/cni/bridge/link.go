@@ -51,6 +51,7 @@ type links struct {
 	name    string
 	mtu     int
 	subnets []netip.Prefix
+	reaper  *reaper
 
 	// made is the index of the bridge that is known to be as it should.
 	made int
@@ -206,7 +207,7 @@ func (l *links) removeBridge() error {
 func (l *links) addVeth(v veth) error {
 	err := newVeth(v)
 	if errors.Is(err, unix.EEXIST) {
-		if err := l.removeVeth(v.name); err != nil {
+		if err := l.reaper.remove(v.name); err != nil {
 			return err
 		}
 		if err = newVeth(v); errors.Is(err, unix.EEXIST) {
@@ -289,21 +290,6 @@ func newVeth(v veth) error {
 	req.AddData(info)
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err
-}
-
-// removeVeth removes both ends of a link; it is no error if there is none.
-func (l *links) removeVeth(name string) error {
-	link, err := l.LinkByName(name)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
-	}
-	if err == nil {
-		err = l.LinkDel(link)
-	}
-	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove link %s: %w", name, err)
-	}
-	return nil
 }
 
 // veths lists the node's ends of pods' links that are attached to an interface, 0 for those that are to none.
