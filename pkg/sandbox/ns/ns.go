@@ -44,11 +44,22 @@ func Make(c Config) error {
 	if err := os.MkdirAll(c.Dir, 0o711); err != nil {
 		return fmt.Errorf("make namespace directory: %w", err)
 	}
+	return onOwnThread(func() error { return makeOnThread(c) })
+}
+
+// onOwnThread runs fn on a thread that ends with it, and with the thread its hold on the namespaces. The process's first
+// thread cannot end before the process (the Go runtime parks it for good), so where fn would come to run on that one,
+// another is taken.
+func onOwnThread(fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		// Not unlocked: the thread is in the pod's namespaces, so it must end with this goroutine.
-		runtime.LockOSThread()
-		result <- makeOnThread(c)
+		runtime.LockOSThread() // and never unlocked: the runtime ends the thread with the goroutine
+		if unix.Gettid() == unix.Getpid() {
+			result <- onOwnThread(fn) // this goroutine keeps the first thread meanwhile
+			runtime.UnlockOSThread()
+			return
+		}
+		result <- fn()
 	}()
 	return <-result
 }
