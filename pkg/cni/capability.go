@@ -64,7 +64,7 @@ func capabilities(list *libcni.NetworkConfigList, p Pod) (map[string]any, error)
 		}
 	}
 	if d := p.DNS; wanted["dns"] && len(d.Servers)+len(d.Searches)+len(d.Options) > 0 {
-		out["dns"] = dns{Servers: d.Servers, Searches: d.Searches, Options: d.Options}
+		out["dns"] = dns(d)
 	}
 	if wanted["io.kubernetes.cri.pod-annotations"] && len(p.Annotations) > 0 {
 		out["io.kubernetes.cri.pod-annotations"] = p.Annotations

@@ -105,6 +105,7 @@ func loadFile(path string) (*libcni.NetworkConfigList, error) {
 		if err != nil {
 			return nil, err
 		}
+		//nolint:staticcheck // deprecated, but the kubelet's users still have such files
 		if list, err = libcni.ConfListFromConf(plugin); err != nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/imagesvc"
+	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
@@ -90,9 +91,23 @@ func checkContainer(c *runtimeapi.ContainerConfig) error {
 		return invalid("linux.security_context.run_as_group", "run_as_user or run_as_username must be set with it")
 	case sc.GetRunAsUser() != nil && sc.GetRunAsUsername() != "":
 		return invalid("linux.security_context.run_as_username", "run_as_user is set too")
-	case sc.GetApparmor().GetProfileType() == runtimeapi.SecurityProfile_Localhost,
-		sc.GetApparmorProfile() != "" && sc.GetApparmorProfile() != "unconfined" && sc.GetApparmorProfile() != "runtime/default":
-		return unsupported("linux.security_context.apparmor", "a profile of the node")
+	}
+	return checkAppArmor(sc)
+}
+
+// checkAppArmor refuses a profile where the node has AppArmor: none is applied yet. Elsewhere RuntimeDefault means nothing,
+// for every runtime.
+func checkAppArmor(sc *runtimeapi.LinuxContainerSecurityContext) error {
+	const field = "linux.security_context.apparmor"
+	//nolint:staticcheck // deprecated, but old clients still send it
+	old := sc.GetApparmorProfile()
+	switch p := sc.GetApparmor(); {
+	case p == nil && (old == "" || old == "unconfined"), p.GetProfileType() == runtimeapi.SecurityProfile_Unconfined && p != nil:
+		return nil
+	case p.GetProfileType() == runtimeapi.SecurityProfile_Localhost, p == nil && old != "runtime/default":
+		return unsupported(field, "a profile of the node")
+	case host.AppArmor():
+		return unsupported(field, "RuntimeDefault on a node with AppArmor")
 	}
 	return nil
 }

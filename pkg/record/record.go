@@ -52,7 +52,7 @@ type DB struct {
 	done     sync.WaitGroup
 }
 
-// ErrDamaged: the file is no database, or one whose content does not fit together.
+// ErrDamaged says that the file is no database, or one whose content does not fit together.
 var ErrDamaged = errors.New("damaged database")
 
 // Open opens or creates the database file at path. A file that is damaged is set aside, see Salvaged; one of a newer

@@ -1,8 +1,6 @@
 package sandbox
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,11 +17,11 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"criserver/pkg/cni"
-	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/monitor/launch"
 	"criserver/pkg/sandbox/want"
+	"criserver/pkg/snapshot"
 	"criserver/pkg/snapshot/overlay"
 )
 
@@ -114,40 +112,33 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// busybox unpacks a layer with busybox-static in it.
+// busybox makes a layer with busybox-static in it.
 func (f *fixture) busybox() want.Image {
 	f.t.Helper()
-	bin, err := os.ReadFile("/bin/busybox")
-	if err != nil {
-		f.t.Fatalf("package busybox-static is needed: %v", err)
-	}
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	add := func(h *tar.Header, data []byte) {
-		h.Size = int64(len(data))
-		if err := w.WriteHeader(h); err != nil {
-			f.t.Fatal(err)
-		}
-		_, _ = w.Write(data)
-	}
-	for _, d := range []string{"bin", "etc", "proc", "sys", "dev", "tmp"} {
-		add(&tar.Header{Name: d + "/", Typeflag: tar.TypeDir, Mode: 0o755}, nil)
-	}
-	add(&tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, bin)
-	for _, applet := range []string{"sh", "sleep", "cat", "echo", "hostname", "id", "ps", "true"} {
-		add(&tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeLink, Linkname: "bin/busybox"}, nil)
-	}
-	add(&tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:0::/root:/bin/sh\nweb:x:33:33::/:/bin/sh\n"))
-	_ = w.Close()
-	diffID := digest.FromBytes(buf.Bytes())
+	diffID := digest.FromString("busybox")
 	stage, err := f.overlay.Stage(f.t.Context(), []digest.Digest{diffID})
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	if _, err := unpack.Apply(f.t.Context(), stage.Dir(), &buf); err != nil {
+	for _, d := range []string{"bin", "etc", "proc", "sys", "dev", "tmp"} {
+		if err := os.Mkdir(filepath.Join(stage.Dir(), d), 0o755); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	bin, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		f.t.Fatalf("package busybox-static is needed: %v", err)
+	}
+	program := filepath.Join(stage.Dir(), "bin", "busybox")
+	err = errors.Join(os.WriteFile(program, bin, 0o755),
+		os.WriteFile(filepath.Join(stage.Dir(), "etc", "passwd"), []byte("root:x:0:0::/root:/bin/sh\n"), 0o644))
+	for _, applet := range []string{"sh", "sleep", "cat", "echo", "hostname", "id", "ps", "true", "ls"} {
+		err = errors.Join(err, os.Link(program, filepath.Join(stage.Dir(), "bin", applet)))
+	}
+	if err != nil {
 		f.t.Fatal(err)
 	}
-	if err := stage.Commit(f.t.Context(), usageNone); err != nil {
+	if err := stage.Commit(f.t.Context(), snapshot.Usage{}); err != nil {
 		f.t.Fatal(err)
 	}
 	return want.Image{ID: digest.FromString("image").String(), Ref: "busybox@x", Layers: []digest.Digest{diffID},

@@ -147,7 +147,7 @@ func TestLoadErrors(t *testing.T) {
 		key  string
 	}{
 		"no TOML":            {"\nsocket = \n", 2, ""},
-		"unknown key":        {"\n[log]\nlevel = 'info'\nlevle = 'debug'\n", 4, "log.levle"},
+		"unknown key":        {"\n[log]\nlevel = 'info'\nlevle = 'debug'\n", 4, "log.levle"}, //nolint:misspell // wanted
 		"unknown table":      {"[lgo]\nlevel = 'info'\n", 1, "lgo"},
 		"unknown nested":     {"[registry.mirrors.'a.io']\nendpoints = [\n  {url = 'http://b', cert = 'c'}]\n", 3, `registry.mirrors."a.io".cert`},
 		"wrong type":         {"[log]\nlevel = 7\n", 2, "log.level"},

@@ -159,10 +159,10 @@ func classify(err error) error {
 		errors.Is(err, ErrUnauthorized):
 		return err
 	case errors.As(err, &response):
-		switch code := response.StatusCode; {
-		case code == http.StatusNotFound:
+		switch response.StatusCode {
+		case http.StatusNotFound:
 			return fmt.Errorf("%w: %w", ErrNotFound, err)
-		case code == http.StatusUnauthorized || code == http.StatusForbidden:
+		case http.StatusUnauthorized, http.StatusForbidden:
 			return fmt.Errorf("%w (check the image's name and the pull secret): %w", ErrUnauthorized, err)
 		}
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)

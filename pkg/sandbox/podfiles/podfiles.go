@@ -31,11 +31,17 @@ type DNS struct {
 	Servers, Searches, Options []string
 }
 
-// Shm, ResolvConf, Hostname and Hosts are where Make puts things in dir.
-func Shm(dir string) string        { return filepath.Join(dir, "shm") }
+// Shm is where Make mounts /dev/shm.
+func Shm(dir string) string { return filepath.Join(dir, "shm") }
+
+// ResolvConf is where Make puts resolv.conf.
 func ResolvConf(dir string) string { return filepath.Join(dir, "resolv.conf") }
-func Hostname(dir string) string   { return filepath.Join(dir, "hostname") }
-func Hosts(dir string) string      { return filepath.Join(dir, "hosts") }
+
+// Hostname is where Make puts /etc/hostname.
+func Hostname(dir string) string { return filepath.Join(dir, "hostname") }
+
+// Hosts is where Make puts /etc/hosts.
+func Hosts(dir string) string { return filepath.Join(dir, "hosts") }
 
 // Make makes the files in dir, which must exist. Remove undoes it, also after an error.
 func Make(dir string, c Config) error {

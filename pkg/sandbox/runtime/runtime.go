@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// ErrNotFound: the runtime has no container of that ID.
+// ErrNotFound says that the runtime has no container of that ID.
 var ErrNotFound = errors.New("container not found in the runtime")
 
 // Stdio is what a process reads and writes. The files stay the caller's, who closes them once the process runs.

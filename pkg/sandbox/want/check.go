@@ -10,7 +10,7 @@ import (
 	"criserver/pkg/sandbox/signals"
 )
 
-// ErrInvalid: the configuration can never work.
+// ErrInvalid says that the configuration can never work.
 var ErrInvalid = errors.New("invalid")
 
 // Check refuses what can never work: an ErrInvalid that names the field of the CRI.

@@ -1,5 +1,0 @@
-package sandbox
-
-import "criserver/pkg/snapshot"
-
-var usageNone = snapshot.Usage{}
