@@ -49,6 +49,7 @@ var codeTable = []struct {
 	{sandbox.ErrUnavailable, codes.Unavailable},
 	{sandbox.ErrNotFound, codes.NotFound},
 	{imagesvc.ErrNotFound, codes.NotFound},
+	{imagesvc.ErrInvalid, codes.InvalidArgument},
 	{registry.ErrNotFound, codes.NotFound},
 	{registry.ErrUnauthorized, codes.Unauthenticated},
 	{registry.ErrUnavailable, codes.Unavailable},

@@ -15,6 +15,9 @@ const (
 	sigRTMax = 64
 )
 
+// aliases are second names of signals (signal(7)).
+var aliases = map[string]unix.Signal{"IOT": unix.SIGIOT, "POLL": unix.SIGPOLL, "CLD": unix.SIGCHLD}
+
 // Parse reads a signal as images and pods write it: "SIGTERM", "term", "15", "SIGRTMIN+3", "RTMAX-1".
 func Parse(s string) (unix.Signal, error) {
 	if n, err := strconv.Atoi(s); err == nil {
@@ -25,6 +28,9 @@ func Parse(s string) (unix.Signal, error) {
 	}
 	name := strings.TrimPrefix(strings.ToUpper(s), "SIG")
 	if n := unix.SignalNum("SIG" + name); n != 0 {
+		return n, nil
+	}
+	if n, ok := aliases[name]; ok {
 		return n, nil
 	}
 	base := map[string]int{"RTMIN": sigRTMin, "RTMAX": sigRTMax}

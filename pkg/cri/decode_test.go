@@ -1,0 +1,157 @@
+package cri
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"criserver/pkg/sandbox/signals"
+	"criserver/pkg/sandbox/want"
+)
+
+func containerConfig() *runtimeapi.ContainerConfig {
+	return &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: "busybox"},
+		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{}},
+	}
+}
+
+// Every signal that the CRI has can be sent, and is told again as itself.
+func TestStopSignals(t *testing.T) {
+	for n, name := range runtimeapi.Signal_name {
+		decoded := decodeSignal(runtimeapi.Signal(n))
+		if n == 0 {
+			if decoded != "" {
+				t.Errorf("the default became %q", decoded)
+			}
+			continue
+		}
+		if _, err := signals.Parse(decoded); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := encodeSignal(decoded); got != runtimeapi.Signal(n) {
+			t.Errorf("%s came back as %s", name, got)
+		}
+	}
+	if got := encodeSignal("15"); got != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
+		t.Errorf("a number became %s", got)
+	}
+}
+
+// What is not honoured is refused, by a message that names the field.
+func TestUnsupportedFieldsAreRefused(t *testing.T) {
+	for field, change := range map[string]func(*runtimeapi.ContainerConfig){
+		"tty":     func(c *runtimeapi.ContainerConfig) { c.Tty = true },
+		"stdin":   func(c *runtimeapi.ContainerConfig) { c.StdinOnce = true },
+		"devices": func(c *runtimeapi.ContainerConfig) { c.Devices = []*runtimeapi.Device{{}} },
+		"CDI_devices": func(c *runtimeapi.ContainerConfig) {
+			c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "x"}}
+		},
+		"add_ambient_capabilities": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{AddAmbientCapabilities: []string{"NET_RAW"}}
+		},
+		"selinux_options": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"}
+		},
+		"apparmor": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}
+		},
+		"seccomp": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}
+		},
+		"seccomp_profile_path": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.SeccompProfilePath = "localhost/x" //nolint:staticcheck // deprecated, still sent
+		},
+		"userns_options": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}
+		},
+		"mounts[0].image": func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{Image: &runtimeapi.ImageSpec{Image: "x"}}}
+		},
+		"mounts[0].recursive_read_only": func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", RecursiveReadOnly: true}}
+		},
+		"mounts[0].mount_options": func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", MountOptions: []string{"noexec"}}}
+		},
+		"mounts[0].uidMappings": func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", UidMappings: []*runtimeapi.IDMapping{{}}}}
+		},
+		"envs": func(c *runtimeapi.ContainerConfig) {
+			c.Envs = []*runtimeapi.KeyValue{{Key: "K", Value: []byte{0xff}}}
+		},
+	} {
+		c := containerConfig()
+		change(c)
+		_, err := decodeContainer(c)
+		if !errors.Is(err, errUnsupported) || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: err = %v", field, err)
+		}
+	}
+}
+
+func TestWrongFieldsAreRefused(t *testing.T) {
+	for field, change := range map[string]func(*runtimeapi.ContainerConfig){
+		"image": func(c *runtimeapi.ContainerConfig) { c.Image = nil },
+		"run_as_username": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{}
+			c.Linux.SecurityContext.RunAsUsername = "x"
+		},
+		"run_as_group":        func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{} },
+		"envs":                func(c *runtimeapi.ContainerConfig) { c.Envs = []*runtimeapi.KeyValue{{Key: "A=B"}} },
+		"mounts[0].host_path": func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{{}} },
+		"namespace_options.ipc": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Ipc: runtimeapi.NamespaceMode_CONTAINER}
+		},
+	} {
+		c := containerConfig()
+		change(c)
+		if _, err := decodeContainer(c); !errors.Is(err, errInvalid) || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: err = %v", field, err)
+		}
+	}
+	if _, err := decodeContainer(nil); !errors.Is(err, errInvalid) {
+		t.Errorf("no configuration: %v", err)
+	}
+}
+
+func TestPodDNSAddsNoLines(t *testing.T) {
+	_, err := decodePod(&runtimeapi.PodSandboxConfig{DnsConfig: &runtimeapi.DNSConfig{Servers: []string{"1.1.1.1\noptions evil"}}}, "")
+	if !errors.Is(err, errInvalid) {
+		t.Errorf("err = %v", err)
+	}
+}
+
+func TestNamespaceModesComeBack(t *testing.T) {
+	for _, m := range []runtimeapi.NamespaceMode{
+		runtimeapi.NamespaceMode_POD, runtimeapi.NamespaceMode_CONTAINER, runtimeapi.NamespaceMode_NODE, runtimeapi.NamespaceMode_TARGET,
+	} {
+		n, err := decodeNamespaces("f", &runtimeapi.NamespaceOption{Pid: m, TargetId: "t"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := encodeNamespaces(n); got.Pid != m || got.TargetId != "t" {
+			t.Errorf("%s came back as %v", m, got)
+		}
+	}
+	if n, err := decodeNamespaces("f", nil); err != nil || n.Network != want.NamespacePod {
+		t.Errorf("no options: %+v, %v", n, err)
+	}
+}
+
+func TestLabelSelector(t *testing.T) {
+	labels := map[string]string{"a": "1", "b": "2"}
+	for _, row := range []struct {
+		selector map[string]string
+		want     bool
+	}{
+		{nil, true}, {map[string]string{"a": "1"}, true}, {map[string]string{"a": "1", "b": "2"}, true},
+		{map[string]string{"a": "2"}, false}, {map[string]string{"c": ""}, false},
+	} {
+		if got := matchLabels(row.selector, labels); got != row.want {
+			t.Errorf("matchLabels(%v) = %t", row.selector, got)
+		}
+	}
+}

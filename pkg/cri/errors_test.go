@@ -1,0 +1,71 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/spec"
+	"criserver/pkg/sandbox/want"
+)
+
+func TestToStatus(t *testing.T) {
+	for _, row := range []struct {
+		err  error
+		code codes.Code
+	}{
+		{nil, codes.OK},
+		{sandbox.ErrNotFound, codes.NotFound},
+		{sandbox.ErrState, codes.FailedPrecondition},
+		{sandbox.ErrExists, codes.AlreadyExists},
+		{sandbox.ErrAmbiguous, codes.InvalidArgument},
+		{sandbox.ErrTimeout, codes.DeadlineExceeded},
+		{sandbox.ErrUnavailable, codes.Unavailable},
+		{want.ErrInvalid, codes.InvalidArgument},
+		{spec.Invalidf("field", "bad"), codes.InvalidArgument},
+		{imagesvc.ErrNotFound, codes.NotFound},
+		{imagesvc.ErrInvalid, codes.InvalidArgument},
+		{registry.ErrNotFound, codes.NotFound},
+		{registry.ErrUnauthorized, codes.Unauthenticated},
+		{registry.ErrUnavailable, codes.Unavailable},
+		{context.DeadlineExceeded, codes.DeadlineExceeded},
+		{context.Canceled, codes.Canceled},
+		{unsupported("field", 1), codes.InvalidArgument},
+		{invalid("field", "bad"), codes.InvalidArgument},
+		{errors.New("disk on fire"), codes.Unknown},
+		{status.Error(codes.ResourceExhausted, "as it is"), codes.ResourceExhausted},
+	} {
+		wrapped := row.err
+		if _, ok := status.FromError(row.err); !ok {
+			wrapped = fmt.Errorf("run pod a/b: %w", row.err)
+		}
+		got := toStatus(wrapped)
+		if status.Code(got) != row.code {
+			t.Errorf("%v: code %s, want %s", row.err, status.Code(got), row.code)
+		}
+		if row.err != nil && !strings.Contains(got.Error(), row.err.Error()) {
+			t.Errorf("%v: the message is lost in %q", row.err, got)
+		}
+	}
+}
+
+func TestPanicEndsOneCallOnly(t *testing.T) {
+	info := &grpc.UnaryServerInfo{FullMethod: "/runtime.v1.RuntimeService/Version"}
+	_, err := recoverUnary(t.Context(), nil, info, func(context.Context, any) (any, error) { panic("ouch") })
+	if status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "ouch") || !strings.Contains(err.Error(), "Version") {
+		t.Errorf("err = %v", err)
+	}
+	resp, err := recoverUnary(t.Context(), nil, info, func(context.Context, any) (any, error) { return 1, nil })
+	if resp != 1 || err != nil {
+		t.Errorf("a call that does not panic: %v, %v", resp, err)
+	}
+}
