@@ -49,6 +49,10 @@ test-e2e: build ## black-box tests against the built binaries (root)
 
 test-vm: build ## the tests that need cgroup v2, device-mapper or AppArmor, in a virtual machine
 	hack/vm/test.sh
+	hack/vm/run-in-vm --systemd --timeout 300 -- hack/vm/systemd.sh
+
+critest-vm: build ## the CRI conformance suite in a virtual machine: with AppArmor, cgroup v2, user namespaces
+	hack/vm/run-in-vm --timeout 1800 --mem 3072 -- hack/critest.sh
 
 lint: ## formatting, vet and golangci-lint
 	@unformatted=$$(gofmt -l cmd pkg test hack); [[ -z $$unformatted ]] || { echo "not gofmt'ed: $$unformatted" >&2; exit 1; }
@@ -70,4 +74,4 @@ memory: build ## what crimonitor costs, idle and per container
 clean: ## remove what was built and cached
 	rm -rf bin .cache
 
-.PHONY: help deps build quickstart test test-unit test-e2e test-vm lint fmt critest bench memory clean
+.PHONY: help deps build quickstart test test-unit test-e2e test-vm lint fmt critest critest-vm bench memory clean
