@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
@@ -166,6 +167,8 @@ func classify(err error) error {
 			return fmt.Errorf("%w (check the image's name and the pull secret): %w", ErrUnauthorized, err)
 		}
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case errors.Is(err, auth.ErrBasicCredentialNotFound):
+		return fmt.Errorf("%w (it wants a pull secret): %w", ErrUnauthorized, err)
 	case errors.Is(err, errdef.ErrNotFound):
 		return fmt.Errorf("%w: %w", ErrNotFound, err)
 	case errors.As(err, &network):
