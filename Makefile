@@ -47,7 +47,8 @@ test-unit: ## unit tests of every package, on the real kernel (root)
 test-e2e: build ## black-box tests against the built binaries (root)
 	go test -p 1 -count=1 -timeout 30m -tags $(TAGS) ./test/e2e/...
 
-test-vm: build ## the tests that need cgroup v2, device-mapper or AppArmor, in a virtual machine
+test-vm: build ## on pure cgroup v2, device-mapper and AppArmor, in a virtual machine: crictl smoke test, kernel tests, systemd units
+	hack/vm/smoke.sh
 	hack/vm/test.sh
 	hack/vm/run-in-vm --systemd --timeout 300 -- hack/vm/systemd.sh
 
