@@ -47,15 +47,18 @@ func (s *Source) Resolve(ctx context.Context) (ocispec.Descriptor, []byte, error
 	var desc ocispec.Descriptor
 	var data []byte
 	err := s.try(ctx, func(repo *remote.Repository) error {
+		ctx, cancel := context.WithCancelCause(ctx)
 		d, body, err := repo.Manifests().FetchReference(ctx, s.ref.target())
 		if err != nil {
+			cancel(nil)
 			return err
 		}
-		defer body.Close()
+		r := verify(ctx, cancel, body, d, s.client.config.NoProgress)
+		defer r.Close()
 		if d.Size > MaxDocument {
 			return fmt.Errorf("the manifest has %d bytes, at most %d are read", d.Size, MaxDocument)
 		}
-		if data, err = io.ReadAll(verify(ctx, body, d, s.client.config.NoProgress)); err != nil {
+		if data, err = io.ReadAll(r); err != nil {
 			return err
 		}
 		desc = d
@@ -74,12 +77,12 @@ func (s *Source) Document(ctx context.Context, desc ocispec.Descriptor) ([]byte,
 	}
 	var data []byte
 	err := s.try(ctx, func(repo *remote.Repository) error {
-		body, err := repo.Fetch(ctx, desc)
+		r, err := s.fetch(ctx, repo, desc)
 		if err != nil {
 			return err
 		}
-		defer body.Close()
-		data, err = io.ReadAll(verify(ctx, body, desc, s.client.config.NoProgress))
+		defer r.Close()
+		data, err = io.ReadAll(r)
 		return err
 	})
 	return bytes.Clone(data), err
@@ -89,14 +92,22 @@ func (s *Source) Document(ctx context.Context, desc ocispec.Descriptor) ([]byte,
 func (s *Source) Blob(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	var r io.ReadCloser
 	err := s.try(ctx, func(repo *remote.Repository) error {
-		body, err := repo.Blobs().Fetch(ctx, desc)
-		if err != nil {
-			return err
-		}
-		r = verify(ctx, body, desc, s.client.config.NoProgress)
-		return nil
+		var err error
+		r, err = s.fetch(ctx, repo, desc)
+		return err
 	})
 	return r, err
+}
+
+// fetch opens a manifest or blob by its descriptor.
+func (s *Source) fetch(ctx context.Context, repo *remote.Repository, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	body, err := repo.Fetch(ctx, desc)
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	return verify(ctx, cancel, body, desc, s.client.config.NoProgress), nil
 }
 
 // try asks one endpoint after another. The error is that of the last one, the registry itself, with those before it.
@@ -105,7 +116,7 @@ func (s *Source) try(ctx context.Context, fn func(*remote.Repository) error) err
 	for i, e := range s.list {
 		repo, err := s.client.repository(e, s.ref, s.auth)
 		if err == nil {
-			repo.ManifestMediaTypes = manifestTypes
+			repo.ManifestMediaTypes = manifestTypes // what is no manifest is asked for as a blob
 			err = fn(repo)
 		}
 		if err == nil {

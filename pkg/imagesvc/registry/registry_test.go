@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -283,7 +284,8 @@ func TestVerify(t *testing.T) {
 		"long":  {strings.NewReader("some content and more"), ErrDigest},
 		"empty": {strings.NewReader(""), ErrTruncated},
 	} {
-		r := verify(t.Context(), io.NopCloser(row.body), desc, time.Minute)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		r := verify(ctx, cancel, io.NopCloser(row.body), desc, time.Minute)
 		if _, err := io.ReadAll(r); !errors.Is(err, row.want) {
 			t.Errorf("%s: %v, want %v", name, err, row.want)
 		}

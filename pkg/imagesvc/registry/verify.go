@@ -18,26 +18,22 @@ type verifier struct {
 	hash digest.Digester
 	left int64
 	err  error
-	// guard closes the body when nothing comes.
+	// guard cancels the request when nothing comes. Closing the body would race with a read of it.
+	ctx     context.Context //nolint:containedctx // the request's, which lives as long as its body
+	cancel  context.CancelCauseFunc
 	guard   *time.Timer
 	timeout time.Duration
-	stalled chan struct{}
-	unwatch func() bool
 }
 
-// verify wraps a body. Cancelling ctx, or a time without a byte, ends a read that blocks.
-func verify(ctx context.Context, body io.ReadCloser, desc ocispec.Descriptor, noProgress time.Duration) io.ReadCloser {
-	v := &verifier{body: body, desc: desc, left: desc.Size, timeout: noProgress, stalled: make(chan struct{})}
+// verify wraps the body of a request that was made with ctx, which cancel cancels.
+func verify(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, desc ocispec.Descriptor, noProgress time.Duration) io.ReadCloser {
+	v := &verifier{body: body, desc: desc, left: desc.Size, timeout: noProgress, ctx: ctx, cancel: cancel}
 	if err := desc.Digest.Validate(); err != nil {
 		v.err = fmt.Errorf("%w: %w", ErrDigest, err)
 	} else {
 		v.hash = desc.Digest.Algorithm().Digester()
 	}
-	v.guard = time.AfterFunc(noProgress, func() {
-		close(v.stalled)
-		_ = body.Close()
-	})
-	v.unwatch = context.AfterFunc(ctx, func() { _ = body.Close() })
+	v.guard = time.AfterFunc(noProgress, func() { cancel(ErrStalled) })
 	return v
 }
 
@@ -54,7 +50,7 @@ func (v *verifier) Read(p []byte) (int, error) {
 		v.err = fmt.Errorf("%s has more than its %d bytes: %w", v.desc.Digest, v.desc.Size, ErrDigest)
 	case err == nil:
 		return n, nil
-	case v.isStalled():
+	case errors.Is(context.Cause(v.ctx), ErrStalled):
 		v.err = fmt.Errorf("%s: no byte for %s: %w", v.desc.Digest, v.timeout, ErrStalled)
 	case errors.Is(err, io.ErrUnexpectedEOF), err == io.EOF && v.left > 0:
 		v.err = fmt.Errorf("%s: %d of %d bytes came: %w", v.desc.Digest, v.desc.Size-v.left, v.desc.Size, ErrTruncated)
@@ -68,17 +64,9 @@ func (v *verifier) Read(p []byte) (int, error) {
 	return n, v.err
 }
 
-func (v *verifier) isStalled() bool {
-	select {
-	case <-v.stalled:
-		return true
-	default:
-		return false
-	}
-}
-
 func (v *verifier) Close() error {
 	v.guard.Stop()
-	v.unwatch()
-	return v.body.Close()
+	err := v.body.Close()
+	v.cancel(nil)
+	return err
 }
