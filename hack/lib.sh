@@ -21,6 +21,7 @@ begin() {
   [[ $EUID == 0 ]] || die 'needs root'
   mkdir -p "$bin"
   export PATH=$PATH:/usr/sbin:/sbin
+  subnet=$((160 + $$ % 40)) # two scripts at the same time should not share addresses
   tag=c$$ # part of all names that are not below $work: bridges, cgroups
   # Short, as the path of a Unix socket has at most 107 bytes, and with a last part that no other path contains.
   work=$(mktemp -d "/tmp/criserver-$tag.XXXXXX")
@@ -69,7 +70,7 @@ start_criserver() {
   criserver=$dir/cri.sock criserver_bridge=$tag-0
   {
     printf '[runtime]\ncgroup_root = "/criserver-%s"\n' "$tag"
-    printf '[cni]\nconf_dir = "%s/net.d"\n[cni.builtin]\nbridge = "%s"\nsubnets = ["10.213.0.0/16"]\n' "$dir" "$criserver_bridge"
+    printf '[cni]\nconf_dir = "%s/net.d"\n[cni.builtin]\nbridge = "%s"\nsubnets = ["10.%s.0.0/16"]\n' "$dir" "$criserver_bridge" "$subnet"
     for host in registry.k8s.io k8s.gcr.io gcr.io docker.io quay.io; do
       printf '[registry.mirrors."%s"]\nendpoints = ["http://%s"]\n' "$host" "$registry"
     done
@@ -90,7 +91,7 @@ start_containerd() {
 {"cniVersion": "0.4.0", "name": "$tag", "plugins": [
   {"type": "bridge", "bridge": "$containerd_bridge", "isGateway": true, "ipMasq": true,
    "ipam": {"type": "host-local", "dataDir": "$dir/ipam",
-            "ranges": [[{"subnet": "10.214.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+            "ranges": [[{"subnet": "10.$((subnet + 40)).0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 CNI
   {
