@@ -29,7 +29,8 @@ var version = "0.0.0-dev"
 
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
-		libcontainer.Init() // does not return
+		debug.SetGCPercent(-1) // it lives for some milliseconds: to collect garbage would take longer than it gains
+		libcontainer.Init()    // does not return
 	}
 }
 
@@ -60,6 +61,10 @@ func run(args []string) error {
 	}
 	// The heap is small and short-lived: collect early rather than grow.
 	debug.SetGCPercent(25)
+	// The runtime library hands this down to the init processes, which do one thing after the other.
+	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
+		return err
+	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become subreaper: %w", err)
 	}

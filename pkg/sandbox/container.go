@@ -10,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/want"
@@ -41,6 +42,7 @@ func (s *Service) CreateContainer(ctx context.Context, podID string, c want.Cont
 }
 
 func (s *Service) createContainer(ctx context.Context, pod PodStatus, c want.Container, img want.Image) (string, error) {
+	cgroup.Warm()
 	id := newID()
 	st := ContainerStatus{
 		ID: id, PodID: pod.ID, Config: c, ImageID: img.ID, ImageRef: img.Ref, Phase: ContainerCreating, CreatedAt: now(),

@@ -67,6 +67,7 @@ func (s *Service) runPod(ctx context.Context, c want.Pod) (string, error) {
 // buildPod makes everything that a pod is made of. destroyPod undoes it from any point.
 func (s *Service) buildPod(ctx context.Context, p *pod) error {
 	st := s.state.podStatus(p)
+	cgroup.Warm() // a container comes next
 	if err := s.state.savePod(ctx, p); err != nil { // the intent
 		return err
 	}
@@ -92,6 +93,7 @@ func (s *Service) buildPod(ctx context.Context, p *pod) error {
 			return err
 		}
 	}
+	cgroup.Warm()
 	s.state.updatePod(p, func(st *PodStatus) { st.Phase, st.IPs = PodReady, ips })
 	return s.state.savePod(ctx, p)
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/cgroups/v3"
@@ -176,6 +177,52 @@ var roots = sync.OnceValue(func() []string {
 		}
 	}
 	return dirs
+})
+
+// warming is held by the one Warm at work.
+var warming atomic.Bool
+
+// Warm makes the next moves of processes between cgroups quick. A write to any cgroup.procs takes the kernel's
+// cgroup_threadgroup_rwsem, whose first writer waits for an RCU grace period, some 10 ms, and leaves it in a state in which
+// the writers of the next such period need not wait (kernel/cgroup/cgroup.c, kernel/rcu/sync.c). This write, of this process
+// into the cgroup where it is, changes nothing; it returns at once and waits in the background, so that the grace period
+// runs while a container is being prepared.
+func Warm() {
+	if !warming.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer warming.Store(false)
+		if procs := ownProcs(); procs != "" {
+			_ = os.WriteFile(procs, []byte(strconv.Itoa(os.Getpid())), 0)
+		}
+	}()
+}
+
+// ownProcs is the cgroup.procs file of this process's cgroup in some hierarchy, preferably the v2 one: without controllers,
+// as in a hybrid set-up, a write does the least there.
+var ownProcs = sync.OnceValue(func() string {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	found := ""
+	for line := range strings.Lines(string(data)) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) != 3 {
+			continue
+		}
+		for _, root := range []string{mountpoint, filepath.Join(mountpoint, "unified"), filepath.Join(mountpoint, fields[1])} {
+			procs := filepath.Join(root, fields[2], "cgroup.procs")
+			if _, err := os.Stat(procs); err == nil {
+				found = procs
+			}
+		}
+		if fields[0] == "0" && found != "" {
+			break
+		}
+	}
+	return found
 })
 
 // CanLimitSwap tells whether the kernel accounts swap to cgroups: it can be switched off at boot (swapaccount=0).
