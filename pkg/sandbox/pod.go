@@ -67,7 +67,7 @@ func (s *Service) runPod(ctx context.Context, c want.Pod) (string, error) {
 // buildPod makes everything that a pod is made of. destroyPod undoes it from any point.
 func (s *Service) buildPod(ctx context.Context, p *pod) error {
 	st := s.state.podStatus(p)
-	cgroup.Warm() // a container comes next
+	cgroup.Warm()                                   // a container comes next
 	if err := s.state.savePod(ctx, p); err != nil { // the intent
 		return err
 	}
