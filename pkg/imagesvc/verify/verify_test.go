@@ -43,7 +43,7 @@ func TestReader(t *testing.T) {
 			}
 			// The verdict stays, for who asks later.
 			if test.err == nil {
-				if r.Err() != io.EOF || r.Drain() != nil {
+				if !errors.Is(r.Err(), io.EOF) || r.Drain() != nil {
 					t.Errorf("later: %v, %v", r.Err(), r.Drain())
 				}
 			} else if !errors.Is(r.Err(), test.err) || !errors.Is(r.Drain(), test.err) {
