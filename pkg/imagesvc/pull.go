@@ -2,47 +2,33 @@ package imagesvc
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"sync"
+	"slices"
+	"strings"
 	"time"
 
-	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sync/errgroup"
 
 	"criserver/pkg/imagesvc/registry"
-	"criserver/pkg/imagesvc/unpack"
-	"criserver/pkg/snapshot"
 )
 
-// Docker's media types, which most images have.
-const (
-	dockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
-	dockerManifestOld  = "application/vnd.docker.distribution.manifest.v1+prettyjws"
-	dockerManifestV1   = "application/vnd.docker.distribution.manifest.v1+json"
-)
-
-// maxLayers is more than any file system driver can stack.
-const maxLayers = 500
+// pullKey tells pulls that may be one: callers with other credentials must not be let in by those of the first.
+type pullKey struct {
+	ref  string
+	auth registry.Auth
+}
 
 // Pull fetches an image and returns its ID. Equal pulls at the same time are one. It has no deadline but the no-progress
-// timeout of the registry client; cancelling the last caller's ctx ends it.
+// timeout of the registry client; cancelling the last caller's ctx ends it. The registry is asked each time whether
+// the credentials are good for the image, also when nothing is to be fetched. Its errors are those of pkg/imagesvc/registry,
+// and ErrInvalid.
 func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (string, error) {
 	ref, err := registry.Parse(name)
 	if err != nil {
 		return "", fmt.Errorf("pull: %w: %w", ErrInvalid, err)
 	}
-	// Callers with other credentials must not be let in by those of the first.
-	key := fmt.Sprintf("%s %x", ref, digest.FromString(fmt.Sprintln(auth.Username, auth.Password, auth.Auth,
-		auth.ServerAddress, auth.IdentityToken, auth.RegistryToken)))
-	id, err := s.pulls.do(ctx, key, func(ctx context.Context) (digest.Digest, error) {
+	id, _, err := s.pulls.do(ctx, pullKey{ref.String(), auth}, func(ctx context.Context) (digest.Digest, error) {
 		start := time.Now()
 		id, err := s.pull(ctx, ref, auth)
 		log := logrus.WithFields(logrus.Fields{"image": ref.String(), "took": time.Since(start).Round(time.Millisecond)})
@@ -61,226 +47,97 @@ func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (st
 
 // pull is the way of an image onto the node.
 func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registry.Auth) (digest.Digest, error) {
-	src := s.registry.Open(ref, auth)
-	resolved, data, err := src.Resolve(ctx)
+	repo, err := s.registry.Repository(ref, auth)
 	if err != nil {
 		return "", err
 	}
-	manifest, desc, raw, err := s.manifest(ctx, src, resolved, data)
+	if id, ok := s.unchanged(ctx, repo, ref); ok {
+		return id, nil
+	}
+	src, err := read(ctx, repo)
 	if err != nil {
 		return "", err
 	}
-	config, configData, err := s.imageConfig(ctx, src, manifest)
-	if err != nil {
-		return "", err
-	}
-	release, err := s.lease(ctx, append([]digest.Digest{manifest.Config.Digest, desc.Digest}, config.RootFS.DiffIDs...))
+	config := src.parsed.Config.Digest
+	release, err := s.lease(ctx, slices.Concat([]digest.Digest{config, src.manifest.Digest}, src.config.RootFS.DiffIDs))
 	if err != nil {
 		return "", err
 	}
 	defer release()
-	usage, err := s.fetchLayers(ctx, src, manifest.Layers, config.RootFS.DiffIDs)
-	if err != nil {
+	if err := s.fetchLayers(ctx, src); err != nil {
 		return "", err
 	}
-	if err := s.content.Write(desc.Digest, raw); err != nil {
+	if err := s.content.Write(src.manifest.Digest, src.manifest.Data); err != nil {
 		return "", err
 	}
-	if err := s.content.Write(manifest.Config.Digest, configData); err != nil {
+	if err := s.content.Write(config, src.raw); err != nil {
 		return "", err
 	}
 	img := Image{
-		ID: manifest.Config.Digest, Manifest: desc.Digest, Size: desc.Size + manifest.Config.Size,
-		Config: config, DiffIDs: config.RootFS.DiffIDs, Annotations: manifest.Annotations, Pulled: time.Now().Round(0),
+		ID: config, Manifest: src.manifest.Digest, Size: src.size(), Config: src.config, DiffIDs: src.config.RootFS.DiffIDs,
+		Annotations: src.parsed.Annotations, Pulled: time.Now().Round(0),
 	}
-	for _, l := range manifest.Layers {
-		img.Size += l.Size
-	}
-	return img.ID, s.put(ctx, img, ref, resolved.Digest, usage)
+	return config, s.put(ctx, img, ref, src.resolved.Digest)
 }
 
-// manifest finds the manifest for this machine's platform, in an index or as the document itself.
-func (s *Service) manifest(ctx context.Context, src *registry.Source, desc ocispec.Descriptor, data []byte) (ocispec.Manifest, ocispec.Descriptor, []byte, error) {
-	var m ocispec.Manifest
-	for depth := 0; ; depth++ {
-		switch desc.MediaType {
-		case ocispec.MediaTypeImageIndex, dockerManifestList:
-			if depth > 2 {
-				return m, desc, nil, fmt.Errorf("%w: indexes are nested more than 2 deep", ErrInvalid)
-			}
-			var index ocispec.Index
-			if err := json.Unmarshal(data, &index); err != nil {
-				return m, desc, nil, fmt.Errorf("decode index %s: %w: %w", desc.Digest, ErrInvalid, err)
-			}
-			var err error
-			if desc, err = pickPlatform(index); err != nil {
-				return m, desc, nil, err
-			}
-			if data, err = src.Document(ctx, desc); err != nil {
-				return m, desc, nil, err
-			}
-		case ocispec.MediaTypeImageManifest, dockerManifest:
-			if err := json.Unmarshal(data, &m); err != nil {
-				return m, desc, nil, fmt.Errorf("decode manifest %s: %w: %w", desc.Digest, ErrInvalid, err)
-			}
-			if len(m.Layers) > maxLayers {
-				return m, desc, nil, fmt.Errorf("%w: %d layers, at most %d can be stacked", ErrInvalid, len(m.Layers), maxLayers)
-			}
-			return m, desc, data, nil
-		case dockerManifestOld, dockerManifestV1:
-			return m, desc, nil, fmt.Errorf("%w: its manifest is of Docker schema 1, which is given up everywhere: push it again "+
-				"with a tool of this decade", ErrInvalid)
-		default:
-			return m, desc, nil, fmt.Errorf("%w: media type %q is no image", ErrInvalid, desc.MediaType)
-		}
+// unchanged asks the registry for no more than a digest when the name is known here: on most pulls of policy Always there
+// is nothing to do, and registries count fetches of manifests against their limits, but not questions for digests.
+func (s *Service) unchanged(ctx context.Context, repo *registry.Repository, ref registry.Reference) (digest.Digest, bool) {
+	s.mu.RLock()
+	img, known := named(s.images, ref)
+	s.mu.RUnlock()
+	if !known {
+		return "", false
 	}
+	// What goes wrong now is told by the fetch that follows.
+	d, err := repo.Digest(ctx)
+	if err != nil || d == "" || !slices.Contains(img.Digests, ref.WithDigest(d).String()) {
+		return "", false
+	}
+	logrus.WithField("image", ref.String()).Debug("image has not changed")
+	return img.ID, true
 }
 
-// pickPlatform chooses the best manifest of an index for this machine.
-func pickPlatform(index ocispec.Index) (ocispec.Descriptor, error) {
-	matcher := platforms.Default()
-	var best *ocispec.Descriptor
-	var offered []string
-	for i, d := range index.Manifests {
-		p := platforms.DefaultSpec()
-		if d.Platform != nil {
-			p = *d.Platform
-			offered = append(offered, platforms.Format(p))
-		}
-		if matcher.Match(p) && (best == nil || best.Platform != nil && matcher.Less(p, *best.Platform)) {
-			best = &index.Manifests[i]
+// named finds the image that a reference names.
+func named(images map[digest.Digest]Image, ref registry.Reference) (Image, bool) {
+	for _, img := range images {
+		if slices.Contains(img.Tags, ref.String()) || slices.Contains(img.Digests, ref.String()) {
+			return img, true
 		}
 	}
-	if best == nil {
-		return ocispec.Descriptor{}, fmt.Errorf("%w: there is none for %s, only for %v", ErrInvalid, platforms.DefaultString(), offered)
-	}
-	return *best, nil
+	return Image{}, false
 }
 
-// imageConfig reads the configuration and checks that it and the manifest speak of the same layers.
-func (s *Service) imageConfig(ctx context.Context, src *registry.Source, m ocispec.Manifest) (ocispec.Image, []byte, error) {
-	var config ocispec.Image
-	switch m.Config.MediaType {
-	case ocispec.MediaTypeImageConfig, "application/vnd.docker.container.image.v1+json":
-	default:
-		return config, nil, fmt.Errorf("%w: configuration of media type %q is no image's", ErrInvalid, m.Config.MediaType)
+// minPrefix is the shortest prefix of an ID that is taken for one.
+const minPrefix = 6
+
+// find looks an image up among some, see Resolve.
+func find(images map[digest.Digest]Image, name string) (Image, error) {
+	if img, ok := images[digest.Digest(name)]; ok {
+		return img, nil
 	}
-	data, err := src.Document(ctx, m.Config)
-	if err != nil {
-		return config, nil, err
+	hex := strings.TrimPrefix(name, "sha256:")
+	if img, ok := images[digest.Digest("sha256:"+hex)]; ok {
+		return img, nil
 	}
-	if err := json.Unmarshal(data, &config); err != nil {
-		return config, nil, fmt.Errorf("decode configuration %s: %w: %w", m.Config.Digest, ErrInvalid, err)
-	}
-	if len(config.RootFS.DiffIDs) != len(m.Layers) {
-		return config, nil, fmt.Errorf("%w: the configuration has %d layers, the manifest %d", ErrInvalid,
-			len(config.RootFS.DiffIDs), len(m.Layers))
-	}
-	for _, d := range config.RootFS.DiffIDs {
-		if err := d.Validate(); err != nil {
-			return config, nil, fmt.Errorf("%w: diff ID %q: %w", ErrInvalid, d, err)
+	if ref, err := registry.Parse(name); err == nil {
+		if img, ok := named(images, ref); ok {
+			return img, nil
 		}
 	}
-	return config, data, nil
-}
-
-// fetchLayers fetches the layers that are not there, some at a time, and tells what each takes.
-func (s *Service) fetchLayers(ctx context.Context, src *registry.Source, layers []ocispec.Descriptor, ids []digest.Digest) (map[digest.Digest]snapshot.Usage, error) {
-	usage := map[digest.Digest]snapshot.Usage{}
-	var mu sync.Mutex
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(max(1, s.config.ParallelLayers))
-	for i, desc := range layers {
-		chain := ids[:i+1]
-		group.Go(func() error {
-			u, err := s.layer(ctx, src.Clone(), desc, chain)
-			if err != nil {
-				return fmt.Errorf("layer %s: %w", desc.Digest, err)
+	var found []Image
+	if len(hex) >= minPrefix && strings.Trim(hex, "0123456789abcdef") == "" {
+		for id, img := range images {
+			if strings.HasPrefix(id.Encoded(), hex) {
+				found = append(found, img)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			maps.Copy(usage, map[digest.Digest]snapshot.Usage{chain[i]: u})
-			return nil
-		})
-	}
-	return usage, group.Wait()
-}
-
-// layer makes sure that a layer is there. At any time one fetch a diffID is under way, for whatever images.
-func (s *Service) layer(ctx context.Context, src *registry.Source, desc ocispec.Descriptor, chain []digest.Digest) (snapshot.Usage, error) {
-	id := chain[len(chain)-1]
-	for {
-		u, err := s.layers.Layer(ctx, chain)
-		if err == nil || !errors.Is(err, snapshot.ErrNotFound) {
-			return u, err
-		}
-		u, err = s.fetchs.do(ctx, id, func(ctx context.Context) (snapshot.Usage, error) {
-			return s.fetch(ctx, src, desc, chain)
-		})
-		// The one who fetched may have had no right to, or have gone: then this pull tries by itself.
-		if err == nil || ctx.Err() != nil || !errors.Is(err, errLeft) {
-			return u, err
 		}
 	}
-}
-
-// fetch unpacks a layer while it arrives. The stage is committed only when both digests, of the compressed and of the plain
-// bytes, are right.
-func (s *Service) fetch(ctx context.Context, src *registry.Source, desc ocispec.Descriptor, chain []digest.Digest) (_ snapshot.Usage, err error) {
-	var none snapshot.Usage
-	stage, err := s.layers.Stage(ctx, chain)
-	if errors.Is(err, snapshot.ErrExists) {
-		return s.layers.Layer(ctx, chain)
+	switch len(found) {
+	case 0:
+		return Image{}, fmt.Errorf("%q: %w", name, ErrNotFound)
+	case 1:
+		return found[0], nil
 	}
-	if err != nil {
-		return none, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, stage.Abort(context.WithoutCancel(ctx)))
-		}
-	}()
-	blob, err := src.Blob(ctx, desc)
-	if err != nil {
-		return none, err
-	}
-	defer blob.Close()
-	plain, err := unpack.Decompress(desc.MediaType, blob)
-	if err != nil {
-		return none, firstRead(blob, err)
-	}
-	defer plain.Close()
-	id := chain[len(chain)-1]
-	hash := id.Algorithm().Digester()
-	result, err := unpack.Apply(ctx, stage.Dir(), io.TeeReader(plain, hash.Hash()))
-	if err != nil {
-		return none, firstRead(blob, err)
-	}
-	// What follows the compressed stream is part of the blob's digest.
-	if _, err := io.Copy(io.Discard, blob); err != nil {
-		return none, err
-	}
-	if got := hash.Digest(); got != id {
-		return none, fmt.Errorf("%w: unpacked it is %s, the configuration says %s", ErrInvalid, got, id)
-	}
-	if inheritor, ok := stage.(snapshot.Inheritor); ok {
-		inheritor.Inherit(result.Implied)
-	}
-	if err := stage.Commit(ctx, result.Usage); err != nil {
-		return none, err
-	}
-	return result.Usage, nil
-}
-
-// firstRead prefers the reader's own error (a cut, a wrong digest) to what the unpacker made of it.
-func firstRead(blob io.Reader, err error) error {
-	for _, known := range []error{registry.ErrTruncated, registry.ErrDigest, registry.ErrStalled} {
-		if errors.Is(err, known) {
-			return err
-		}
-	}
-	if _, readErr := blob.Read(make([]byte, 1)); readErr != nil && readErr != io.EOF {
-		return fmt.Errorf("%w (unpacking: %w)", readErr, err)
-	}
-	return err
+	return Image{}, fmt.Errorf("%w: %d images have IDs that begin with %s", ErrInvalid, len(found), hex)
 }

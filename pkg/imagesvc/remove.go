@@ -31,10 +31,16 @@ func (s *Service) Remove(ctx context.Context, name string) error {
 
 // drop takes an image out of the records and out of sight.
 func (s *Service) drop(ctx context.Context, name string) (Image, error) {
-	s.writing.Lock()
-	defer s.writing.Unlock()
+	leave, err := take(ctx, s.writing)
+	if err != nil {
+		return Image{}, err
+	}
+	defer leave()
 	s.mu.RLock()
-	img, err := s.find(name)
+	img, err := find(s.images, name)
+	if errors.Is(err, ErrNotFound) {
+		img, err = find(s.broken, name)
+	}
 	s.mu.RUnlock()
 	if err != nil {
 		return img, err
@@ -45,6 +51,7 @@ func (s *Service) drop(ctx context.Context, name string) (Image, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.images, img.ID)
+	delete(s.broken, img.ID)
 	return img, nil
 }
 
@@ -84,12 +91,11 @@ func (s *Service) lease(ctx context.Context, digests []digest.Digest) (func(), e
 
 // Collect deletes the layers and blobs that no image, container or pull needs.
 func (s *Service) Collect(ctx context.Context) error {
-	select {
-	case s.collecting <- struct{}{}:
-		defer func() { <-s.collecting }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	leave, err := take(ctx, s.collecting)
+	if err != nil {
+		return err
 	}
+	defer leave()
 	layers, err := s.layers.ListLayers(ctx)
 	if err != nil {
 		return fmt.Errorf("list layers: %w", err)
@@ -103,9 +109,8 @@ func (s *Service) Collect(ctx context.Context) error {
 		errs = append(errs, s.collect(d, func() error {
 			err := s.layers.RemoveLayer(ctx, d)
 			if errors.Is(err, snapshot.ErrInUse) {
-				return nil // of a container, or a stage
+				return nil // of a container
 			}
-			s.forgetUsage(d)
 			return err
 		}))
 	}
@@ -139,19 +144,12 @@ func (s *Service) needed(d digest.Digest) bool {
 	if s.leases[d] > 0 {
 		return true
 	}
-	for _, img := range s.images {
-		if img.ID == d || img.Manifest == d {
-			return true
-		}
-		if slices.Contains(img.DiffIDs, d) {
-			return true
+	for _, all := range []map[digest.Digest]Image{s.images, s.broken} {
+		for _, img := range all {
+			if img.ID == d || img.Manifest == d || slices.Contains(img.DiffIDs, d) {
+				return true
+			}
 		}
 	}
 	return false
-}
-
-func (s *Service) forgetUsage(d digest.Digest) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.usage, d)
 }

@@ -13,8 +13,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -82,25 +82,32 @@ type Service struct {
 	content  *content.Store
 	table    *record.Table[Image]
 
-	pulls  shared[string, digest.Digest]
-	fetchs shared[digest.Digest, snapshot.Usage]
+	pulls   shared[pullKey, digest.Digest]
+	fetches shared[digest.Digest, struct{}]
 
-	mu     sync.RWMutex
+	mu     sync.RWMutex // guards the maps; never held across a call to the disk
 	images map[digest.Digest]Image
-	usage  map[digest.Digest]snapshot.Usage // of the images' layers
-	leases map[digest.Digest]int            // layers and blobs that pulls under way count on
+	// broken are images that were not whole at the start. They are out of sight, but keep what is left of them.
+	broken map[digest.Digest]Image
+	leases map[digest.Digest]int // layers and blobs that pulls under way count on
 	// deleting are the layers and blobs that Collect deletes just now; a channel is closed when that is done.
 	deleting map[digest.Digest]chan struct{}
-	// writing is held while records are written, so that they are in the order of memory.
-	writing sync.Mutex
-	// collecting is held by the one Collect at work.
-	collecting chan struct{}
+
+	// writing is held, by a value in it, while records are written, so that they are in the order of memory; collecting
+	// by the one Collect at work.
+	writing, collecting chan struct{}
 }
 
-// New opens the image records in the database, which must be synced (record.Options), and drops those whose layers or
-// configuration are not there whole. The database and the layers stay the caller's.
+// New opens the image records in the database, which must be synced (record.Options). Images whose layers or
+// configuration are not there whole are out of sight until they are pulled again; what is left of them is used then.
+// The database and the layers stay the caller's, who ends the use of both with Close.
 func New(ctx context.Context, c Config, db *record.DB, r *registry.Client, layers snapshot.Layers) (*Service, error) {
-	blobs, err := content.New(path.Join(c.Root, "content"))
+	for _, p := range c.Pinned {
+		if _, err := path.Match(p, ""); err != nil {
+			return nil, fmt.Errorf("pinned image pattern %q: %w", p, err)
+		}
+	}
+	blobs, err := content.New(filepath.Join(c.Root, "content"))
 	if err != nil {
 		return nil, err
 	}
@@ -108,54 +115,69 @@ func New(ctx context.Context, c Config, db *record.DB, r *registry.Client, layer
 	if err != nil {
 		return nil, fmt.Errorf("open image records: %w", err)
 	}
-	for _, p := range c.Pinned {
-		if _, err := path.Match(p, ""); err != nil {
-			return nil, fmt.Errorf("pinned image pattern %q: %w", p, err)
-		}
-	}
 	s := &Service{
 		config: c, registry: r, layers: layers, content: blobs, table: table,
-		images: map[digest.Digest]Image{}, usage: map[digest.Digest]snapshot.Usage{}, leases: map[digest.Digest]int{},
-		deleting: map[digest.Digest]chan struct{}{}, collecting: make(chan struct{}, 1),
+		images: map[digest.Digest]Image{}, broken: map[digest.Digest]Image{}, leases: map[digest.Digest]int{},
+		deleting: map[digest.Digest]chan struct{}{}, writing: make(chan struct{}, 1), collecting: make(chan struct{}, 1),
 	}
 	return s, s.load(ctx)
 }
 
-// load reads the records. An image that is not whole any more is not served: the next pull makes it anew.
+// Close cancels the pulls under way and waits until none touches the layers any more.
+func (s *Service) Close() {
+	s.pulls.close()
+	s.fetches.close()
+}
+
+// load reads the records.
 func (s *Service) load(ctx context.Context) error {
 	images, err := s.table.Load(ctx)
+	if images == nil && err != nil {
+		return fmt.Errorf("read image records: %w", err)
+	}
 	if err != nil {
 		logrus.WithError(err).Error("some image records cannot be read")
 	}
-	for key, img := range images {
-		usage, err := s.check(ctx, img)
-		if err != nil {
-			logrus.WithError(err).WithField("image", key).Error("an image is not whole and must be pulled again")
-			if err := s.table.Delete(ctx, key); err != nil {
-				return err
-			}
+	tagOnce(images)
+	for _, img := range images {
+		if err := s.check(ctx, img); err != nil {
+			logrus.WithError(err).WithFields(logrus.Fields{"image": img.ID, "tags": img.Tags}).
+				Error("an image is not whole and must be pulled again")
+			s.broken[img.ID] = img
 			continue
 		}
 		s.images[img.ID] = img
-		maps.Copy(s.usage, usage)
 	}
 	return nil
 }
 
-// check tells the usage of the image's layers, or what is missing.
-func (s *Service) check(ctx context.Context, img Image) (map[digest.Digest]snapshot.Usage, error) {
-	if _, err := s.content.Read(img.ID); err != nil {
-		return nil, err
-	}
-	usage := map[digest.Digest]snapshot.Usage{}
-	for i, id := range img.DiffIDs {
-		u, err := s.layers.Layer(ctx, img.DiffIDs[:i+1])
-		if err != nil {
-			return nil, fmt.Errorf("layer %s: %w", id, err)
+// tagOnce leaves each tag with the image that was pulled last: put, interrupted, leaves it with two.
+func tagOnce(images map[string]Image) {
+	owners := map[string]Image{}
+	for _, img := range images {
+		for _, tag := range img.Tags {
+			if owner, ok := owners[tag]; !ok || img.Pulled.After(owner.Pulled) {
+				owners[tag] = img
+			}
 		}
-		usage[id] = u
 	}
-	return usage, nil
+	for key, img := range images {
+		img.Tags = slices.DeleteFunc(img.Tags, func(tag string) bool { return owners[tag].ID != img.ID })
+		images[key] = img
+	}
+}
+
+// check tells what is missing of an image.
+func (s *Service) check(ctx context.Context, img Image) error {
+	if _, err := s.content.Read(img.ID); err != nil {
+		return err
+	}
+	for i, id := range img.DiffIDs {
+		if _, err := s.layers.Layer(ctx, img.DiffIDs[:i+1]); err != nil {
+			return fmt.Errorf("layer %s: %w", id, err)
+		}
+	}
+	return nil
 }
 
 // List returns all images, the newest first.
@@ -192,92 +214,112 @@ func (s *Service) served(img Image) Image {
 func (s *Service) Resolve(name string) (Image, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	img, err := s.find(name)
+	img, err := find(s.images, name)
 	if err != nil {
 		return Image{}, err
 	}
 	return s.served(img), nil
 }
 
-// minPrefix is the shortest prefix of an ID that is taken for one.
-const minPrefix = 6
-
-// find needs the lock.
-func (s *Service) find(name string) (Image, error) {
-	hex := strings.TrimPrefix(name, "sha256:")
-	if img, ok := s.images[digest.Digest("sha256:"+hex)]; ok {
-		return img, nil
-	}
-	if ref, err := registry.Parse(name); err == nil {
-		for _, img := range s.images {
-			switch {
-			case ref.Digest != "" && slices.Contains(img.Digests, ref.Name()+"@"+ref.Digest.String()),
-				ref.Digest == "" && slices.Contains(img.Tags, ref.Tagged()):
-				return img, nil
-			}
-		}
-	}
-	if len(hex) >= minPrefix && strings.Trim(hex, "0123456789abcdef") == "" {
-		var found []Image
-		for id, img := range s.images {
-			if strings.HasPrefix(id.Encoded(), hex) {
-				found = append(found, img)
-			}
-		}
-		if len(found) == 1 {
-			return found[0], nil
-		}
-		if len(found) > 1 {
-			return Image{}, fmt.Errorf("%w: %d images have IDs that begin with %s", ErrInvalid, len(found), hex)
-		}
-	}
-	return Image{}, fmt.Errorf("%q: %w", name, ErrNotFound)
-}
-
-// FsInfo tells what the images take of which file system, from records.
-func (s *Service) FsInfo(context.Context) (FsInfo, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+// FsInfo tells what the layers take of which file system, from records.
+func (s *Service) FsInfo(ctx context.Context) (FsInfo, error) {
 	info := FsInfo{Path: s.config.LayerRoot}
-	for _, u := range s.usage {
-		info.UsedBytes += u.Bytes
-		info.Inodes += u.Inodes
+	layers, err := s.layers.ListLayers(ctx)
+	if err != nil {
+		return info, fmt.Errorf("measure layers: %w", err)
+	}
+	chains := map[digest.Digest][]digest.Digest{}
+	s.mu.RLock()
+	for _, img := range s.images {
+		for i, d := range img.DiffIDs {
+			chains[d] = img.DiffIDs[:i+1]
+		}
+	}
+	s.mu.RUnlock()
+	for _, d := range layers {
+		chain, ok := chains[d]
+		if !ok {
+			chain = []digest.Digest{d} // of a pull under way, or of a removed image
+		}
+		usage, err := s.layers.Layer(ctx, chain)
+		if errors.Is(err, snapshot.ErrNotFound) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return info, fmt.Errorf("measure layers: %w", err)
+		}
+		info.UsedBytes += usage.Bytes
+		info.Inodes += usage.Inodes
 	}
 	return info, nil
 }
 
-// put makes an image visible under a reference that resolved to a digest: its record is written first. Where the tag named
-// another image, that one loses it.
-func (s *Service) put(ctx context.Context, img Image, ref registry.Reference, resolved digest.Digest, usage map[digest.Digest]snapshot.Usage) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	s.mu.RLock()
-	changed := map[digest.Digest]Image{}
-	if old, ok := s.images[img.ID]; ok {
-		img.Tags, img.Digests = slices.Clone(old.Tags), slices.Clone(old.Digests)
+// take waits for a place in a channel of one and returns what leaves it.
+func take(ctx context.Context, one chan struct{}) (func(), error) {
+	select {
+	case one <- struct{}{}:
+		return func() { <-one }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-	if tag := ref.Tagged(); tag != "" && ref.Digest == "" {
-		for id, other := range s.images {
-			if id != img.ID && slices.Contains(other.Tags, tag) {
-				other.Tags = slices.DeleteFunc(slices.Clone(other.Tags), func(t string) bool { return t == tag })
-				changed[id] = other
-			}
-		}
-		img.Tags = insert(img.Tags, tag)
+}
+
+// put makes an image visible under a reference that resolved to a digest. Its record is written first, then that of the
+// image that the tag named before: interrupted, the tag is with both, and load decides.
+func (s *Service) put(ctx context.Context, img Image, ref registry.Reference, resolved digest.Digest) error {
+	leave, err := take(ctx, s.writing)
+	if err != nil {
+		return err
 	}
-	img.Digests = insert(img.Digests, ref.Name()+"@"+resolved.String())
-	changed[img.ID] = img
-	s.mu.RUnlock()
-	for id, c := range changed {
-		if err := s.table.Put(ctx, id.String(), c); err != nil {
-			return err
-		}
+	defer leave()
+	img, others := s.retag(img, ref, resolved)
+	if err := s.table.Put(ctx, img.ID.String(), img); err != nil {
+		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	maps.Copy(s.images, changed)
-	maps.Copy(s.usage, usage)
+	s.images[img.ID] = img
+	delete(s.broken, img.ID)
+	for _, other := range others {
+		if _, ok := s.broken[other.ID]; ok {
+			s.broken[other.ID] = other
+		} else {
+			s.images[other.ID] = other
+		}
+	}
+	s.mu.Unlock()
+	for _, other := range others {
+		if err := s.table.Put(ctx, other.ID.String(), other); err != nil {
+			// The pull has done its work; load would come to the same result.
+			logrus.WithError(err).WithField("image", other.ID).Warn("moving a tag is recorded on one side only")
+		}
+	}
 	return nil
+}
+
+// retag gives the image its names, old and new, and returns with it those that lose one.
+func (s *Service) retag(img Image, ref registry.Reference, resolved digest.Digest) (Image, []Image) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	old, ok := s.images[img.ID]
+	if !ok {
+		old = s.broken[img.ID]
+	}
+	img.Tags, img.Digests = slices.Clone(old.Tags), insert(slices.Clone(old.Digests), ref.WithDigest(resolved).String())
+	if ref.Tag() == "" {
+		return img, nil
+	}
+	tag := ref.String()
+	img.Tags = insert(img.Tags, tag)
+	var others []Image
+	for _, all := range []map[digest.Digest]Image{s.images, s.broken} {
+		for _, other := range all {
+			if other.ID != img.ID && slices.Contains(other.Tags, tag) {
+				other.Tags = slices.DeleteFunc(slices.Clone(other.Tags), func(t string) bool { return t == tag })
+				others = append(others, other)
+			}
+		}
+	}
+	return img, others
 }
 
 func insert(list []string, v string) []string {

@@ -6,13 +6,20 @@ import (
 	"sync"
 )
 
-// errLeft ends the work of a call that nobody waits for any more.
-var errLeft = errors.New("everybody who waited has gone")
+var (
+	// errLeft ends the work of a call that nobody waits for any more.
+	errLeft = errors.New("everybody who waited has gone")
+	// errClosed ends the work of all calls.
+	errClosed = errors.New("image service is closed")
+)
 
 // shared joins calls for the same thing. The work is cancelled when the last caller has gone.
 type shared[K comparable, V any] struct {
-	mu    sync.Mutex
-	calls map[K]*sharedCall[V]
+	mu     sync.Mutex
+	closed bool
+	calls  map[K]*sharedCall[V]
+	all    map[*sharedCall[V]]struct{} // those that nobody can join any more included
+	work   sync.WaitGroup
 }
 
 type sharedCall[V any] struct {
@@ -23,43 +30,69 @@ type sharedCall[V any] struct {
 	err     error
 }
 
-// do returns what fn returns, for all callers with the key while it runs.
-func (s *shared[K, V]) do(ctx context.Context, key K, fn func(context.Context) (V, error)) (V, error) {
+// do returns what fn returns, for all callers with the key while it runs, and whether it was this caller's fn.
+func (s *shared[K, V]) do(ctx context.Context, key K, fn func(context.Context) (V, error)) (V, bool, error) {
+	var none V
 	s.mu.Lock()
-	if s.calls == nil {
-		s.calls = map[K]*sharedCall[V]{}
+	if s.closed {
+		s.mu.Unlock()
+		return none, true, errClosed
 	}
-	c, ok := s.calls[key]
-	if !ok {
-		work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-		c = &sharedCall[V]{cancel: cancel, done: make(chan struct{})}
-		s.calls[key] = c
-		go func() {
-			c.value, c.err = fn(work)
-			s.mu.Lock()
-			if s.calls[key] == c {
-				delete(s.calls, key)
-			}
-			s.mu.Unlock()
-			cancel(nil)
-			close(c.done)
-		}()
+	c, joined := s.calls[key]
+	if !joined {
+		c = s.start(ctx, key, fn)
 	}
 	c.waiters++
 	s.mu.Unlock()
 	select {
 	case <-c.done:
-		return c.value, c.err
+		return c.value, !joined, c.err
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
 	if c.waiters--; c.waiters == 0 {
-		if s.calls[key] == c {
-			delete(s.calls, key) // a new caller begins anew
-		}
+		s.forget(key, c) // a new caller begins anew
 		c.cancel(errLeft)
 	}
 	s.mu.Unlock()
-	var none V
-	return none, context.Cause(ctx)
+	return none, !joined, context.Cause(ctx)
+}
+
+// start needs the lock.
+func (s *shared[K, V]) start(ctx context.Context, key K, fn func(context.Context) (V, error)) *sharedCall[V] {
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	c := &sharedCall[V]{cancel: cancel, done: make(chan struct{})}
+	if s.calls == nil {
+		s.calls, s.all = map[K]*sharedCall[V]{}, map[*sharedCall[V]]struct{}{}
+	}
+	s.calls[key] = c
+	s.all[c] = struct{}{}
+	s.work.Go(func() {
+		c.value, c.err = fn(work)
+		s.mu.Lock()
+		s.forget(key, c)
+		delete(s.all, c)
+		s.mu.Unlock()
+		cancel(nil)
+		close(c.done)
+	})
+	return c
+}
+
+// forget needs the lock.
+func (s *shared[K, V]) forget(key K, c *sharedCall[V]) {
+	if s.calls[key] == c {
+		delete(s.calls, key)
+	}
+}
+
+// close cancels all work, refuses more, and waits until none is left.
+func (s *shared[K, V]) close() {
+	s.mu.Lock()
+	s.closed = true
+	for c := range s.all {
+		c.cancel(errClosed)
+	}
+	s.mu.Unlock()
+	s.work.Wait()
 }

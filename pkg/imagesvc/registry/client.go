@@ -1,224 +1,273 @@
-// Package registry reads images from registries by the OCI distribution protocol: references, mirrors, credentials,
-// transport. Whatever it returns is verified: a reader ends with an error unless the content has its size and digest.
+// Package registry fetches manifests and blobs by the distribution protocol (OCI distribution-spec), from mirrors first,
+// with the credentials of a pull. What it returns is verified against size and digest.
 package registry
 
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
+	"strings"
+	"syscall"
 	"time"
 
-	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/retry"
 )
 
-// Endpoint is where a registry, or a mirror of one, answers.
-type Endpoint struct {
-	// URL is "http://host:port" or "https://host:port".
-	URL string
-	// CA is a file of PEM certificates to trust beside the system's.
-	CA string
-	// SkipVerify trusts any certificate.
-	SkipVerify bool
-}
+const (
+	defaultNoProgress = 5 * time.Minute
+	defaultBackoff    = 250 * time.Millisecond
+	maxBackoff        = 10 * time.Second
+	maxRetries        = 4
+	dialTimeout       = 30 * time.Second
+	tlsTimeout        = 15 * time.Second
+)
 
-// Config tells how to reach registries.
-type Config struct {
-	// Mirrors are tried in order before the registry's own host, by that host.
-	Mirrors map[string][]Endpoint
-	// Auth are the credentials for hosts, of registries or mirrors, that a pull brings none for.
-	Auth map[string]Auth
-	// NoProgress ends a transfer that got no byte for so long; 0 is 5 minutes.
-	NoProgress time.Duration
-	// UserAgent names the program to registries.
-	UserAgent string
-}
-
-// Client reads from registries. Its methods may be called at the same time.
+// Client reaches registries. It keeps connections, not credentials or tokens.
 type Client struct {
-	config Config
-	// transports by endpoint, so that connections are used again.
-	transports map[Endpoint]http.RoundTripper
-	plain      http.RoundTripper
+	config  Config
+	mirrors map[string][]*server // by API host of the registry
+	// The registries' own hosts.
+	secure, insecure *http.Client
 }
 
-// New checks the configuration and reads the certificates.
+// server is where an endpoint is and how to talk to it.
+type server struct {
+	base *url.URL
+	http *http.Client
+	// own says that this is the registry itself.
+	own bool
+	// trusted with the credentials of pulls
+	trusted bool
+}
+
+// New checks the configuration and reads the certificates that it names.
 func New(c Config) (*Client, error) {
-	if c.NoProgress <= 0 {
-		c.NoProgress = 5 * time.Minute
+	if c.NoProgress == 0 {
+		c.NoProgress = defaultNoProgress
 	}
-	client := &Client{config: c, transports: map[Endpoint]http.RoundTripper{}, plain: newTransport(nil, c.NoProgress)}
+	if c.Backoff == 0 {
+		c.Backoff = defaultBackoff
+	}
+	if c.UserAgent == "" {
+		c.UserAgent = "criserver"
+	}
+	client := &Client{config: c, mirrors: map[string][]*server{}}
+	client.secure = client.newHTTP(&tls.Config{MinVersion: tls.VersionTLS12})
+	client.insecure = client.newHTTP(&tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true})
 	for host, endpoints := range c.Mirrors {
-		for _, e := range endpoints {
-			u, err := url.Parse(e.URL)
-			if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || (u.Path != "" && u.Path != "/") {
-				return nil, fmt.Errorf("mirror %q of %s: want http://host or https://host", e.URL, host)
-			}
-			config, err := tlsConfig(e)
+		for i, e := range endpoints {
+			s, err := client.newServer(host, e)
 			if err != nil {
-				return nil, fmt.Errorf("mirror %s of %s: %w", e.URL, host, err)
+				return nil, fmt.Errorf("mirror %d of %s: %w", i+1, host, err)
 			}
-			client.transports[e] = newTransport(config, c.NoProgress)
+			client.mirrors[apiHost(host)] = append(client.mirrors[apiHost(host)], s)
+		}
+	}
+	for host, hc := range c.Hosts {
+		if hc.NoFallback && len(client.mirrors[apiHost(host)]) == 0 {
+			return nil, fmt.Errorf("registry %s: %w: no mirror, and no fallback to the host itself", host, ErrInvalid)
+		}
+	}
+	for host, a := range c.Auth {
+		if _, err := a.credential(); err != nil {
+			return nil, fmt.Errorf("credentials for %s: %w", host, err)
 		}
 	}
 	return client, nil
 }
 
-func tlsConfig(e Endpoint) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: e.SkipVerify} //nolint:gosec // asked for by name
-	if e.CA == "" {
-		return config, nil
-	}
-	pem, err := os.ReadFile(e.CA)
-	if err != nil {
-		return nil, fmt.Errorf("read CA: %w", err)
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("read CA: no certificate in %s", e.CA)
-	}
-	config.RootCAs = pool
-	return config, nil
-}
-
-// endpoint is one place to ask, in the order of trying.
-type endpoint struct {
-	Endpoint
-	host string // host:port
-}
-
-// endpoints are the mirrors of a host, then the host.
-func (c *Client) endpoints(host string) []endpoint {
-	var list []endpoint
-	for _, e := range c.config.Mirrors[host] {
-		u, _ := url.Parse(e.URL) // checked by New
-		list = append(list, endpoint{Endpoint: e, host: u.Host})
-	}
-	own := host
-	if own == "docker.io" {
-		own = "registry-1.docker.io"
-	}
-	scheme := "https://"
-	if isLoopback(host) {
-		scheme = "http://" // as all clients do for registries on the machine itself
-	}
-	return append(list, endpoint{Endpoint: Endpoint{URL: scheme + own}, host: own})
-}
-
-func isLoopback(hostport string) bool {
-	host, _, err := net.SplitHostPort(hostport)
-	if err != nil {
-		host = hostport
-	}
-	if host == "localhost" {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
-}
-
-// repository is a client for a repository at an endpoint. The credential of a pull goes to the registry that the image is
-// of, and to a mirror only if it is named as the credential's server; a mirror has credentials of its own. None goes to any
-// host that an endpoint redirects to.
-func (c *Client) repository(e endpoint, ref Reference, a Auth) (*remote.Repository, error) {
-	isMirror := e.Endpoint.URL != "" && c.isMirror(e, ref.Host)
-	credential := auth.EmptyCredential
-	var err error
-	switch {
-	case !isMirror:
-		credential, err = a.credential(ref.Host)
-	case a.ServerAddress != "" && sameHost(a.ServerAddress, e.host):
-		credential, err = a.credential(e.host)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if credential == auth.EmptyCredential {
-		own, ok := c.config.Auth[e.host]
-		if !ok && !isMirror {
-			own = c.config.Auth[ref.Host]
-		}
-		if credential, err = own.credential(""); err != nil {
-			return nil, err
-		}
-	}
-	repo, err := remote.NewRepository(e.host + "/" + ref.Repository)
-	if err != nil {
-		return nil, fmt.Errorf("%w %q: %w", ErrInvalid, ref, err)
-	}
+func (c *Client) newServer(host string, e Endpoint) (*server, error) {
 	u, err := url.Parse(e.URL)
 	if err != nil {
-		return nil, err
+		// What the parser says quotes the URL, which may have a password in it.
+		return nil, fmt.Errorf("URL: %w", ErrInvalid)
 	}
-	repo.PlainHTTP = u.Scheme == "http"
-	transport := c.transports[e.Endpoint]
-	if transport == nil {
-		transport = c.plain
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("URL: %w: want http://host or https://host, with a path at most", ErrInvalid)
 	}
-	httpClient := &http.Client{Transport: transport, CheckRedirect: checkRedirect}
-	authClient := &auth.Client{
-		Client: httpClient, Cache: auth.NewCache(),
-		Credential: auth.StaticCredential(e.host, credential),
-	}
-	if isLoopback(e.host) {
-		authClient.BlockedRealmPrefixes = []netip.Prefix{} // its token server is on this machine too
-	}
-	authClient.SetUserAgent(c.config.UserAgent)
-	repo.Client = authClient
-	return repo, nil
-}
-
-func (c *Client) isMirror(e endpoint, host string) bool {
-	for _, m := range c.config.Mirrors[host] {
-		if m == e.Endpoint {
-			return true
+	s := &server{base: u, http: c.secure}
+	s.own = u.Host == apiHost(host) || u.Host == host
+	s.trusted = s.own || e.TakesCredentials
+	switch {
+	case e.SkipVerify:
+		s.http = c.insecure
+	case e.CA != "":
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool() // a machine without certificates
 		}
+		pem, err := os.ReadFile(e.CA)
+		if err != nil {
+			return nil, fmt.Errorf("read certificates: %w", err)
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%w: %s has no certificate", ErrInvalid, e.CA)
+		}
+		s.http = c.newHTTP(&tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool})
 	}
-	return false
+	return s, nil
 }
 
-// checkRedirect follows a few redirects, never from TLS to plain HTTP. The HTTP client drops credentials where the host
-// changes.
+func (c *Client) newHTTP(t *tls.Config) *http.Client {
+	return &http.Client{CheckRedirect: checkRedirect, Transport: &retry.Transport{
+		Base: &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			DialContext:           (&net.Dialer{Timeout: min(dialTimeout, c.config.NoProgress)}).DialContext,
+			TLSClientConfig:       t,
+			TLSHandshakeTimeout:   min(tlsTimeout, c.config.NoProgress),
+			ResponseHeaderTimeout: c.config.NoProgress,
+			ForceAttemptHTTP2:     true,
+			MaxIdleConnsPerHost:   8,
+			IdleConnTimeout:       30 * time.Second,
+			// Decompressed in passing, a blob would not have its digest any more.
+			DisableCompression: true,
+		},
+		Policy: func() retry.Policy {
+			return &retry.GenericPolicy{
+				Retryable: worthRetrying,
+				Backoff:   retry.ExponentialBackoff(c.config.Backoff, 2, 0.1),
+				MinWait:   c.config.Backoff,
+				MaxWait:   maxBackoff,
+				MaxRetry:  maxRetries,
+			}
+		},
+	}}
+}
+
+// maxRedirects is what net/http itself allows.
+const maxRedirects = 10
+
+// checkRedirect does not go from TLS to plain HTTP: a manifest asked for by tag is protected by nothing else. The
+// auth client drops credentials where the host changes.
 func checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= 10 {
-		return fmt.Errorf("more than 10 redirects")
+	if len(via) >= maxRedirects {
+		return fmt.Errorf("more than %d redirects", maxRedirects)
 	}
-	if via[0].URL.Scheme == "https" && req.URL.Scheme == "http" {
-		return fmt.Errorf("redirect from https to http (%s) is refused", req.URL.Host)
+	if via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https" {
+		return fmt.Errorf("redirect from https to %s at %s is refused", req.URL.Scheme, req.URL.Host)
 	}
 	return nil
 }
 
-// newTransport retries what may pass (429, 5xx, resets) and keeps connections.
-func newTransport(config *tls.Config, noProgress time.Duration) http.RoundTripper {
-	base := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:       config,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: min(noProgress, time.Minute),
-		MaxIdleConnsPerHost:   16,
-		IdleConnTimeout:       90 * time.Second,
-		ForceAttemptHTTP2:     true,
+// worthRetrying leaves out what another endpoint should answer rather than the same one a second later: refused
+// connections, wrong certificates, timeouts.
+func worthRetrying(resp *http.Response, err error) (bool, error) {
+	if err != nil {
+		return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+			errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF), nil
 	}
-	t := retry.NewTransport(base)
-	t.Policy = func() retry.Policy {
-		return &retry.GenericPolicy{
-			Retryable: retry.DefaultPredicate,
-			Backoff:   retry.DefaultBackoff,
-			MinWait:   100 * time.Millisecond,
-			MaxWait:   3 * time.Second,
-			MaxRetry:  3,
+	switch resp.StatusCode {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true, nil
+	}
+	return false, nil
+}
+
+// Repository returns what fetches one image, for one pull: it remembers tokens, and which endpoints do not work.
+// ErrInvalid: a malformed credential.
+func (c *Client) Repository(ref Reference, a Auth) (*Repository, error) {
+	r := &Repository{ref: ref, config: &c.config}
+	for _, s := range c.servers(ref.Domain()) {
+		ep, err := c.newEndpoint(s, ref, a)
+		if err != nil {
+			return nil, err
+		}
+		r.endpoints = append(r.endpoints, ep)
+	}
+	r.secrets = a.secrets()
+	for _, configured := range c.config.Auth {
+		r.secrets = append(r.secrets, configured.secrets()...)
+	}
+	return r, nil
+}
+
+// newEndpoint decides who sees the credential of a pull.
+func (c *Client) newEndpoint(s *server, ref Reference, a Auth) (*endpoint, error) {
+	var given Auth
+	if s.trusted && a.isFor(ref.Domain()) {
+		given = a
+		given.ServerAddress = ""
+	}
+	if given == (Auth{}) {
+		given = c.configured(s.base.Host)
+	}
+	credential, err := given.credential()
+	if err != nil {
+		return nil, fmt.Errorf("credentials for %s: %w", ref.Domain(), err)
+	}
+	client := &auth.Client{
+		Client:     s.http,
+		Header:     http.Header{"User-Agent": {c.config.UserAgent}},
+		Cache:      auth.NewCache(),
+		ClientID:   "criserver",
+		Credential: auth.StaticCredential(s.base.Host, credential),
+	}
+	if isLocal(s.base.Host) {
+		client.BlockedRealmPrefixes = []netip.Prefix{} // a registry on this machine may have its token server here too
+	}
+	return &endpoint{server: s, anonymous: credential == auth.EmptyCredential, auth: client}, nil
+}
+
+func (c *Client) configured(host string) Auth {
+	for name, a := range c.config.Auth {
+		if apiHost(name) == host {
+			a.ServerAddress = ""
+			return a
 		}
 	}
-	return t
+	return Auth{}
+}
+
+// servers lists where to look for images of a registry, in order.
+func (c *Client) servers(domain string) []*server {
+	host := apiHost(domain)
+	servers := c.mirrors[host]
+	hc := c.hostConfig(host)
+	if hc.NoFallback {
+		return servers
+	}
+	for _, s := range servers {
+		if s.own {
+			return servers
+		}
+	}
+	servers = servers[:len(servers):len(servers)]
+	own := func(scheme string, h *http.Client) *server {
+		return &server{base: &url.URL{Scheme: scheme, Host: host}, http: h, own: true, trusted: true}
+	}
+	switch {
+	case hc.Insecure:
+		return append(servers, own("https", c.insecure), own("http", c.secure))
+	case isLocal(host):
+		return append(servers, own("https", c.secure), own("http", c.secure))
+	}
+	return append(servers, own("https", c.secure))
+}
+
+func (c *Client) hostConfig(host string) HostConfig {
+	for name, hc := range c.config.Hosts {
+		if apiHost(name) == host {
+			return hc
+		}
+	}
+	return HostConfig{}
+}
+
+// isLocal: what goes to the machine itself cannot be listened to on the way.
+func isLocal(host string) bool {
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	addr, err := netip.ParseAddr(strings.Trim(name, "[]"))
+	return name == "localhost" || err == nil && addr.IsLoopback()
 }

@@ -5,67 +5,69 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+
+	"criserver/pkg/imagesvc/verify"
 )
 
-// Reference names an image in a registry. Tag or Digest is set, or both; then the digest counts.
+// Reference names an image in a registry, by tag or by digest.
 type Reference struct {
-	// Host is the registry's, such as "docker.io" or "127.0.0.1:5000".
-	Host string
-	// Repository is the path without the host, such as "library/busybox".
-	Repository string
-	Tag        string
-	Digest     digest.Digest
+	named  reference.Named
+	tag    string
+	digest digest.Digest
 }
 
-// Parse reads a reference as people write it: "busybox" is docker.io/library/busybox:latest. ErrInvalid: it is none.
+// Parse completes a name as docker and the kubelet do: "busybox" is "docker.io/library/busybox:latest". Of a name with
+// both a tag and a digest only the digest counts, as with containerd: the tag may have moved on. ErrInvalid.
 func Parse(s string) (Reference, error) {
 	named, err := reference.ParseDockerRef(s)
 	if err != nil {
-		return Reference{}, fmt.Errorf("%w %q: %w", ErrInvalid, s, err)
+		return Reference{}, fmt.Errorf("image name %q: %w: %w", s, ErrInvalid, err)
 	}
-	r := Reference{Host: reference.Domain(named), Repository: reference.Path(named)}
-	if d, ok := named.(reference.Digested); ok {
-		r.Digest = d.Digest()
-	}
-	// ParseDockerRef drops the tag beside a digest; it is kept to name the image in lists.
-	if full, err := reference.ParseNormalizedNamed(s); err == nil {
-		if t, ok := full.(reference.Tagged); ok {
-			r.Tag = t.Tag()
+	r := Reference{named: reference.TrimNamed(named)}
+	switch named := named.(type) {
+	case reference.Digested:
+		r.digest = named.Digest()
+		if err := verify.CheckDigest(r.digest); err != nil {
+			return Reference{}, fmt.Errorf("image name %q: %w: %w", s, ErrInvalid, err)
 		}
-	}
-	if r.Tag == "" && r.Digest == "" {
-		r.Tag = "latest"
+	case reference.Tagged:
+		r.tag = named.Tag()
 	}
 	return r, nil
 }
 
-// Name is the host and repository.
-func (r Reference) Name() string { return r.Host + "/" + r.Repository }
+// Domain is the registry's host, as in the name: "docker.io", "localhost:5000".
+func (r Reference) Domain() string { return reference.Domain(r.named) }
 
-// Tagged is the name with its tag, "" if there is none.
-func (r Reference) Tagged() string {
-	if r.Tag == "" {
-		return ""
-	}
-	return r.Name() + ":" + r.Tag
+// Path is the repository in the registry: "library/busybox".
+func (r Reference) Path() string { return reference.Path(r.named) }
+
+// Name is the repository with its registry: "docker.io/library/busybox".
+func (r Reference) Name() string { return r.named.Name() }
+
+// Tag is "" in a name with a digest.
+func (r Reference) Tag() string { return r.tag }
+
+// Digest is "" in a name with a tag.
+func (r Reference) Digest() digest.Digest { return r.digest }
+
+// WithDigest is the name of another manifest in the same repository.
+func (r Reference) WithDigest(d digest.Digest) Reference {
+	return Reference{named: r.named, digest: d}
 }
 
-// String is the whole reference.
+// object is how the registry's API names it: the tag or the digest.
+func (r Reference) object() string {
+	if r.digest != "" {
+		return r.digest.String()
+	}
+	return r.tag
+}
+
+// String is the whole name: "docker.io/library/busybox:latest", "docker.io/library/busybox@sha256:…".
 func (r Reference) String() string {
-	s := r.Name()
-	if r.Tag != "" {
-		s += ":" + r.Tag
+	if r.digest != "" {
+		return r.Name() + "@" + r.digest.String()
 	}
-	if r.Digest != "" {
-		s += "@" + r.Digest.String()
-	}
-	return s
-}
-
-// target is what to ask a registry for.
-func (r Reference) target() string {
-	if r.Digest != "" {
-		return r.Digest.String()
-	}
-	return r.Tag
+	return r.Name() + ":" + r.tag
 }
