@@ -125,7 +125,9 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 	connect, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
 	d.pods.Start(connect)
-	go d.collectImages(context.WithoutCancel(ctx))
+	if d.imageRecords.Salvaged() == "" { // else every layer would look unused
+		go d.collectImages(context.WithoutCancel(ctx))
+	}
 	return d, nil
 }
 
@@ -157,6 +159,9 @@ func (d *daemon) close() error {
 	}
 	if d.network != nil {
 		errs = append(errs, d.network.Close())
+	}
+	if d.images != nil {
+		errs = append(errs, d.images.Close())
 	}
 	if d.snapshots != nil {
 		errs = append(errs, d.snapshots.Close(ctx))
@@ -204,13 +209,16 @@ func setUpLog(c config.Log) error {
 
 func registryConfig(c *config.Config) registry.Config {
 	out := registry.Config{
-		Mirrors: map[string][]registry.Endpoint{}, Auth: map[string]registry.Auth{},
+		Mirrors: map[string][]registry.Endpoint{}, Auth: map[string]registry.Auth{}, Hosts: map[string]registry.HostConfig{},
 		NoProgress: time.Duration(c.Image.NoProgressTimeout), UserAgent: "criserver/" + version,
 	}
 	for host, m := range c.Registry.Mirrors {
 		for _, e := range m.Endpoints {
-			out.Mirrors[host] = append(out.Mirrors[host], registry.Endpoint{URL: e.URL, CA: e.CA, SkipVerify: e.SkipVerify})
+			out.Mirrors[host] = append(out.Mirrors[host], registry.Endpoint{
+				URL: e.URL, CA: e.CA, SkipVerify: e.SkipVerify, TakesCredentials: e.TakesCredentials,
+			})
 		}
+		out.Hosts[host] = registry.HostConfig{NoFallback: m.NoFallback, Insecure: m.Insecure}
 	}
 	for host, a := range c.Registry.Auth {
 		out.Auth[host] = registry.Auth{Username: a.Username, Password: a.Password}

@@ -50,6 +50,7 @@ var codeTable = []struct {
 	{sandbox.ErrNotFound, codes.NotFound},
 	{imagesvc.ErrNotFound, codes.NotFound},
 	{imagesvc.ErrInvalid, codes.InvalidArgument},
+	{registry.ErrInvalid, codes.InvalidArgument},
 	{registry.ErrNotFound, codes.NotFound},
 	{registry.ErrUnauthorized, codes.Unauthenticated},
 	{registry.ErrUnavailable, codes.Unavailable},

@@ -61,13 +61,17 @@ type Image struct {
 
 // Registry is how registries are reached.
 type Registry struct {
-	Mirrors map[string]Mirror `toml:"mirrors" comment:"Where to pull from instead, by the host name in an image's name, in order; the registry itself comes last.\nAn endpoint is a URL, or a table with a certificate authority of its own:\n[registry.mirrors.\"docker.io\"]\nendpoints = [\"https://mirror.example\", {url = \"https://cache.example:5000\", ca = \"/etc/ssl/cache.pem\"}]"`
+	Mirrors map[string]Mirror `toml:"mirrors" comment:"Where to pull from instead, by the host name in an image's name, in order; the registry itself comes last.\nAn endpoint is a URL, or a table with a certificate authority of its own:\n[registry.mirrors.\"docker.io\"]\nendpoints = [\"https://mirror.example\", {url = \"https://cache.example:5000\", ca = \"/etc/ssl/cache.pem\", takes_credentials = true}]\nno_fallback = true # never ask the registry itself\nWith insecure = true the registry itself may have any certificate, or none."`
 	Auth    map[string]Auth   `toml:"auth" comment:"Who to be where, by host name of a registry or mirror, for pulls that come without credentials:\n[registry.auth.\"mirror.example\"]\nusername = \"node\"\npassword = \"secret\""`
 }
 
-// Mirror replaces a registry.
+// Mirror tells how to reach a registry.
 type Mirror struct {
 	Endpoints []Endpoint `toml:"endpoints"`
+	// NoFallback asks the endpoints only, never the registry itself.
+	NoFallback bool `toml:"no_fallback,omitempty"`
+	// Insecure takes any certificate of the registry itself, and plain HTTP if it has no TLS.
+	Insecure bool `toml:"insecure,omitempty"`
 }
 
 // Endpoint is the base URL of a registry's API, without "/v2/". A plain string in a file is the URL.
@@ -77,6 +81,8 @@ type Endpoint struct {
 	CA string `toml:"ca,omitempty"`
 	// SkipVerify trusts any certificate.
 	SkipVerify bool `toml:"skip_verify,omitempty"`
+	// TakesCredentials lets it see the credentials of pulls, which are meant for the registry.
+	TakesCredentials bool `toml:"takes_credentials,omitempty"`
 }
 
 // UnmarshalText takes the URL.
