@@ -49,6 +49,7 @@ func run(args []string) error {
 	socket := flags.String("socket", "/run/criserver/crimonitor.sock", "Unix socket to answer criserver on")
 	state := flags.String("state", "/run/criserver/monitor", "directory for the state of the containers")
 	logFile := flags.String("log", "", "log file (default: standard error)")
+	resident := flags.Bool("resident", false, "do not end when criserver ends and there are no containers: a service manager does that")
 	level := flags.String("log-level", "info", "least severe level to log")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -78,7 +79,7 @@ func run(args []string) error {
 	defer stop()
 	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
 	logrus.WithFields(logrus.Fields{"version": version, "pid": os.Getpid(), "socket": *socket}).Info("crimonitor serves")
-	return server.New(builtin.New(*state), version).Serve(ctx, l)
+	return server.New(builtin.New(*state), version, *resident).Serve(ctx, l)
 }
 
 func openLog(path, level string) error {

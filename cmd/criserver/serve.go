@@ -32,6 +32,9 @@ const (
 	stopLimit    = 20 * time.Second
 )
 
+// bridgeLinger is how long the built-in network's bridge outlives the last pod.
+const bridgeLinger = time.Minute
+
 // serve runs the daemon until ctx ends. Containers go on after it.
 func serve(ctx context.Context, c *config.Config) error {
 	if err := setUpLog(c.Log); err != nil {
@@ -161,7 +164,7 @@ func (d *daemon) close() error {
 		errs = append(errs, d.network.Close())
 	}
 	if d.images != nil {
-		errs = append(errs, d.images.Close())
+		d.images.Close()
 	}
 	if d.snapshots != nil {
 		errs = append(errs, d.snapshots.Close(ctx))
@@ -229,7 +232,7 @@ func registryConfig(c *config.Config) registry.Config {
 func networkConfig(c *config.Config) (cni.Config, error) {
 	out := cni.Config{
 		ConfDir: c.CNI.ConfDir, BinDirs: c.CNI.BinDirs, DataDir: filepath.Join(c.Root, "cni"),
-		Builtin: cni.BuiltinConfig{Disabled: c.CNI.Builtin.Disabled, Bridge: c.CNI.Builtin.Bridge},
+		Builtin: cni.BuiltinConfig{Disabled: c.CNI.Builtin.Disabled, Bridge: c.CNI.Builtin.Bridge, Linger: bridgeLinger},
 	}
 	if b := c.CNI.Builtin.Bridge; b != config.Default().CNI.Builtin.Bridge {
 		out.Builtin.Table = "criserver_" + b // a second daemon on the machine has its rules for itself, as its bridge

@@ -41,7 +41,7 @@ type builtin struct {
 }
 
 func newBuiltin(c BuiltinConfig, dir string) (*builtin, error) {
-	b, err := bridge.Open(bridge.Config{Name: c.Bridge, Table: c.Table, Subnets: c.Subnets, MTU: c.MTU, Dir: dir})
+	b, err := bridge.Open(bridge.Config{Name: c.Bridge, Table: c.Table, Subnets: c.Subnets, MTU: c.MTU, Dir: dir, Linger: c.Linger})
 	if err != nil {
 		return nil, fmt.Errorf("open built-in network: %w", err)
 	}

@@ -85,12 +85,13 @@ func New(ctx context.Context, c Config) (*Network, error) {
 	return n, nil
 }
 
-// Close ends the background work. The network of the pods stays.
+// Close ends the background work. The network of the pods stays; without pods nothing does.
 func (n *Network) Close() error {
 	n.stop()
 	n.worker.Wait()
-	n.builtin.bridge.Close()
-	return nil
+	ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
+	defer cancel()
+	return n.builtin.bridge.Close(ctx)
 }
 
 // Ready returns nil if pods can be set up, or why not: an error that is ErrNotReady. The answer is at most

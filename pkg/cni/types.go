@@ -114,6 +114,8 @@ type BuiltinConfig struct {
 	Subnets []netip.Prefix
 	// MTU of the pods' interfaces: that of the interface of the default route.
 	MTU int
+	// Linger is how long the bridge stays after the last pod; Close removes it in any case. 0 is not at all.
+	Linger time.Duration
 }
 
 const (

@@ -22,6 +22,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -41,6 +43,9 @@ type Config struct {
 	MTU int
 	// Dir keeps the claims. It must outlive the process and may be lost with a reboot.
 	Dir string
+	// Linger is how long bridge and table stay after the last pod, until Repair or Close removes them: where pods come
+	// and go one by one, making them anew would more than double the time of each. 0 removes them with the last pod.
+	Linger time.Duration
 }
 
 // Attachment is a pod's wish.
@@ -77,7 +82,10 @@ type Bridge struct {
 	links  *links
 	// base is held by who makes, changes or removes the bridge or the table. It is a channel as its wait ends with the
 	// caller's context.
-	base chan struct{}
+	base   chan struct{}
+	linger time.Duration
+	// used is when the last pod was taken down, in nanoseconds of Unix time.
+	used atomic.Int64
 }
 
 // Open reads the claims. Nothing is made in the kernel before the first Add.
@@ -102,6 +110,7 @@ func Open(c Config) (*Bridge, error) {
 		table:  nat.New(c.Table, c.Name, subnets),
 		links:  &links{Handle: h, name: c.Name, mtu: c.MTU, subnets: subnets, reaper: newReaper(h)},
 		base:   make(chan struct{}, 1),
+		linger: c.Linger,
 	}, nil
 }
 
@@ -132,7 +141,11 @@ func usableSubnets(all []netip.Prefix) ([]netip.Prefix, error) {
 }
 
 // Close releases the process's handles; the network stays.
-func (b *Bridge) Close() { b.links.Close() }
+func (b *Bridge) Close(ctx context.Context) error {
+	err := b.removeBase(ctx)
+	b.links.Close()
+	return err
+}
 
 // Add connects a pod. If the pod has claims already, from an Add that was cut off, they are given back first. After an
 // error Del is due.
@@ -214,7 +227,8 @@ func (b *Bridge) Del(ctx context.Context, id string) error {
 	if err := b.claims.drop(id); err != nil {
 		return err
 	}
-	return b.removeBase(ctx)
+	b.used.Store(time.Now().UnixNano())
+	return b.removeIdle(ctx)
 }
 
 func (b *Bridge) unpublish(ctx context.Context, id string, ports []nat.Port) error {
@@ -227,6 +241,14 @@ func (b *Bridge) unpublish(ctx context.Context, id string, ports []nat.Port) err
 		err = b.table.Replace(b.claims.portsExcept(id))
 	}
 	return err
+}
+
+// removeIdle removes bridge and table when no pod has been there for a while.
+func (b *Bridge) removeIdle(ctx context.Context) error {
+	if time.Since(time.Unix(0, b.used.Load())) < b.linger {
+		return nil
+	}
+	return b.removeBase(ctx)
 }
 
 // removeBase removes bridge and table when no pod is left. An Add in flight has its claims by then, or will come to
@@ -281,11 +303,11 @@ func (b *Bridge) ownVeths() func(name string) bool {
 }
 
 // Repair restores what somebody removed of the bridge, of the pods' links to it and of the table, and removes links of
-// pods that are unknown. Without a pod it removes bridge and table.
+// pods that are unknown. Without a pod it removes bridge and table, once they have lingered.
 func (b *Bridge) Repair(ctx context.Context) error {
 	strays := b.removeStrays()
 	if b.claims.empty() {
-		return errors.Join(strays, b.removeBase(ctx))
+		return errors.Join(strays, b.removeIdle(ctx))
 	}
 	if err := b.lockBase(ctx); err != nil {
 		return errors.Join(strays, err)

@@ -347,3 +347,42 @@ func BenchmarkPrepare(b *testing.B) {
 		}
 	}
 }
+
+// TestMoreLayersThanAPageHolds stacks layers whose names do not fit into the options of mount(2): it needs the kernel's
+// lowerdir+, and without it a clear error.
+func TestMoreLayersThanAPageHolds(t *testing.T) {
+	s, _ := open(t, t.TempDir())
+	var layers []digest.Digest
+	for i := range 300 {
+		layers = append(layers, digest.FromString(fmt.Sprint(i)))
+		stage, err := s.Stage(t.Context(), layers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(stage.Dir(), fmt.Sprint(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := stage.Commit(t.Context(), snapshot.Usage{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mounts, err := s.Prepare(t.Context(), "many", layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := t.TempDir()
+	err = snapshot.MountAll(mounts, target)
+	t.Cleanup(func() { _ = snapshot.Unmount(target) })
+	if able, probeErr := fsmount.LowerdirPlus(); !able {
+		if !errors.Is(err, unix.E2BIG) {
+			t.Errorf("without lowerdir+ (%v): %v, want E2BIG", probeErr, err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := os.ReadDir(target); err != nil || len(entries) != len(layers) {
+		t.Errorf("%d files are seen, %v; want %d", len(entries), err, len(layers))
+	}
+}

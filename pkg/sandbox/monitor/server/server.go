@@ -22,6 +22,8 @@ import (
 type Server struct {
 	runtime runtime.Runtime
 	version string
+	// resident refuses every shutdown.
+	resident bool
 	// stop ends Serve.
 	stop context.CancelFunc
 
@@ -31,11 +33,13 @@ type Server struct {
 	children   children
 }
 
-// New returns a server without containers. version is the program's, for Info.
-func New(rt runtime.Runtime, version string) *Server {
+// New returns a server without containers. version is the program's, for Info. A resident server is somebody else's to
+// end, such as a service manager's: it grants no shutdown.
+func New(rt runtime.Runtime, version string, resident bool) *Server {
 	return &Server{
 		runtime:    rt,
 		version:    version,
+		resident:   resident,
 		containers: map[string]*container{},
 		watchers:   map[*watcher]struct{}{},
 		children:   children{owned: map[int]struct{}{}},
@@ -170,6 +174,9 @@ func reply(conn *net.UnixConn, result any, err error) {
 func (s *Server) shutdown() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.resident {
+		return fmt.Errorf("crimonitor is resident: it is its service manager's to end: %w", monitor.ErrBusy)
+	}
 	if n := len(s.containers); n > 0 {
 		return fmt.Errorf("%d: %w", n, monitor.ErrBusy)
 	}
