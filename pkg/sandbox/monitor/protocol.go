@@ -32,8 +32,8 @@ var (
 	ErrExists = errors.New("already exists")
 	// ErrNotRunning: the container's process has not been started or has ended.
 	ErrNotRunning = errors.New("not running")
-	// ErrBusy: the monitor will not shut down while it has containers.
-	ErrBusy = errors.New("has containers")
+	// ErrBusy: the monitor will not shut down: it has containers, or a service manager ends it.
+	ErrBusy = errors.New("crimonitor stays")
 	// ErrProtocol: the two sides speak different versions of the protocol.
 	ErrProtocol = errors.New("unknown protocol version")
 	// ErrUnavailable: no monitor answers on the socket.

@@ -175,10 +175,10 @@ func (s *Server) shutdown() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.resident {
-		return fmt.Errorf("crimonitor is resident: it is its service manager's to end: %w", monitor.ErrBusy)
+		return fmt.Errorf("its service manager ends it: %w", monitor.ErrBusy)
 	}
 	if n := len(s.containers); n > 0 {
-		return fmt.Errorf("%d: %w", n, monitor.ErrBusy)
+		return fmt.Errorf("it has %d containers: %w", n, monitor.ErrBusy)
 	}
 	return nil
 }
