@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -43,6 +44,7 @@ func serve(ctx context.Context, c *config.Config) error {
 	if os.Geteuid() != 0 {
 		return errors.New("criserver must run as root: it makes namespaces, mounts and cgroups")
 	}
+	defer handleLogSignals(logrus.GetLevel())()
 	lock, err := lockState(c.State)
 	if err != nil {
 		return err
@@ -208,6 +210,31 @@ func setUpLog(c config.Log) error {
 	}
 	logrus.SetOutput(f)
 	return nil
+}
+
+// handleLogSignals makes SIGUSR1 log everything and SIGUSR2 log as configured again, until the returned function is called.
+// SIGHUP, which would end the process, does nothing: a changed configuration needs a restart, and no container notices one.
+func handleLogSignals(configured logrus.Level) (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGUSR1, unix.SIGUSR2, unix.SIGHUP)
+	go func() {
+		for s := range signals {
+			switch s {
+			case unix.SIGUSR1:
+				logrus.SetLevel(logrus.DebugLevel)
+			case unix.SIGUSR2:
+				logrus.SetLevel(configured)
+			default:
+				logrus.Warn("SIGHUP is ignored: restart criserver for a changed configuration, no container notices")
+				continue
+			}
+			logrus.WithField("level", logrus.GetLevel()).Info("log level is changed")
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(signals)
+	}
 }
 
 func registryConfig(c *config.Config) registry.Config {

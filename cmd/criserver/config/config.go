@@ -47,9 +47,7 @@ type Monitor struct {
 
 // Runtime is how containers are run.
 type Runtime struct {
-	CgroupRoot  string   `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
-	StopTimeout Duration `toml:"stop_timeout" comment:"The time between stop signal and SIGKILL when nobody has said how long, as when a pod is stopped."`
-	LogLineSize int      `toml:"log_line_size" comment:"The longest line of a container's log in bytes; longer ones are split (tag P)."`
+	CgroupRoot string `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
 }
 
 // Image is how images are pulled and kept.
@@ -124,9 +122,7 @@ func Default() *Config {
 		Root:   "/var/lib/criserver",
 		Log:    Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
-			CgroupRoot:  "/criserver",
-			StopTimeout: Duration(10 * time.Second),
-			LogLineSize: 16384, // the kubelet's log reader and all other runtimes expect no more
+			CgroupRoot: "/criserver",
 		},
 		Image: Image{MaxParallelLayers: 4, NoProgressTimeout: Duration(5 * time.Minute), Pinned: []string{}},
 		Registry: Registry{

@@ -96,10 +96,6 @@ func (v *validator) paths(c *Config) {
 
 func (v *validator) runtime(r Runtime) {
 	v.check(path.Clean(r.CgroupRoot) != "/", "runtime.cgroup_root", "cannot be the root cgroup")
-	v.check(r.StopTimeout >= 0, "runtime.stop_timeout", "%s is negative", time.Duration(r.StopTimeout))
-	const least, most = 256, 1 << 20
-	v.check(r.LogLineSize >= least && r.LogLineSize <= most, "runtime.log_line_size",
-		"%d is not from %d to %d", r.LogLineSize, least, most)
 }
 
 func (v *validator) image(i Image) {
