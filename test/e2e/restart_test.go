@@ -43,7 +43,7 @@ func TestDaemonKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := logLines(t, n.status(prints).LogPath)
-	if len(lines) < 100 {
+	if len(lines) < 30 { // an emulated machine prints slowly
 		t.Errorf("only %d lines were printed", len(lines))
 	}
 	for i, line := range lines {
