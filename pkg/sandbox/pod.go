@@ -135,6 +135,11 @@ func (s *Service) networkPod(st PodStatus) cni.Pod {
 
 // StopPod kills the pod's containers and gives back its network. It is idempotent; an unknown pod is no error.
 func (s *Service) StopPod(ctx context.Context, id string) error {
+	return s.withPod(ctx, id, s.stopPod)
+}
+
+// withPod calls fn while it holds the pod's slot. It does nothing if there is no such pod.
+func (s *Service) withPod(ctx context.Context, id string, fn func(context.Context, *pod) error) error {
 	p, err := s.state.pod(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -146,7 +151,7 @@ func (s *Service) StopPod(ctx context.Context, id string) error {
 		return err
 	}
 	defer release(p.ops)
-	return s.stopPod(ctx, p)
+	return fn(ctx, p)
 }
 
 // stopPod needs the pod's slot. The phase changes first, so that no container is created in the pod from here on.
@@ -210,22 +215,13 @@ func (s *Service) releasePod(ctx context.Context, st PodStatus) error {
 
 // RemovePod stops a pod, removes its containers, and forgets it. It is idempotent; an unknown pod is no error.
 func (s *Service) RemovePod(ctx context.Context, id string) error {
-	p, err := s.state.pod(id)
-	if errors.Is(err, ErrNotFound) {
+	return s.withPod(ctx, id, func(ctx context.Context, p *pod) error {
+		if err := s.destroyPod(ctx, p); err != nil {
+			return fmt.Errorf("remove pod %s: %w", id, err)
+		}
+		logrus.WithField("pod", s.state.podStatus(p).ID).Info("pod is removed")
 		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := acquire(ctx, p.ops, "pod "+id); err != nil {
-		return err
-	}
-	defer release(p.ops)
-	if err := s.destroyPod(ctx, p); err != nil {
-		return fmt.Errorf("remove pod %s: %w", id, err)
-	}
-	logrus.WithField("pod", s.state.podStatus(p).ID).Info("pod is removed")
-	return nil
+	})
 }
 
 // destroyPod undoes a pod from any point of its life; it needs the pod's slot. It is idempotent.
