@@ -298,6 +298,11 @@ func (f *fixture) logOf(id string) string {
 func TestLifecycle(t *testing.T) {
 	f := newFixture(t)
 	pod := f.runPod(f.podConfig())
+	for _, dir := range []string{f.containersDir(), f.podsDir()} {
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("%s is open to others: %v, %v", dir, info.Mode(), err)
+		}
+	}
 	id := f.start(pod, script("a", "hostname; id -u; exit 7"))
 	st := f.awaitExit(id)
 	if st.ExitCode != 7 || st.Reason != ReasonError || st.StartedAt.IsZero() || st.FinishedAt.Before(st.StartedAt) {
