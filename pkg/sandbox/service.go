@@ -67,7 +67,6 @@ type Service struct {
 	snapshots Snapshots
 	monitor   *monitor.Client
 	state     *state
-	db        *record.DB
 
 	podFlights       flight.Group[podKey]
 	containerFlights flight.Group[containerKey]
@@ -100,7 +99,7 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s Snapshots) (
 		return nil, fmt.Errorf("open container records: %w", err)
 	}
 	svc := &Service{
-		config: c, network: n, snapshots: s, db: db,
+		config: c, network: n, snapshots: s,
 		monitor: monitor.NewClient(c.Monitor.Socket),
 		state:   newState(pods, containers),
 		synced:  make(chan struct{}),
@@ -195,15 +194,6 @@ func (s *Service) Container(id string) (ContainerStatus, error) {
 
 // Containers returns all containers, in no order.
 func (s *Service) Containers() []ContainerStatus { return s.state.listContainers() }
-
-// ImagesInUse returns the IDs of the images that containers were made of.
-func (s *Service) ImagesInUse() map[string]struct{} {
-	used := map[string]struct{}{}
-	for _, c := range s.state.listContainers() {
-		used[c.ImageID] = struct{}{}
-	}
-	return used
-}
 
 func (s *Service) podsDir() string       { return filepath.Join(s.config.StateDir, "pods") }
 func (s *Service) containersDir() string { return filepath.Join(s.config.StateDir, "containers") }

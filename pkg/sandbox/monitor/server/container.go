@@ -250,7 +250,7 @@ func (s *Server) delete(ctx context.Context, p monitor.IDRequest) error {
 	delete(s.containers, p.ID)
 	s.mu.Unlock()
 	if known {
-		s.removed(p.ID)
+		s.changed(p.ID)
 	}
 	return c.log.Close()
 }

@@ -14,7 +14,7 @@ type watcher struct {
 	wake  chan struct{}
 }
 
-// changed tells the watchers that a container's state is new.
+// changed tells the watchers that a container's state is new, or that it is no more.
 func (s *Server) changed(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -26,9 +26,6 @@ func (s *Server) changed(id string) {
 		}
 	}
 }
-
-// removed tells the watchers that a container is no more: it is dirty and not found.
-func (s *Server) removed(id string) { s.changed(id) }
 
 func (s *Server) watch(ctx context.Context, conn *net.UnixConn) {
 	w := &watcher{dirty: map[string]struct{}{}, wake: make(chan struct{}, 1)}
