@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"criserver/pkg/record"
 )
 
 // machineState lists what a runtime may leave on a machine beside its own directories.
@@ -98,10 +102,11 @@ func leftovers(n *node, before map[string][]string) []string {
 	for _, pid := range processes(n.dir) {
 		left = append(left, "process "+pid)
 	}
-	for _, pattern := range []string{"state/pods/*", "state/containers/*", "state/monitor/*", "root/snapshots/*/snapshots/*", "root/snapshot*/snapshots/*"} {
+	for _, pattern := range []string{"state/pods/*", "state/containers/*", "state/monitor/*", "root/overlay/s/*"} {
 		found, _ := filepath.Glob(filepath.Join(n.dir, pattern))
 		left = append(left, found...)
 	}
+	left = append(left, records(filepath.Join(n.dir, "root", "pods.db"))...)
 	_ = filepath.WalkDir(filepath.Join(n.dir, "root", "cni"), func(path string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && strings.Contains(path, "10.213.") {
 			left = append(left, "address "+path)
@@ -119,6 +124,31 @@ func processes(dir string) []string {
 		data, _ := os.ReadFile(f)
 		if strings.Contains(string(data), dir) && !strings.Contains(string(data), "e2e.test") {
 			got = append(got, filepath.Base(filepath.Dir(f))+" "+strings.ReplaceAll(string(data), "\x00", " "))
+		}
+	}
+	return got
+}
+
+// records are those of pods and containers.
+func records(path string) []string {
+	ctx := context.Background()
+	db, err := record.Open(ctx, path, record.Options{})
+	if err != nil {
+		return []string{err.Error()}
+	}
+	defer db.Close()
+	var got []string
+	for _, name := range []string{"pods", "containers"} {
+		table, err := record.NewTable[json.RawMessage](ctx, db, name)
+		if err != nil {
+			return append(got, err.Error())
+		}
+		all, err := table.Load(ctx)
+		if err != nil {
+			got = append(got, err.Error())
+		}
+		for key := range all {
+			got = append(got, "record "+name+" "+key)
 		}
 	}
 	return got

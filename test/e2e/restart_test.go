@@ -24,6 +24,9 @@ func TestDaemonKilled(t *testing.T) {
 	prints := n.run(podID, pod, shell("prints", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done"))
 	ends := n.run(podID, pod, shell("ends", "sleep 1; exit 7"))
 	before := time.Now()
+	if found := leftovers(n, machineState()); len(found) < 4 { // containers, snapshots, crimonitor, addresses, …
+		t.Errorf("what looks for leftovers sees only %v while pods run", found)
+	}
 	n.kill()
 	time.Sleep(2 * time.Second)
 	n.start()
