@@ -97,15 +97,21 @@ func (s *Service) buildContainer(ctx context.Context, c *container, pod PodStatu
 	if err != nil {
 		return err
 	}
-	if p, err := s.state.pod(pod.ID); err != nil || !s.state.podStatus(p).ready() {
-		return fmt.Errorf("pod %s was stopped meanwhile: %w", pod.ID, ErrState)
-	}
+	ready := false
 	s.state.updateContainer(c, func(st *ContainerStatus) {
+		// One step with the change of the phase: a stop of the pod either is seen here or sees a created container.
+		if p := s.state.pods[pod.ID]; p == nil || !p.status.ready() {
+			return
+		}
+		ready = true
 		st.User = user
 		if st.Phase == ContainerCreating { // else it has died already
 			st.Phase, st.PID = ContainerCreated, pid
 		}
 	})
+	if !ready {
+		return fmt.Errorf("pod %s was stopped meanwhile: %w", pod.ID, ErrState)
+	}
 	return s.state.saveContainer(ctx, c)
 }
 

@@ -34,6 +34,7 @@ type container struct {
 
 	mu    sync.Mutex
 	state monitor.State
+	proc  *process // set with state.PID
 }
 
 func (c *container) snapshot() monitor.State {
@@ -113,16 +114,17 @@ func (s *Server) launch(ctx context.Context, c *container, bundle string) (int, 
 	for i, r := range c.pipes {
 		c.pumps.Go(func() { pump(r, c.log, crilog.Stream(i)) })
 	}
-	c.mu.Lock()
-	c.state = monitor.State{ID: c.id, Phase: monitor.PhaseCreated, PID: pid}
-	c.mu.Unlock()
-	s.changed(c.id)
 	proc, err := openProcess(pid)
 	if err != nil {
 		// Without a pidfd the exit would go unseen.
 		_ = unix.Kill(pid, unix.SIGKILL)
 		return 0, errors.Join(err, s.children.reap(pid))
 	}
+	c.mu.Lock()
+	c.state = monitor.State{ID: c.id, Phase: monitor.PhaseCreated, PID: pid}
+	c.proc = proc
+	c.mu.Unlock()
+	s.changed(c.id)
 	go s.await(c, proc)
 	return pid, nil
 }
@@ -197,18 +199,17 @@ func (s *Server) signal(ctx context.Context, p monitor.SignalRequest) error {
 		return err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.state.Phase == monitor.PhaseExited || c.state.PID == 0 {
+	phase, proc := c.state.Phase, c.proc
+	c.mu.Unlock()
+	if phase == monitor.PhaseExited || proc == nil {
 		return fmt.Errorf("container %s: %w", p.ID, monitor.ErrNotRunning)
 	}
 	// A workload that was not started has no handler of its own, and the waiting init ignores what its runtime
 	// ignores; only SIGKILL ends it for sure.
-	if p.All || c.state.Phase == monitor.PhaseCreated {
+	if p.All || phase == monitor.PhaseCreated {
 		return s.runtime.Kill(ctx, p.ID)
 	}
-	// The PID cannot have been used anew: await has not reaped it, or Phase would be PhaseExited soon; the
-	// signal then meets a zombie or nobody (kill(2), ESRCH).
-	if err := unix.Kill(c.state.PID, unix.Signal(p.Signal)); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := proc.signal(unix.Signal(p.Signal)); err != nil {
 		return fmt.Errorf("signal container %s: %w", p.ID, err)
 	}
 	return nil

@@ -49,6 +49,21 @@ func (p *process) wait() (unix.WaitStatus, time.Time) {
 	return status, time.Now()
 }
 
+// signal sends a signal by the pidfd: once the process is reaped its PID may be another's. A process that has ended is no
+// error.
+func (p *process) signal(sig unix.Signal) error {
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), sig, nil, 0) })
+	if errors.Is(err, os.ErrClosed) || errors.Is(sent, unix.ESRCH) {
+		return nil // wait has closed the pidfd, or is about to
+	}
+	return errors.Join(err, sent)
+}
+
 func wait4(pid int, status *unix.WaitStatus, options int) (int, error) {
 	for {
 		n, err := unix.Wait4(pid, status, options, nil)
