@@ -57,11 +57,12 @@ func (p *process) signal(sig unix.Signal) error {
 		return err
 	}
 	var sent error
-	err = raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), sig, nil, 0) })
-	if errors.Is(err, os.ErrClosed) || errors.Is(sent, unix.ESRCH) {
-		return nil // wait has closed the pidfd, or is about to
+	// The one error of Control is that wait has closed the file; the package os has no name for it here.
+	_ = raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), sig, nil, 0) })
+	if errors.Is(sent, unix.ESRCH) {
+		return nil
 	}
-	return errors.Join(err, sent)
+	return sent
 }
 
 func wait4(pid int, status *unix.WaitStatus, options int) (int, error) {

@@ -237,6 +237,21 @@ func TestKilledBySignal(t *testing.T) {
 	}
 }
 
+func TestSignalAfterReaping(t *testing.T) {
+	cmd := exec.Command("true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := openProcess(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.wait()
+	if err := p.signal(unix.SIGTERM); err != nil {
+		t.Errorf("signal to a process that is gone: %v", err)
+	}
+}
+
 func TestOOMKill(t *testing.T) {
 	f := newFixture(t)
 	limit := int64(8 << 20)
