@@ -30,14 +30,8 @@ type Blob struct {
 
 // Blob fetches content. The caller closes it. A body that is cut off is taken up where it ended.
 func (r *Repository) Blob(ctx context.Context, d ocispec.Descriptor) (*Blob, error) {
-	if err := verify.CheckDigest(d.Digest); err != nil {
-		return nil, fmt.Errorf("fetch blob: %w: %w", ErrInvalid, err)
-	}
-	if d.Size < 0 {
-		return nil, fmt.Errorf("fetch blob %s: %w: size %d", d.Digest, ErrInvalid, d.Size)
-	}
-	s := &source{ctx: ctx, repo: r, desc: d}
-	if err := s.open(); err != nil {
+	s, err := r.source(ctx, d, 0, d.Size)
+	if err != nil {
 		return nil, err
 	}
 	return &Blob{verify.NewReader(s, d.Digest, d.Size), s}, nil
@@ -68,20 +62,54 @@ func (b *Blob) Drain() error {
 
 // explain says where wrong content came from, and has the rest of the pull go elsewhere.
 func (b *Blob) explain(err error) error {
-	var known *failure
-	if errors.Is(err, io.EOF) || errors.As(err, &known) || b.source.ctx.Err() != nil {
-		return err
+	err = b.source.explain(err)
+	if isDamage(kindOf(err)) {
+		b.source.from.avoid.Store(true)
 	}
-	e := b.source.from
-	kind := kindOf(err)
-	if isDamage(kind) {
-		e.avoid.Store(true)
-	}
-	return b.source.repo.failed(b.source.what(), []attempt{{e, err, kind}})
+	return err
 }
 
 // Close ends the fetch.
 func (b *Blob) Close() error { return b.source.drop() }
+
+// Part is some of a blob's bytes. They are not verified: who puts parts together does that.
+type Part struct{ source *source }
+
+// Range fetches length bytes of a blob from the offset on. A server that knows no ranges sends the whole blob instead:
+// Span tells. The caller closes the part; one that is cut off is taken up where it ended.
+func (r *Repository) Range(ctx context.Context, d ocispec.Descriptor, offset, length int64) (*Part, error) {
+	s, err := r.source(ctx, d, offset, offset+length)
+	if err != nil {
+		return nil, err
+	}
+	return &Part{s}, nil
+}
+
+// Read implements io.Reader. It returns io.EOF after the last byte only.
+func (p *Part) Read(b []byte) (int, error) {
+	s := p.source
+	n, err := s.Read(b)
+	if errors.Is(err, io.EOF) && s.offset < s.end {
+		err = fmt.Errorf("content ends after %d of %d bytes: %w", s.offset, s.end, ErrTruncated)
+		s.from.avoid.Store(true)
+	}
+	if err != nil {
+		err = s.explain(err)
+	}
+	return n, err
+}
+
+// Span is where in the blob the part begins, and the offset behind its last byte.
+func (p *Part) Span() (start, end int64) { return p.source.start, p.source.end }
+
+// Blame has the rest of the pull go elsewhere, because the blob turned out wrong. It names the server.
+func (p *Part) Blame() (server string) {
+	p.source.from.avoid.Store(true)
+	return p.source.from.base.Host
+}
+
+// Close ends the fetch.
+func (p *Part) Close() error { return p.source.drop() }
 
 // source reads a blob's bytes over as many connections as it takes. A reader has no other way to get a context.
 type source struct {
@@ -90,14 +118,38 @@ type source struct {
 	desc   ocispec.Descriptor
 	from   *endpoint
 	body   io.ReadCloser
-	offset int64
+	start  int64
+	offset int64 // of the next byte
+	end    int64
+	opened bool  // once
 	cut    error // why body is nil
 	cutAt  int64
 	cuts   int
 }
 
+// source opens the bytes of a blob from one offset to another.
+func (r *Repository) source(ctx context.Context, d ocispec.Descriptor, start, end int64) (*source, error) {
+	if err := verify.CheckDigest(d.Digest); err != nil {
+		return nil, fmt.Errorf("fetch blob: %w: %w", ErrInvalid, err)
+	}
+	if d.Size < 0 || start < 0 || end < start || end > d.Size {
+		return nil, fmt.Errorf("fetch blob %s: %w: bytes %d to %d of %d", d.Digest, ErrInvalid, start, end, d.Size)
+	}
+	s := &source{ctx: ctx, repo: r, desc: d, start: start, offset: start, end: end}
+	return s, s.open()
+}
+
 func (s *source) what() string {
 	return fmt.Sprintf("fetch blob %s of %s", s.desc.Digest, s.repo.ref)
+}
+
+// explain says where an error came from.
+func (s *source) explain(err error) error {
+	var known *failure
+	if errors.Is(err, io.EOF) || errors.As(err, &known) || s.ctx.Err() != nil {
+		return err
+	}
+	return s.repo.failed(s.what(), []attempt{{s.from, err, kindOf(err)}})
 }
 
 func (s *source) drop() error {
@@ -110,6 +162,12 @@ func (s *source) drop() error {
 }
 
 func (s *source) Read(p []byte) (int, error) {
+	if s.end < s.desc.Size { // else more than the end is for the verifying reader to find
+		if s.offset == s.end {
+			return 0, io.EOF
+		}
+		p = p[:min(int64(len(p)), s.end-s.offset)]
+	}
 	for {
 		if s.body == nil {
 			if err := s.resume(); err != nil {
@@ -118,7 +176,7 @@ func (s *source) Read(p []byte) (int, error) {
 		}
 		n, err := s.body.Read(p)
 		s.offset += int64(n)
-		// A body that ends in order before its size is all the server has: the verifying reader says so.
+		// A body that ends in order before its size is all the server has: who verifies it says so.
 		if err == nil || errors.Is(err, io.EOF) || errors.Is(err, ErrStalled) || s.ctx.Err() != nil {
 			return n, err
 		}
@@ -152,7 +210,10 @@ func (s *source) resume() error {
 func (s *source) open() error {
 	return s.repo.each(s.ctx, s.what(), func(e *endpoint) error {
 		header := http.Header{}
-		if s.offset > 0 {
+		switch {
+		case s.end < s.desc.Size:
+			header.Set("Range", fmt.Sprintf("bytes=%d-%d", s.offset, s.end-1))
+		case s.offset > 0:
 			header.Set("Range", fmt.Sprintf("bytes=%d-", s.offset))
 		}
 		resp, err := s.repo.send(s.ctx, e, http.MethodGet, "blobs/"+s.desc.Digest.String(), header) //nolint:bodyclose // by drop
@@ -162,33 +223,40 @@ func (s *source) open() error {
 		if err != nil {
 			return err
 		}
-		s.body, s.from = resp.Body, e
+		s.body, s.from, s.opened = resp.Body, e, true
 		return nil
 	})
 }
 
-// position checks that the response is the body from the offset on, or skips what was read before.
+// position checks that the response is the body from the offset on. A server that sends the whole blob instead makes
+// the source begin at its beginning, when it is opened; later what was read before is skipped.
 func (s *source) position(resp *http.Response) (err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, resp.Body.Close())
 		}
 	}()
-	whole := s.desc.Size
-	if resp.StatusCode == http.StatusPartialContent {
+	partial := resp.StatusCode == http.StatusPartialContent
+	offset, end := s.offset, s.end
+	if partial {
 		got := resp.Header.Get("Content-Range") // RFC 9110, 14.4
-		if s.offset == 0 || !strings.HasPrefix(got, fmt.Sprintf("bytes %d-", s.offset)) {
-			return fmt.Errorf("server sends range %q, want one from %d", got, s.offset)
+		if !strings.HasPrefix(got, fmt.Sprintf("bytes %d-", offset)) {
+			return fmt.Errorf("server sends range %q, want one from %d", got, offset)
 		}
-		whole -= s.offset
+	} else {
+		offset, end = 0, s.desc.Size
 	}
 	switch n := resp.ContentLength; {
-	case n >= 0 && n < whole:
-		return fmt.Errorf("server sends %d bytes, the manifest says %d: %w", n, whole, ErrTruncated)
-	case n > whole:
-		return fmt.Errorf("server sends %d bytes, the manifest says %d: %w", n, whole, ErrDigest)
+	case n >= 0 && n < end-offset:
+		return fmt.Errorf("server sends %d bytes of %d that were asked for: %w", n, end-offset, ErrTruncated)
+	case n > end-offset:
+		return fmt.Errorf("server sends %d bytes, the manifest says %d: %w", n, end-offset, ErrDigest)
 	}
-	if resp.StatusCode == http.StatusPartialContent || s.offset == 0 {
+	if partial {
+		return nil
+	}
+	if !s.opened {
+		s.start, s.offset, s.end = 0, 0, end
 		return nil
 	}
 	_, err = io.CopyN(io.Discard, resp.Body, s.offset)

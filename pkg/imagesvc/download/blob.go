@@ -1,0 +1,242 @@
+package download
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"criserver/pkg/imagesvc/verify"
+)
+
+// errEnded ends the connections of a download that has been closed.
+var errEnded = errors.New("download has ended")
+
+// Blob is a blob that is being downloaded. Read begins at its first byte, whatever was there before, and ends with io.EOF only
+// after content of the right size and digest. It is for one goroutine; Fetched and Unread may be called by others.
+type Blob struct {
+	*verify.Reader
+	desc    ocispec.Descriptor
+	dir     string
+	chunk   int64 // bytes of each chunk but the last
+	reused  bool
+	release func()
+	cancel  context.CancelCauseFunc
+	work    sync.WaitGroup
+	fetched atomic.Int64
+	read    atomic.Int64
+	follow  follower
+
+	mu      sync.Mutex // never held across a call to the disk or the network
+	have    []int64    // how much of each chunk is in its file
+	next    int        // the first chunk that no connection has taken
+	whole   bool       // the server knows no ranges: one connection gets everything
+	err     error      // why the connections ended early
+	changed chan struct{}
+	blame   []func() string
+}
+
+// newBlob finds what is there of a blob.
+func (s *Store) newBlob(d ocispec.Descriptor, dir string, release func()) (*Blob, error) {
+	b := &Blob{desc: d, dir: dir, chunk: s.chunkSize(d.Size), release: sync.OnceFunc(release), changed: make(chan struct{})}
+	b.have = make([]int64, (d.Size+b.chunk-1)/b.chunk)
+	b.follow.blob = b
+	b.Reader = verify.NewReader(&b.follow, d.Digest, d.Size)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		info, err := f.Info()
+		if err != nil {
+			return nil, err
+		}
+		n, err := strconv.Atoi(f.Name())
+		if err != nil || n < 0 || n >= len(b.have) || info.Size() > b.length(n) {
+			return nil, fmt.Errorf("%s has a file %s that does not belong there; remove the directory", dir, f.Name())
+		}
+		b.have[n] = info.Size()
+		b.fetched.Add(info.Size())
+		b.reused = b.reused || info.Size() > 0
+	}
+	now := time.Now()
+	return b, os.Chtimes(dir, now, now) // for Purge
+}
+
+// length is how many bytes a chunk has.
+func (b *Blob) length(n int) int64 { return min(b.chunk, b.desc.Size-int64(n)*b.chunk) }
+
+func (b *Blob) file(n int) string { return filepath.Join(b.dir, strconv.Itoa(n)) }
+
+// Reused tells whether some of the bytes are of an earlier download.
+func (b *Blob) Reused() bool { return b.reused }
+
+// Fetched is how many bytes are on the disk.
+func (b *Blob) Fetched() int64 { return b.fetched.Load() }
+
+// Consumed is how many bytes have been read from the blob.
+func (b *Blob) Consumed() int64 { return b.read.Load() }
+
+// Err is nil before the first error of Read, io.EOF after verified content, and otherwise what was wrong. Content that is wrong
+// is not kept, and who sent it is blamed, unless it may have been what was kept before.
+func (b *Blob) Err() error {
+	err := b.Reader.Err()
+	if !errors.Is(err, verify.ErrDigest) && !errors.Is(err, verify.ErrTruncated) || b.stopped() != nil {
+		return err
+	}
+	from := "kept of an earlier download, which is thrown away"
+	if !b.reused {
+		from = "sent by " + strings.Join(b.blameAll(), ", ")
+	}
+	return fmt.Errorf("blob %s, %s: %w", b.desc.Digest, from, err)
+}
+
+// blameAll blames who sent the blob and returns their names.
+func (b *Blob) blameAll() []string {
+	b.mu.Lock()
+	blame := b.blame
+	b.mu.Unlock()
+	var servers []string
+	for _, f := range blame {
+		if name := f(); !slices.Contains(servers, name) {
+			servers = append(servers, name)
+		}
+	}
+	return servers
+}
+
+// Close ends the download and keeps what is there, unless it is known to be wrong.
+func (b *Blob) Close() error {
+	if err := b.Reader.Err(); b.stopped() == nil && (errors.Is(err, verify.ErrDigest) || errors.Is(err, verify.ErrTruncated)) {
+		return b.Discard()
+	}
+	b.end()
+	b.release()
+	return nil
+}
+
+// Discard is Close for what is not needed any more: it deletes what is there.
+func (b *Blob) Discard() error {
+	b.end()
+	defer b.release()
+	if err := os.RemoveAll(b.dir); err != nil {
+		return fmt.Errorf("remove download: %w", err)
+	}
+	return nil
+}
+
+// CopyTo writes the whole blob, which must have been verified, to w. (It is not WriteTo, by which io.Copy would bypass Read.)
+func (b *Blob) CopyTo(w io.Writer) (int64, error) {
+	if !errors.Is(b.Reader.Err(), io.EOF) {
+		return 0, fmt.Errorf("copy blob %s: it has not been verified", b.desc.Digest)
+	}
+	var total int64
+	for n := range b.have {
+		f, err := os.Open(b.file(n))
+		if err != nil {
+			return total, fmt.Errorf("copy blob %s: %w", b.desc.Digest, err)
+		}
+		written, err := io.Copy(w, f)
+		total += written
+		if err = errors.Join(err, f.Close()); err != nil {
+			return total, fmt.Errorf("copy blob %s: %w", b.desc.Digest, err)
+		}
+	}
+	return total, nil
+}
+
+// end stops the connections and waits for them.
+func (b *Blob) end() {
+	b.cancel(errEnded)
+	b.work.Wait()
+	b.follow.close()
+}
+
+// stopped is why the connections ended early.
+func (b *Blob) stopped() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+// announce wakes the reader. It needs the lock.
+func (b *Blob) announce() {
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+// follower reads the chunks in order while they grow.
+type follower struct {
+	blob *Blob
+	pos  int64
+	at   int // the chunk that file is of
+	file *os.File
+}
+
+func (f *follower) close() {
+	if f.file != nil {
+		f.file.Close()
+		f.file = nil
+	}
+}
+
+// Read implements io.Reader.
+func (f *follower) Read(p []byte) (int, error) {
+	b := f.blob
+	if f.pos == b.desc.Size {
+		return 0, io.EOF
+	}
+	n := int(f.pos / b.chunk)
+	within := f.pos % b.chunk
+	have, err := b.await(n, within)
+	if err != nil {
+		return 0, err
+	}
+	if f.file == nil || f.at != n {
+		f.close()
+		if f.file, err = os.Open(b.file(n)); err != nil {
+			return 0, fmt.Errorf("read download: %w", err)
+		}
+		f.at = n
+	}
+	read, err := f.file.ReadAt(p[:min(int64(len(p)), have-within)], within)
+	f.pos += int64(read)
+	b.read.Store(f.pos)
+	if err != nil && (read == 0 || !errors.Is(err, io.EOF)) {
+		if errors.Is(err, io.EOF) {
+			err = fs.ErrInvalid // somebody has cut the file
+		}
+		return read, fmt.Errorf("read download: %w", err)
+	}
+	return read, nil
+}
+
+// await waits until a chunk has more than so many bytes, and returns how many.
+func (b *Blob) await(n int, more int64) (int64, error) {
+	for {
+		b.mu.Lock()
+		have, err, changed := b.have[n], b.err, b.changed
+		b.mu.Unlock()
+		if have > more {
+			return have, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		<-changed
+	}
+}

@@ -1,0 +1,203 @@
+// Package download fetches blobs by way of the disk: several connections write what they get, one reader follows them from
+// the first byte on, and what is there when a download ends early serves the next one.
+//
+// On disk a blob is a directory <algorithm>-<hex> with a file for each chunk, named by its number. A chunk is written from its
+// start on, so that the length of the file is how much of it is there, whenever the process dies. Nothing is synced: a power
+// cut may leave a file with other bytes than were written, which the digest of the whole tells.
+package download
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"criserver/pkg/imagesvc/verify"
+)
+
+// Part is some of a blob's bytes, as a server sends them; see registry.Part.
+type Part interface {
+	Read(p []byte) (int, error)
+	Close() error
+	Span() (start, end int64)
+	Blame() (server string)
+}
+
+// Origin asks for length bytes of a blob from the offset on. It may give the whole blob instead.
+type Origin func(ctx context.Context, offset, length int64) (Part, error)
+
+// Config is what a store needs to know.
+type Config struct {
+	// Dir holds the downloads. It is made if need be, and is the store's own.
+	Dir string
+	// Connections is how many fetch a large blob at the same time; 0 is 1.
+	Connections int
+	// ChunkSize is the least number of bytes that a connection fetches of a blob which is larger; 0 is 8 MiB.
+	ChunkSize int64
+}
+
+const (
+	defaultChunk = 8 << 20
+	// maxChunks bounds the number of files of a blob.
+	maxChunks = 4096
+)
+
+// Store is a directory of downloads. Its methods may be called at the same time.
+type Store struct {
+	config Config
+
+	mu   sync.Mutex
+	busy map[string]chan struct{} // by the directory's name; closed when the download has ended
+}
+
+// New opens or makes a store.
+func New(c Config) (*Store, error) {
+	c.Connections = max(c.Connections, 1)
+	if c.ChunkSize <= 0 {
+		c.ChunkSize = defaultChunk
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make download directory: %w", err)
+	}
+	return &Store{config: c, busy: map[string]chan struct{}{}}, nil
+}
+
+// Open begins or goes on with the download of a blob. The caller ends it with Close or Discard. One download of a blob is
+// under way at a time; others wait for it, no longer than ctx, and find what it left.
+func (s *Store) Open(ctx context.Context, d ocispec.Descriptor, origin Origin) (*Blob, error) {
+	if err := verify.CheckDigest(d.Digest); err != nil {
+		return nil, fmt.Errorf("download: %w", err)
+	}
+	if d.Size < 0 {
+		return nil, fmt.Errorf("download %s: size %d", d.Digest, d.Size)
+	}
+	name := dirName(d.Digest)
+	release, err := s.claim(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("download %s: %w", d.Digest, err)
+	}
+	b, err := s.newBlob(d, filepath.Join(s.config.Dir, name), release)
+	if err != nil {
+		release()
+		return nil, fmt.Errorf("download %s: %w", d.Digest, err)
+	}
+	b.start(ctx, origin, s.config.Connections)
+	return b, nil
+}
+
+func dirName(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() }
+
+// claim waits until nobody else has the name, and takes it until release is called.
+func (s *Store) claim(ctx context.Context, name string) (release func(), err error) {
+	for {
+		s.mu.Lock()
+		held, taken := s.busy[name]
+		if !taken {
+			mine := make(chan struct{})
+			s.busy[name] = mine
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				delete(s.busy, name)
+				s.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// chunkSize grows with the blob, so that it has no more than maxChunks.
+func (s *Store) chunkSize(size int64) int64 {
+	c := s.config.ChunkSize
+	for size/c >= maxChunks {
+		c *= 2
+	}
+	return c
+}
+
+// Purge removes the downloads that nobody is at and nobody has been at since the given time.
+func (s *Store) Purge(ctx context.Context, since time.Time) error {
+	entries, err := os.ReadDir(s.config.Dir)
+	if err != nil {
+		return fmt.Errorf("list downloads: %w", err)
+	}
+	var errs []error
+	for _, entry := range entries {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		info, err := entry.Info()
+		if errors.Is(err, fs.ErrNotExist) || err == nil && info.ModTime().After(since) {
+			continue
+		}
+		errs = append(errs, err, s.purge(entry.Name()))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) purge(name string) error {
+	s.mu.Lock()
+	if _, taken := s.busy[name]; taken {
+		s.mu.Unlock()
+		return nil
+	}
+	done := make(chan struct{})
+	s.busy[name] = done
+	s.mu.Unlock()
+	err := os.RemoveAll(filepath.Join(s.config.Dir, name))
+	s.mu.Lock()
+	delete(s.busy, name)
+	s.mu.Unlock()
+	close(done)
+	if err != nil {
+		return fmt.Errorf("remove download: %w", err)
+	}
+	return nil
+}
+
+// Partial is what is kept of a blob whose download has not ended.
+type Partial struct {
+	Digest digest.Digest
+	Bytes  int64
+}
+
+// Partials lists what is kept. It reads directories, not content.
+func (s *Store) Partials() ([]Partial, error) {
+	entries, err := os.ReadDir(s.config.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("list downloads: %w", err)
+	}
+	var out []Partial
+	for _, entry := range entries {
+		algorithm, hex, _ := strings.Cut(entry.Name(), "-")
+		p := Partial{Digest: digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)}
+		files, err := os.ReadDir(filepath.Join(s.config.Dir, entry.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list downloads: %w", err)
+		}
+		for _, f := range files {
+			if info, err := f.Info(); err == nil {
+				p.Bytes += info.Size()
+			}
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
