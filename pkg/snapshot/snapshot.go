@@ -87,6 +87,8 @@ type Stage interface {
 	// Dir is the directory to unpack into, empty at first. Whiteouts are written in overlayfs form: a
 	// character device 0/0 for a removed name, the xattr trusted.overlay.opaque=y on an opaque directory.
 	Dir() string
+	// Meta is the path of a file that the caller may make: it is kept with the layer, see Trees, and goes with it.
+	Meta() string
 	// Commit syncs the content to disk, then makes the layer visible with the given usage. If the layer was
 	// committed by somebody else in between, the stage is dropped and Commit succeeds.
 	Commit(ctx context.Context, usage Usage) error
@@ -101,6 +103,20 @@ type Stage interface {
 type Inheritor interface {
 	// Inherit names the implied directories, relative to Dir. It must be called before Commit.
 	Inherit(implied []string)
+}
+
+// Trees is implemented by a driver that keeps each layer, and each writable layer, in a directory of its own, with
+// whiteouts in overlayfs form. Nothing may be changed there.
+type Trees interface {
+	// Tree returns the directory of a committed layer, and the path of the file that was made as Stage.Meta, if it was. Both
+	// are there as long as the layer is. ErrNotFound.
+	Tree(ctx context.Context, diffID digest.Digest) (dir, meta string, err error)
+	// Upper returns the directory of a snapshot's writable layer. ErrNotFound: there is none of that key, or it is
+	// read-only.
+	Upper(ctx context.Context, key string) (dir string, err error)
+	// Restage is Stage for a layer that is there but damaged: Commit puts the new one in its place. What is mounted already
+	// stays as it is until it is unmounted. ErrNotFound: there is no such layer.
+	Restage(ctx context.Context, chain []digest.Digest) (Stage, error)
 }
 
 // Layers is the part of a driver that the image service uses.

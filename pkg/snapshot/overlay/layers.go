@@ -15,10 +15,11 @@ import (
 	"criserver/pkg/snapshot"
 )
 
-// layer is a committed layer. Only refs changes.
+// layer is a committed layer.
 type layer struct {
 	layerRecord
-	refs int // snapshots made of it
+	refs int      // snapshots made of it
+	old  []string // directories that it has replaced
 }
 
 // nameLen makes 128 layers fit into mount(2)'s page. Who can find two diffIDs that agree in these 96 bits has two
@@ -71,6 +72,10 @@ func (s *Snapshotter) Stage(ctx context.Context, chain []digest.Digest) (snapsho
 	if _, ok := s.lookup(diffID); ok {
 		return nil, fmt.Errorf("stage layer %s: %w", diffID, snapshot.ErrExists)
 	}
+	return s.newStage(diffID)
+}
+
+func (s *Snapshotter) newStage(diffID digest.Digest) (*stage, error) {
 	st := &stage{s: s, diffID: diffID, path: s.stagePath(layerName(diffID))}
 	if err := mkdir(st.path, 0o700); err != nil {
 		return nil, fmt.Errorf("stage layer %s: %w", diffID, err)
@@ -86,13 +91,15 @@ type stage struct {
 	s      *Snapshotter
 	diffID digest.Digest
 	path   string
+	again  bool // it is to replace a layer
 
 	mu      sync.Mutex
 	implied []string
 	ended   bool
 }
 
-func (st *stage) Dir() string { return filepath.Join(st.path, layerTree) }
+func (st *stage) Dir() string  { return filepath.Join(st.path, layerTree) }
+func (st *stage) Meta() string { return filepath.Join(st.path, layerMeta) }
 
 // Inherit leaves out the root, which is never implied, and what is not a path below it.
 func (st *stage) Inherit(implied []string) {
@@ -152,19 +159,22 @@ func (st *stage) commit(ctx context.Context, record layerRecord) error {
 		return err
 	}
 	defer release()
-	if _, ok := s.lookup(st.diffID); ok {
+	_, there := s.lookup(st.diffID)
+	if there && !st.again {
 		return st.Abort(ctx)
 	}
 	if err := s.syncer.run(ctx); err != nil {
 		return err
 	}
-	if err := st.publish(record); err != nil {
+	if there {
+		err = st.replace(record)
+	} else {
+		err = st.publish(record)
+	}
+	if err != nil {
 		return err
 	}
 	st.end()
-	s.mu.Lock()
-	s.layers[st.diffID] = &layer{layerRecord: record}
-	s.mu.Unlock()
 	return nil
 }
 
@@ -181,6 +191,9 @@ func (st *stage) publish(record layerRecord) error {
 	if err := syncDir(filepath.Dir(final)); err != nil {
 		return errors.Join(err, unix.Rename(final, st.path), removeFile(file))
 	}
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	st.s.layers[st.diffID] = &layer{layerRecord: record}
 	return nil
 }
 

@@ -5,6 +5,8 @@
 //	lock                   held by the process that uses the root
 //	l/<name>/fs            content of the layer whose diffID starts with name
 //	l/<name>/layer.json    its record
+//	l/<name>/meta          what the image service keeps with it
+//	l/<name>.<unique>      a layer that was replaced, while snapshots may have it mounted
 //	s/<key>/u, s/<key>/w   upper and work directory of a snapshot
 //	s/<key>/snapshot.json  its record
 //	stage/                 what is being made; becomes visible by one rename, and is thrown away by New
@@ -42,6 +44,7 @@ const (
 
 	layerTree   = "fs"
 	layerFile   = "layer.json"
+	layerMeta   = "meta"
 	upperDir    = "u"
 	workDir     = "w"
 	snapshotRec = "snapshot.json"
@@ -63,7 +66,10 @@ type Snapshotter struct {
 	snapshots map[string]snapshotRecord
 }
 
-var _ snapshot.Snapshotter = (*Snapshotter)(nil)
+var (
+	_ snapshot.Snapshotter = (*Snapshotter)(nil)
+	_ snapshot.Trees       = (*Snapshotter)(nil)
+)
 
 // New opens the storage below root, which it creates if need be, and clears away what an earlier process left half
 // made. It says why if overlayfs cannot work on the file system of root, or if another process uses the root.

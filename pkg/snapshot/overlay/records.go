@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -86,7 +87,10 @@ func (s *Snapshotter) recover() error {
 	if err := s.eachEntry(layersDir, s.recoverLayer); err != nil {
 		return err
 	}
-	return s.eachEntry(snapshotsDir, s.recoverSnapshot)
+	if err := s.eachEntry(snapshotsDir, s.recoverSnapshot); err != nil {
+		return err
+	}
+	return s.recoverOld()
 }
 
 func (s *Snapshotter) eachEntry(dir string, do func(name, path string) error) error {
@@ -104,6 +108,9 @@ func (s *Snapshotter) eachEntry(dir string, do func(name, path string) error) er
 }
 
 func (s *Snapshotter) recoverLayer(name, path string) error {
+	if strings.Contains(name, ".") { // replaced, see recoverOld
+		return nil
+	}
 	var record layerRecord
 	err := readRecord(filepath.Join(path, layerFile), &record)
 	if err == nil && (record.DiffID.Validate() != nil || layerName(record.DiffID) != name) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/snapshot"
@@ -71,13 +72,18 @@ func (s *Snapshotter) retain(record snapshotRecord) ([]layerRecord, error) {
 
 // drop forgets the snapshot and counts it out at its layers.
 func (s *Snapshotter) drop(record snapshotRecord) {
+	var unused []string
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.snapshots, record.Key)
 	for _, diffID := range distinct(record.Layers) {
 		if l := s.layers[diffID]; l != nil {
 			l.refs--
+			unused = append(unused, l.unused()...)
 		}
+	}
+	s.mu.Unlock()
+	if err := s.discardAll(unused); err != nil {
+		logrus.WithError(err).Warn("a replaced layer stays on disk until the next start")
 	}
 }
 
