@@ -33,6 +33,10 @@ const (
 	stopLimit    = 20 * time.Second
 )
 
+// salvageDelay is how long layers stay that no image needs because the records of images were lost: the kubelet pulls the
+// images again, and finds them.
+const salvageDelay = time.Hour
+
 // bridgeLinger is how long the built-in network's bridge outlives the last pod.
 const bridgeLinger = time.Minute
 
@@ -130,17 +134,12 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 	connect, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
 	d.pods.Start(connect)
-	if d.imageRecords.Salvaged() == "" { // else every layer would look unused
-		go d.collectImages(context.WithoutCancel(ctx))
+	var delay time.Duration
+	if d.imageRecords.Salvaged() != "" {
+		delay = salvageDelay
 	}
+	d.images.CleanUp(ctx, delay)
 	return d, nil
-}
-
-// collectImages removes what interrupted pulls left, once: no other call waits for it.
-func (d *daemon) collectImages(ctx context.Context) {
-	if err := d.images.Collect(ctx); err != nil {
-		logrus.WithError(err).Warn("not all unused layers could be removed")
-	}
 }
 
 func (d *daemon) backends() cri.Backends {

@@ -8,23 +8,10 @@ import (
 
 // Waiters is how many callers share the pulls of a name.
 func (s *Service) Waiters(name string) int {
-	s.pulls.mu.Lock()
-	defer s.pulls.mu.Unlock()
-	n := 0
-	for key, c := range s.pulls.calls {
-		if strings.HasSuffix(key.ref, name) {
-			n += c.waiters
-		}
-	}
-	return n
+	return s.pulls.Waiters(func(key pullKey) bool { return strings.HasSuffix(key.ref, name) })
 }
 
 // LayerWaiters is how many pulls wait for a layer.
 func (s *Service) LayerWaiters(d digest.Digest) int {
-	s.fetches.mu.Lock()
-	defer s.fetches.mu.Unlock()
-	if c := s.fetches.calls[d]; c != nil {
-		return c.waiters
-	}
-	return 0
+	return s.fetches.Waiters(func(key digest.Digest) bool { return key == d })
 }

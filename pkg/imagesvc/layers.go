@@ -11,9 +11,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"criserver/pkg/imagesvc/document"
+	"criserver/pkg/imagesvc/download"
 	"criserver/pkg/imagesvc/registry"
-	"criserver/pkg/imagesvc/unpack"
-	"criserver/pkg/imagesvc/verify"
 	"criserver/pkg/snapshot"
 )
 
@@ -24,14 +24,30 @@ const (
 	maxJoins = 3
 )
 
-// fetchLayers fetches the layers that are not there, some at a time.
-func (s *Service) fetchLayers(ctx context.Context, src *source) error {
+// layerJob is a layer to be made.
+type layerJob struct {
+	from origin
+	desc ocispec.Descriptor
+	// chain are the layers up to and with this one.
+	chain []digest.Digest
+	// file is the name of the file that an artifact's layer is; "" for a tar.
+	file string
+}
+
+func (j layerJob) id() digest.Digest { return j.chain[len(j.chain)-1] }
+
+// fetchLayers makes the layers that are not there, some at a time.
+func (s *Service) fetchLayers(ctx context.Context, from origin, docs *document.Image, watched *pullProgress) error {
+	s.progress.layersKnown(ctx, watched, docs)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(max(1, s.config.ParallelLayers))
-	ids := src.config.RootFS.DiffIDs
-	for i, desc := range src.parsed.Layers {
+	for i, desc := range docs.Parsed.Layers {
+		job := layerJob{from: from, desc: desc, chain: docs.Layers[:i+1]}
+		if docs.Artifact {
+			job.file = docs.Files[i]
+		}
 		group.Go(func() error {
-			if err := s.layer(ctx, src.repo, desc, ids[:i+1]); err != nil {
+			if err := s.layer(ctx, job); err != nil {
 				return fmt.Errorf("layer %s: %w", desc.Digest, err)
 			}
 			return nil
@@ -40,17 +56,24 @@ func (s *Service) fetchLayers(ctx context.Context, src *source) error {
 	return group.Wait()
 }
 
-// layer makes sure that a layer is there. At any time one fetch a diffID is under way, for whatever images.
-func (s *Service) layer(ctx context.Context, repo *registry.Repository, desc ocispec.Descriptor, chain []digest.Digest) error {
+// layer makes sure that a layer is there. At any time one fetch a layer is under way, for whatever images.
+func (s *Service) layer(ctx context.Context, job layerJob) error {
 	for joins := 0; ; joins++ {
-		_, err := s.layers.Layer(ctx, chain)
+		_, err := s.layers.Layer(ctx, job.chain)
 		if !errors.Is(err, snapshot.ErrNotFound) {
 			return err
 		}
 		fetch := func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, s.fetchAnywhere(ctx, repo, desc, chain)
+			stage, err := s.layers.Stage(ctx, job.chain)
+			if errors.Is(err, snapshot.ErrExists) {
+				return struct{}{}, nil
+			}
+			if err != nil {
+				return struct{}{}, err
+			}
+			return struct{}{}, s.fill(ctx, stage, job)
 		}
-		_, own, err := s.fetches.do(ctx, chain[len(chain)-1], fetch)
+		_, own, err := s.fetches.Do(ctx, job.id(), fetch)
 		// Another pull's fetch may have failed where this one's does not: its registry, its credentials, its callers.
 		if err == nil || own || ctx.Err() != nil || joins == maxJoins {
 			return err
@@ -58,28 +81,8 @@ func (s *Service) layer(ctx context.Context, repo *registry.Repository, desc oci
 	}
 }
 
-// fetchAnywhere fetches a layer from another endpoint when what the first one sends cannot be used.
-func (s *Service) fetchAnywhere(ctx context.Context, repo *registry.Repository, desc ocispec.Descriptor, chain []digest.Digest) error {
-	for {
-		err := s.fetch(ctx, repo, desc, chain)
-		damaged := errors.Is(err, registry.ErrDigest) || errors.Is(err, registry.ErrTruncated) || errors.Is(err, registry.ErrStalled)
-		// Each such error leaves one endpoint less.
-		if !damaged || !repo.CanTryElsewhere() || ctx.Err() != nil {
-			return err
-		}
-	}
-}
-
-// fetch unpacks a layer while it arrives. The stage is committed only when both digests, of the compressed and of the plain
-// bytes, are right.
-func (s *Service) fetch(ctx context.Context, repo *registry.Repository, desc ocispec.Descriptor, chain []digest.Digest) (err error) {
-	stage, err := s.layers.Stage(ctx, chain)
-	if errors.Is(err, snapshot.ErrExists) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+// fill makes the layer in the stage, which it ends, from another endpoint when what the first one sends cannot be used.
+func (s *Service) fill(ctx context.Context, stage snapshot.Stage, job layerJob) (err error) {
 	defer func() {
 		if err != nil {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortLimit)
@@ -87,51 +90,57 @@ func (s *Service) fetch(ctx context.Context, repo *registry.Repository, desc oci
 			err = errors.Join(err, stage.Abort(ctx))
 		}
 	}()
-	blob, err := repo.Blob(ctx, desc)
+	for {
+		err := s.fetch(ctx, stage, job)
+		damaged := errors.Is(err, registry.ErrDigest) || errors.Is(err, registry.ErrTruncated) || errors.Is(err, registry.ErrStalled)
+		// Each such error leaves one endpoint less, or nothing that was kept of an earlier download.
+		again := damaged && (job.from.CanTryElsewhere() || errors.Is(err, download.ErrKept))
+		if !again || ctx.Err() != nil {
+			return err
+		}
+		if err := emptyDir(stage.Dir()); err != nil {
+			return err
+		}
+	}
+}
+
+// fetch unpacks a layer while it arrives. The stage is committed only when both digests, of the compressed and of the plain
+// bytes, are right.
+func (s *Service) fetch(ctx context.Context, stage snapshot.Stage, job layerJob) (err error) {
+	blob, err := job.from.Layer(ctx, job.desc)
 	if err != nil {
 		return err
 	}
-	defer blob.Close()
-	result, err := unpackBlob(ctx, stage.Dir(), desc.MediaType, blob, chain[len(chain)-1])
+	defer func() { err = errors.Join(err, s.leave(blob, err)) }()
+	at, end := s.progress.layer(job.id(), blob)
+	defer end()
+	had := blob.Fetched()
+	made, err := s.unpackBlob(ctx, stage, job, blob)
 	if err != nil {
+		return err
+	}
+	s.progress.counters.layers.Add(1)
+	s.progress.counters.bytes.Add(blob.Fetched() - had)
+	at.committing.Store(true)
+	if made.keepBlob || s.config.KeepBlobs {
+		if err := s.content.WriteFrom(job.desc.Digest, blob.CopyTo); err != nil {
+			return err
+		}
+	}
+	// What is deleted need not be written to the disk by the sync that follows.
+	if err := blob.Discard(); err != nil {
 		return err
 	}
 	if inheritor, ok := stage.(snapshot.Inheritor); ok {
-		inheritor.Inherit(result.Implied)
+		inheritor.Inherit(made.implied)
 	}
-	return stage.Commit(ctx, result.Usage)
+	return stage.Commit(ctx, made.usage)
 }
 
-// unpackBlob returns without an error only if the blob and the plain tar in it have both been read to their ends and have
-// their digests.
-func unpackBlob(ctx context.Context, dir, mediaType string, blob *registry.Blob, diffID digest.Digest) (unpack.Result, error) {
-	plain, err := unpack.Decompress(mediaType, blob)
-	if err != nil {
-		return unpack.Result{}, cause(blob, err)
+// leave ends the use of a blob. One that was whole, but of no use, is not kept, nor is any on a full disk.
+func (s *Service) leave(blob layerBlob, err error) error {
+	if err == nil || errors.Is(blob.Err(), io.EOF) || isNoSpace(err) {
+		return blob.Discard()
 	}
-	defer plain.Close()
-	verified := verify.NewReader(plain, diffID, verify.Unknown)
-	result, err := unpack.Apply(ctx, dir, verified)
-	if err == nil {
-		err = verified.Drain()
-	}
-	if err != nil {
-		if blob.Err() == nil || errors.Is(blob.Err(), io.EOF) {
-			if errors.Is(verified.Err(), verify.ErrDigest) {
-				// The blob is what the manifest says: it is the image that contradicts itself, wherever it comes from.
-				return result, fmt.Errorf("%w: unpacked it is not %s, which the configuration says", ErrInvalid, diffID)
-			}
-		}
-		return result, cause(blob, err)
-	}
-	// A decompressor may leave what follows its stream; it is part of the blob.
-	return result, blob.Drain()
-}
-
-// cause prefers what was wrong with the blob to what the decoders made of it.
-func cause(blob *registry.Blob, err error) error {
-	if blobErr := blob.Err(); blobErr != nil && !errors.Is(blobErr, io.EOF) {
-		return blobErr
-	}
-	return err
+	return blob.Close()
 }

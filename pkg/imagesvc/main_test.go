@@ -145,7 +145,7 @@ func (n *node) wantClean(t testing.TB) {
 		t.Error(err)
 	}
 	n.wantLayers(t)
-	for _, dir := range []string{"overlay/stage", "content/sha256"} {
+	for _, dir := range []string{"overlay/stage", "content/sha256", "downloads"} {
 		left, err := os.ReadDir(filepath.Join(n.root, dir))
 		if err != nil {
 			t.Error(err)

@@ -106,6 +106,9 @@ func TestRemove(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	if err := n.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	n.wantLayers(t, two.Layers...)
 	if n.restart(t); len(n.List()) != 1 {
 		t.Errorf("%d images after a restart", len(n.List()))

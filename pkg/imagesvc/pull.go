@@ -2,14 +2,16 @@ package imagesvc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
+	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/registry"
 )
 
@@ -22,13 +24,13 @@ type pullKey struct {
 // Pull fetches an image and returns its ID. Equal pulls at the same time are one. It has no deadline but the no-progress
 // timeout of the registry client; cancelling the last caller's ctx ends it. The registry is asked each time whether
 // the credentials are good for the image, also when nothing is to be fetched. Its errors are those of pkg/imagesvc/registry,
-// and ErrInvalid.
+// ErrInvalid, ErrNoSpace and ErrUntrusted.
 func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (string, error) {
 	ref, err := registry.Parse(name)
 	if err != nil {
 		return "", fmt.Errorf("pull: %w: %w", ErrInvalid, err)
 	}
-	id, _, err := s.pulls.do(ctx, pullKey{ref.String(), auth}, func(ctx context.Context) (digest.Digest, error) {
+	id, _, err := s.pulls.Do(ctx, pullKey{ref.String(), auth}, func(ctx context.Context) (digest.Digest, error) {
 		start := time.Now()
 		id, err := s.pull(ctx, ref, auth)
 		log := logrus.WithFields(logrus.Fields{"image": ref.String(), "took": time.Since(start).Round(time.Millisecond)})
@@ -45,8 +47,10 @@ func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (st
 	return id.String(), nil
 }
 
-// pull is the way of an image onto the node.
-func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registry.Auth) (digest.Digest, error) {
+// pull is the way of an image from a registry onto the node.
+func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registry.Auth) (id digest.Digest, err error) {
+	watched := s.progress.begin(ref.String())
+	defer func() { s.progress.end(watched, err) }()
 	repo, err := s.registry.Repository(ref, auth)
 	if err != nil {
 		return "", err
@@ -54,31 +58,70 @@ func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registr
 	if id, ok := s.unchanged(ctx, repo, ref); ok {
 		return id, nil
 	}
-	src, err := read(ctx, repo)
+	from := &remote{repo, s.downloads}
+	docs, err := document.Read(ctx, from)
 	if err != nil {
 		return "", err
 	}
-	config := src.parsed.Config.Digest
-	release, err := s.lease(ctx, slices.Concat([]digest.Digest{config, src.manifest.Digest}, src.config.RootFS.DiffIDs))
+	release, err := s.lease(ctx, parts(docs))
 	if err != nil {
 		return "", err
 	}
 	defer release()
-	if err := s.fetchLayers(ctx, src); err != nil {
+	img, err := s.fetchImage(ctx, from, docs, watched)
+	if err != nil {
 		return "", err
 	}
-	if err := s.content.Write(src.manifest.Digest, src.manifest.Data); err != nil {
-		return "", err
-	}
-	if err := s.content.Write(config, src.raw); err != nil {
-		return "", err
-	}
-	img := Image{
-		ID: config, Manifest: src.manifest.Digest, Size: src.size(), Config: src.config, DiffIDs: src.config.RootFS.DiffIDs,
-		Annotations: src.parsed.Annotations, Pulled: time.Now().Round(0),
-	}
-	return config, s.put(ctx, img, ref, src.resolved.Digest)
+	return img.ID, s.put(ctx, img, ref, docs.Resolved.Digest)
 }
+
+// fetchImage makes all of an image but its record. The caller holds a lease of its parts until that is written.
+func (s *Service) fetchImage(ctx context.Context, from origin, docs *document.Image, watched *pullProgress) (Image, error) {
+	img := Image{
+		ID: docs.ID(), Manifest: docs.Manifest.Digest, ConfigBlob: docs.Parsed.Config.Digest, Artifact: docs.Artifact,
+		Size: docs.Size(), Config: docs.Config, DiffIDs: docs.Layers, Annotations: docs.Parsed.Annotations,
+		Pulled: time.Now().Round(0),
+	}
+	if err := s.fetchLayers(ctx, from, docs, watched); err != nil {
+		return img, s.noSpace(ctx, err)
+	}
+	for _, blob := range []struct {
+		digest digest.Digest
+		data   []byte
+	}{{img.Manifest, docs.Manifest.Data}, {img.ConfigBlob, docs.RawConfig}} {
+		if err := s.content.Write(blob.digest, blob.data); err != nil {
+			return img, s.noSpace(ctx, err)
+		}
+	}
+	for _, l := range docs.Parsed.Layers {
+		if s.content.Has(l.Digest) {
+			img.Blobs = insert(img.Blobs, l.Digest)
+		}
+	}
+	return img, nil
+}
+
+// parts are all that an image needs of the disk.
+func parts(docs *document.Image) []digest.Digest {
+	all := slices.Concat([]digest.Digest{docs.Parsed.Config.Digest, docs.Manifest.Digest}, docs.Layers)
+	for _, l := range docs.Parsed.Layers {
+		all = append(all, l.Digest)
+	}
+	return all
+}
+
+// noSpace gives back what a full disk can do without, and says that it was full.
+func (s *Service) noSpace(ctx context.Context, err error) error {
+	if !isNoSpace(err) {
+		return err
+	}
+	if perr := s.downloads.Purge(context.WithoutCancel(ctx), time.Now()); perr != nil {
+		logrus.WithError(perr).Warn("aborted downloads could not be removed from a full disk")
+	}
+	return fmt.Errorf("%w below %s: remove images or enlarge the file system: %w", ErrNoSpace, s.config.Root, err)
+}
+
+func isNoSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // unchanged asks the registry for no more than a digest when the name is known here: on most pulls of policy Always there
 // is nothing to do, and registries count fetches of manifests against their limits, but not questions for digests.
@@ -96,48 +139,4 @@ func (s *Service) unchanged(ctx context.Context, repo *registry.Repository, ref 
 	}
 	logrus.WithField("image", ref.String()).Debug("image has not changed")
 	return img.ID, true
-}
-
-// named finds the image that a reference names.
-func named(images map[digest.Digest]Image, ref registry.Reference) (Image, bool) {
-	for _, img := range images {
-		if slices.Contains(img.Tags, ref.String()) || slices.Contains(img.Digests, ref.String()) {
-			return img, true
-		}
-	}
-	return Image{}, false
-}
-
-// minPrefix is the shortest prefix of an ID that is taken for one.
-const minPrefix = 6
-
-// find looks an image up among some, see Resolve.
-func find(images map[digest.Digest]Image, name string) (Image, error) {
-	if img, ok := images[digest.Digest(name)]; ok {
-		return img, nil
-	}
-	hex := strings.TrimPrefix(name, "sha256:")
-	if img, ok := images[digest.Digest("sha256:"+hex)]; ok {
-		return img, nil
-	}
-	if ref, err := registry.Parse(name); err == nil {
-		if img, ok := named(images, ref); ok {
-			return img, nil
-		}
-	}
-	var found []Image
-	if len(hex) >= minPrefix && strings.Trim(hex, "0123456789abcdef") == "" {
-		for id, img := range images {
-			if strings.HasPrefix(id.Encoded(), hex) {
-				found = append(found, img)
-			}
-		}
-	}
-	switch len(found) {
-	case 0:
-		return Image{}, fmt.Errorf("%q: %w", name, ErrNotFound)
-	case 1:
-		return found[0], nil
-	}
-	return Image{}, fmt.Errorf("%w: %d images have IDs that begin with %s", ErrInvalid, len(found), hex)
 }

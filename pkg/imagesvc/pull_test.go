@@ -130,7 +130,6 @@ func TestRefused(t *testing.T) {
 		"layer is larger than said":       {img: edit(func(i *registrytest.Image) { i.Manifest.Layers[1].Size-- }), err: registry.ErrDigest, says: "bytes"},
 		"encrypted layer":                 {img: edit(func(i *registrytest.Image) { i.Manifest.Layers[0].MediaType += "+encrypted" }), err: imagesvc.ErrInvalid, says: "+encrypted"},
 		"layer is no tar":                 {img: edit(func(i *registrytest.Image) { i.Manifest.Layers[0].MediaType = "text/html" }), err: imagesvc.ErrInvalid, says: "text/html"},
-		"artifact":                        {img: edit(func(i *registrytest.Image) { i.Manifest.Config.MediaType = "application/vnd.cncf.helm.config.v1+json" }), err: imagesvc.ErrInvalid, says: "helm"},
 		"huge configuration":              {img: good(), data: raw(map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageManifest, "layers": []any{}, "config": map[string]any{"mediaType": ocispec.MediaTypeImageConfig, "size": 1 << 40, "digest": digest.FromString("x")}}), err: imagesvc.ErrInvalid, says: "1099511627776"},
 		"for Windows":                     {img: edit(func(i *registrytest.Image) { i.Config.OS = "windows" }), err: imagesvc.ErrInvalid, says: "windows"},
 		"schema 1":                        {img: good(), data: raw(map[string]any{"schemaVersion": 1, "name": "a/b", "fsLayers": []any{}}), err: imagesvc.ErrInvalid, says: "schema 1"},

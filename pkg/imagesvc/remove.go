@@ -13,7 +13,8 @@ import (
 )
 
 // Remove removes an image with all its names, in every repository (CRI, RemoveImage). It is idempotent: ErrNotFound is
-// no error of it. Layers that a container uses stay until it is gone and Collect runs.
+// no error of it. The image is out of sight when Remove returns; its space is freed in the background, and that of layers
+// that a container uses when the container is gone.
 func (s *Service) Remove(ctx context.Context, name string) error {
 	img, err := s.drop(ctx, name)
 	if errors.Is(err, ErrNotFound) {
@@ -23,9 +24,7 @@ func (s *Service) Remove(ctx context.Context, name string) error {
 		return err
 	}
 	logrus.WithFields(logrus.Fields{"image": name, "id": img.ID}).Info("image is removed")
-	if err := s.Collect(ctx); err != nil {
-		logrus.WithError(err).Warn("not all of a removed image could be deleted; it is tried again")
-	}
+	s.cleaner.wake()
 	return nil
 }
 
@@ -146,7 +145,7 @@ func (s *Service) needed(d digest.Digest) bool {
 	}
 	for _, all := range []map[digest.Digest]Image{s.images, s.broken} {
 		for _, img := range all {
-			if img.ID == d || img.Manifest == d || slices.Contains(img.DiffIDs, d) {
+			if img.ConfigBlob == d || img.Manifest == d || slices.Contains(img.DiffIDs, d) || slices.Contains(img.Blobs, d) {
 				return true
 			}
 		}

@@ -10,6 +10,7 @@
 package imagesvc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,10 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/imagesvc/content"
+	"criserver/pkg/imagesvc/document"
+	"criserver/pkg/imagesvc/download"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/shared"
 	"criserver/pkg/record"
 	"criserver/pkg/snapshot"
 )
@@ -35,22 +39,29 @@ var (
 	// ErrNotFound: no image of that name or ID.
 	ErrNotFound = errors.New("image not found")
 	// ErrInvalid: the image, or its name, is not one that can be used.
-	ErrInvalid = errors.New("invalid image")
+	ErrInvalid = document.ErrInvalid
+	// ErrNoSpace: the disk is full, or a quota of it.
+	ErrNoSpace = errors.New("no space left on the image file system")
 )
 
 // Image is an image of the node.
 type Image struct {
-	// ID is the digest of the configuration.
+	// ID is the digest of the configuration, of an artifact that of its manifest.
 	ID digest.Digest
-	// Manifest is the digest of its manifest, which is kept with the configuration.
-	Manifest digest.Digest
+	// Manifest is the digest of its manifest, ConfigBlob that of its configuration. Both are kept.
+	Manifest, ConfigBlob digest.Digest
+	// Artifact tells that it is not a root file system but a set of files, to be mounted into containers.
+	Artifact bool `json:",omitempty"`
 	// Tags are full names with tags, Digests full names with the digest that was resolved. Both are sorted.
 	Tags, Digests []string
 	// Size is what was downloaded for it in bytes: compressed layers, manifest, configuration.
 	Size int64
-	// Config is the image's configuration, DiffIDs its layers, lowest first.
+	// Config is the image's configuration; an artifact's is empty. DiffIDs are its layers, lowest first, by which snapshots
+	// are made.
 	Config  ocispec.Image
 	DiffIDs []digest.Digest
+	// Blobs are the compressed layers that are kept as they came.
+	Blobs []digest.Digest `json:",omitempty"`
 	// Annotations are the manifest's.
 	Annotations map[string]string
 	Pulled      time.Time
@@ -68,22 +79,30 @@ type FsInfo struct {
 type Config struct {
 	// Root is the directory of its own files, LayerRoot that of the snapshotter's, for FsInfo.
 	Root, LayerRoot string
-	// ParallelLayers is how many layers of one image are fetched at once.
-	ParallelLayers int
+	// ParallelLayers is how many layers of one image are fetched at once, Connections how many connections fetch one large
+	// layer; 0 is 1.
+	ParallelLayers, Connections int
+	// KeepBlobs keeps the compressed layers too, so that images can be given on exactly as they came.
+	KeepBlobs bool
+	// KeepDownloads is how long what is there of an aborted download waits for the next try.
+	KeepDownloads time.Duration
 	// Pinned are name patterns (path.Match) of images that must not be removed to free space.
 	Pinned []string
 }
 
 // Service holds the images. Its methods may be called at the same time.
 type Service struct {
-	config   Config
-	registry *registry.Client
-	layers   snapshot.Layers
-	content  *content.Store
-	table    *record.Table[Image]
+	config    Config
+	registry  *registry.Client
+	layers    snapshot.Layers
+	content   *content.Store
+	downloads *download.Store
+	table     *record.Table[Image]
 
-	pulls   shared[pullKey, digest.Digest]
-	fetches shared[digest.Digest, struct{}]
+	pulls    shared.Calls[pullKey, digest.Digest]
+	fetches  shared.Calls[digest.Digest, struct{}]
+	progress progress
+	cleaner  cleaner
 
 	mu     sync.RWMutex // guards the maps; never held across a call to the disk
 	images map[digest.Digest]Image
@@ -111,22 +130,28 @@ func New(ctx context.Context, c Config, db *record.DB, r *registry.Client, layer
 	if err != nil {
 		return nil, err
 	}
+	downloads, err := download.New(download.Config{Dir: filepath.Join(c.Root, "downloads"), Connections: c.Connections})
+	if err != nil {
+		return nil, err
+	}
 	table, err := record.NewTable[Image](ctx, db, "images")
 	if err != nil {
 		return nil, fmt.Errorf("open image records: %w", err)
 	}
 	s := &Service{
-		config: c, registry: r, layers: layers, content: blobs, table: table,
+		config: c, registry: r, layers: layers, content: blobs, downloads: downloads, table: table,
 		images: map[digest.Digest]Image{}, broken: map[digest.Digest]Image{}, leases: map[digest.Digest]int{},
 		deleting: map[digest.Digest]chan struct{}{}, writing: make(chan struct{}, 1), collecting: make(chan struct{}, 1),
 	}
+	s.progress.service = s
 	return s, s.load(ctx)
 }
 
-// Close cancels the pulls under way and waits until none touches the layers any more.
+// Close cancels the pulls under way and waits until nothing touches the layers any more.
 func (s *Service) Close() {
-	s.pulls.close()
-	s.fetches.close()
+	s.cleaner.stop()
+	s.pulls.Close()
+	s.fetches.Close()
 }
 
 // load reads the records.
@@ -140,6 +165,7 @@ func (s *Service) load(ctx context.Context) error {
 	}
 	tagOnce(images)
 	for _, img := range images {
+		img.ConfigBlob = cmp.Or(img.ConfigBlob, img.ID) // of a record that was written before there were artifacts
 		if err := s.check(ctx, img); err != nil {
 			logrus.WithError(err).WithFields(logrus.Fields{"image": img.ID, "tags": img.Tags}).
 				Error("an image is not whole and must be pulled again")
@@ -169,7 +195,7 @@ func tagOnce(images map[string]Image) {
 
 // check tells what is missing of an image.
 func (s *Service) check(ctx context.Context, img Image) error {
-	if _, err := s.content.Read(img.ID); err != nil {
+	if _, err := s.content.Read(img.ConfigBlob); err != nil {
 		return err
 	}
 	for i, id := range img.DiffIDs {
@@ -262,71 +288,4 @@ func take(ctx context.Context, one chan struct{}) (func(), error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-}
-
-// put makes an image visible under a reference that resolved to a digest. Its record is written first, then that of the
-// image that the tag named before: interrupted, the tag is with both, and load decides.
-func (s *Service) put(ctx context.Context, img Image, ref registry.Reference, resolved digest.Digest) error {
-	leave, err := take(ctx, s.writing)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	img, others := s.retag(img, ref, resolved)
-	if err := s.table.Put(ctx, img.ID.String(), img); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.images[img.ID] = img
-	delete(s.broken, img.ID)
-	for _, other := range others {
-		if _, ok := s.broken[other.ID]; ok {
-			s.broken[other.ID] = other
-		} else {
-			s.images[other.ID] = other
-		}
-	}
-	s.mu.Unlock()
-	for _, other := range others {
-		if err := s.table.Put(ctx, other.ID.String(), other); err != nil {
-			// The pull has done its work; load would come to the same result.
-			logrus.WithError(err).WithField("image", other.ID).Warn("moving a tag is recorded on one side only")
-		}
-	}
-	return nil
-}
-
-// retag gives the image its names, old and new, and returns with it those that lose one.
-func (s *Service) retag(img Image, ref registry.Reference, resolved digest.Digest) (Image, []Image) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	old, ok := s.images[img.ID]
-	if !ok {
-		old = s.broken[img.ID]
-	}
-	img.Tags, img.Digests = slices.Clone(old.Tags), insert(slices.Clone(old.Digests), ref.WithDigest(resolved).String())
-	if ref.Tag() == "" {
-		return img, nil
-	}
-	tag := ref.String()
-	img.Tags = insert(img.Tags, tag)
-	var others []Image
-	for _, all := range []map[digest.Digest]Image{s.images, s.broken} {
-		for _, other := range all {
-			if other.ID != img.ID && slices.Contains(other.Tags, tag) {
-				other.Tags = slices.DeleteFunc(slices.Clone(other.Tags), func(t string) bool { return t == tag })
-				others = append(others, other)
-			}
-		}
-	}
-	return img, others
-}
-
-func insert(list []string, v string) []string {
-	if slices.Contains(list, v) {
-		return list
-	}
-	list = append(list, v)
-	slices.Sort(list)
-	return list
 }

@@ -1,9 +1,11 @@
-// Package content keeps small blobs, manifests and configurations, on disk by their digests. What is read is verified.
+// Package content keeps blobs on disk by their digests: manifests, configurations, and compressed layers where those are
+// kept. What is read is verified.
 package content
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -62,14 +64,71 @@ func (s *Store) Write(d digest.Digest, data []byte) error {
 	return nil
 }
 
-// write makes a file whole or not at all, also when the power goes.
+// WriteFrom keeps a large blob, which copy writes out; it is on the disk when WriteFrom returns. ErrDamaged: what is written
+// does not have the digest.
+func (s *Store) WriteFrom(d digest.Digest, copy func(io.Writer) (int64, error)) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("write blob %q: %w", d, err)
+	}
+	err := s.fill(s.path(d), func(w io.Writer) error {
+		hash := d.Algorithm().Hash()
+		if _, err := copy(io.MultiWriter(w, hash)); err != nil {
+			return err
+		}
+		if digest.NewDigest(d.Algorithm(), hash) != d {
+			return ErrDamaged
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("write blob %s: %w", d, err)
+	}
+	return nil
+}
+
+// Has tells whether a blob is there, whole or not.
+func (s *Store) Has(d digest.Digest) bool {
+	if d.Validate() != nil {
+		return false
+	}
+	_, err := os.Stat(s.path(d))
+	return err == nil
+}
+
+// Open opens a large blob and tells its size in bytes. The caller verifies what it reads. ErrNotFound.
+func (s *Store) Open(d digest.Digest) (*os.File, int64, error) {
+	if err := d.Validate(); err != nil {
+		return nil, 0, fmt.Errorf("open blob %q: %w", d, err)
+	}
+	f, err := os.Open(s.path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, fmt.Errorf("%s: %w", d, ErrNotFound)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("open blob: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(fmt.Errorf("open blob: %w", err), f.Close())
+	}
+	return f, info.Size(), nil
+}
+
 func (s *Store) write(path string, data []byte) error {
+	return s.fill(path, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// fill makes a file whole or not at all, also when the power goes.
+func (s *Store) fill(path string, write func(io.Writer) error) error {
 	tmp, err := os.CreateTemp(s.root, "tmp-")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
+	err = write(tmp)
 	if err == nil {
 		err = tmp.Sync()
 	}

@@ -20,6 +20,9 @@ import (
 	"criserver/pkg/imagesvc/verify"
 )
 
+// ErrKept: content is wrong, and some of it was kept of an earlier download. It is thrown away: trying again may help.
+var ErrKept = errors.New("kept of an earlier download, which is thrown away")
+
 // errEnded ends the connections of a download that has been closed.
 var errEnded = errors.New("download has ended")
 
@@ -82,9 +85,6 @@ func (b *Blob) length(n int) int64 { return min(b.chunk, b.desc.Size-int64(n)*b.
 
 func (b *Blob) file(n int) string { return filepath.Join(b.dir, strconv.Itoa(n)) }
 
-// Reused tells whether some of the bytes are of an earlier download.
-func (b *Blob) Reused() bool { return b.reused }
-
 // Fetched is how many bytes are on the disk.
 func (b *Blob) Fetched() int64 { return b.fetched.Load() }
 
@@ -98,11 +98,10 @@ func (b *Blob) Err() error {
 	if !errors.Is(err, verify.ErrDigest) && !errors.Is(err, verify.ErrTruncated) || b.stopped() != nil {
 		return err
 	}
-	from := "kept of an earlier download, which is thrown away"
-	if !b.reused {
-		from = "sent by " + strings.Join(b.blameAll(), ", ")
+	if b.reused {
+		return fmt.Errorf("blob %s, %w: %w", b.desc.Digest, ErrKept, err)
 	}
-	return fmt.Errorf("blob %s, %s: %w", b.desc.Digest, from, err)
+	return fmt.Errorf("blob %s, sent by %s: %w", b.desc.Digest, strings.Join(b.blameAll(), ", "), err)
 }
 
 // blameAll blames who sent the blob and returns their names.
@@ -124,7 +123,9 @@ func (b *Blob) Close() error {
 	if err := b.Reader.Err(); b.stopped() == nil && (errors.Is(err, verify.ErrDigest) || errors.Is(err, verify.ErrTruncated)) {
 		return b.Discard()
 	}
-	b.end()
+	if b.end(); b.Fetched() == 0 {
+		return b.Discard()
+	}
 	b.release()
 	return nil
 }

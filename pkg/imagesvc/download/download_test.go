@@ -137,7 +137,7 @@ func TestDownload(t *testing.T) {
 					srv := &server{data: random(size), noRanges: noRanges}
 					b := open(t, s, describe(srv.data), srv)
 					got, err := io.ReadAll(b)
-					if err != nil || !bytes.Equal(got, srv.data) || !errors.Is(b.Err(), io.EOF) || b.Reused() {
+					if err != nil || !bytes.Equal(got, srv.data) || !errors.Is(b.Err(), io.EOF) {
 						t.Errorf("got %d bytes, %v, %v", len(got), err, b.Err())
 					}
 					var again bytes.Buffer
@@ -187,8 +187,8 @@ func TestResume(t *testing.T) {
 			srv.failAt = 0
 			b = open(t, s, describe(srv.data), srv)
 			got, err := io.ReadAll(b)
-			if err != nil || !bytes.Equal(got, srv.data) || !b.Reused() {
-				t.Errorf("got %d bytes, %v, reused %t", len(got), err, b.Reused())
+			if err != nil || !bytes.Equal(got, srv.data) {
+				t.Errorf("got %d bytes, %v", len(got), err)
 			}
 			if srv.sent != int64(len(srv.data)) {
 				t.Errorf("%d bytes were sent for %d", srv.sent, len(srv.data))
@@ -239,7 +239,7 @@ func TestKeptContentIsWrong(t *testing.T) {
 	}
 	srv.failAt = 0
 	b = open(t, s, describe(srv.data), srv)
-	if _, err := io.ReadAll(b); !errors.Is(err, verify.ErrDigest) || !errors.Is(b.Err(), verify.ErrDigest) || srv.blamed != 0 {
+	if _, err := io.ReadAll(b); !errors.Is(err, verify.ErrDigest) || !errors.Is(b.Err(), download.ErrKept) || srv.blamed != 0 {
 		t.Errorf("got %v, %v, blamed %d times", err, b.Err(), srv.blamed)
 	}
 	if err := b.Close(); err != nil {

@@ -1,14 +1,17 @@
-package imagesvc
+// Package document reads the documents of an image, index, manifest and configuration, which come from strangers, and checks
+// them against each other and for what can never work, before anything else of the image is fetched.
+package document
 
 import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"criserver/pkg/imagesvc/registry"
@@ -34,27 +37,43 @@ const (
 	maxNested = 2
 )
 
-// source is an image as a registry has it: documents that were read, verified and checked against each other.
-type source struct {
-	repo *registry.Repository
-	// resolved is what the reference is of: an index, or the manifest itself.
-	resolved registry.Manifest
-	manifest registry.Manifest
-	parsed   ocispec.Manifest
-	// config is the configuration, raw its bytes.
-	config ocispec.Image
-	raw    []byte
+// ErrInvalid: the image is not one that can be used.
+var ErrInvalid = errors.New("invalid image")
+
+// Origin is where an image comes from: a registry or an archive. What it returns is verified.
+type Origin interface {
+	// Manifest returns the document of the digest, or with "" the one that the image's name stands for.
+	Manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error)
+	// Content returns a small blob.
+	Content(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
 }
 
-// read fetches the documents of an image for this machine's platform.
-func read(ctx context.Context, repo *registry.Repository) (*source, error) {
-	resolved, err := repo.Manifest(ctx, "")
+// Image is an image as its origin has it: documents that were read, verified and checked against each other.
+type Image struct {
+	// Resolved is what the name stands for: an index, or the manifest itself.
+	Resolved registry.Manifest
+	Manifest registry.Manifest
+	// Parsed is the manifest's content.
+	Parsed ocispec.Manifest
+	// Config is the configuration, RawConfig its bytes. An artifact's is not parsed.
+	Config    ocispec.Image
+	RawConfig []byte
+	// Layers name the layers, lowest first, as snapshot drivers know them: an image's diffIDs, an artifact's FileIDs.
+	Layers []digest.Digest
+	// Artifact tells that the layers are not tars but files, of the names Files.
+	Artifact bool
+	Files    []string
+}
+
+// Read fetches the documents of an image for this machine's platform. Its errors are the origin's, and ErrInvalid.
+func Read(ctx context.Context, o Origin) (*Image, error) {
+	resolved, err := o.Manifest(ctx, "")
 	if err != nil {
 		return nil, err
 	}
-	src := &source{repo: repo, resolved: resolved, manifest: resolved}
+	img := &Image{Resolved: resolved, Manifest: resolved}
 	for depth := 0; ; depth++ {
-		mediaType, err := typeOf(src.manifest)
+		mediaType, err := typeOf(img.Manifest)
 		if err != nil {
 			return nil, err
 		}
@@ -64,18 +83,24 @@ func read(ctx context.Context, repo *registry.Repository) (*source, error) {
 		if depth > maxNested {
 			return nil, fmt.Errorf("%w: indexes are nested more than %d deep", ErrInvalid, maxNested)
 		}
-		chosen, err := pickPlatform(src.manifest)
+		chosen, err := pickPlatform(img.Manifest)
 		if err != nil {
 			return nil, err
 		}
-		if src.manifest, err = repo.Manifest(ctx, chosen.Digest); err != nil {
+		if img.Manifest, err = o.Manifest(ctx, chosen.Digest); err != nil {
 			return nil, err
 		}
 	}
-	if err := src.parseManifest(); err != nil {
+	if err := img.parseManifest(); err != nil {
 		return nil, err
 	}
-	return src, src.readConfig(ctx)
+	if img.RawConfig, err = o.Content(ctx, img.Parsed.Config); err != nil {
+		return nil, err
+	}
+	if img.Artifact {
+		return img, nil
+	}
+	return img, img.parseConfig()
 }
 
 // typeOf tells whether a document is an OCI manifest or index, or Docker's of the same form. What the document says of
@@ -148,15 +173,19 @@ func pickPlatform(m registry.Manifest) (ocispec.Descriptor, error) {
 }
 
 // parseManifest checks all that can be without another fetch, so that nothing is fetched for what cannot be used.
-func (src *source) parseManifest() error {
-	m := &src.parsed
-	if err := json.Unmarshal(src.manifest.Data, m); err != nil {
-		return fmt.Errorf("decode manifest %s: %w: %w", src.manifest.Digest, ErrInvalid, err)
+func (img *Image) parseManifest() error {
+	m := &img.Parsed
+	if err := json.Unmarshal(img.Manifest.Data, m); err != nil {
+		return fmt.Errorf("decode manifest %s: %w: %w", img.Manifest.Digest, ErrInvalid, err)
 	}
 	switch m.Config.MediaType {
 	case ocispec.MediaTypeImageConfig, dockerConfig:
+		img.Artifact = m.ArtifactType != "" && m.ArtifactType != ocispec.MediaTypeImageConfig
 	default:
-		return fmt.Errorf("%w: it is an artifact, not an image: its configuration has media type %q", ErrInvalid, m.Config.MediaType)
+		img.Artifact = true
+	}
+	if err := verify.CheckDigest(m.Config.Digest); err != nil {
+		return fmt.Errorf("configuration: %w: %w", ErrInvalid, err)
 	}
 	if m.Config.Size < 0 || m.Config.Size > maxConfig {
 		return fmt.Errorf("%w: its configuration has %d bytes, at most %d are read", ErrInvalid, m.Config.Size, maxConfig)
@@ -165,19 +194,25 @@ func (src *source) parseManifest() error {
 		return fmt.Errorf("%w: it has %d layers, at most %d can be stacked", ErrInvalid, len(m.Layers), maxLayers)
 	}
 	for _, l := range m.Layers {
-		if err := checkLayer(l); err != nil {
+		if err := checkLayer(l, img.Artifact); err != nil {
 			return fmt.Errorf("layer %s: %w: %w", l.Digest, ErrInvalid, err)
 		}
+	}
+	if img.Artifact {
+		return img.nameFiles()
 	}
 	return nil
 }
 
-func checkLayer(l ocispec.Descriptor) error {
+func checkLayer(l ocispec.Descriptor, artifact bool) error {
 	if err := verify.CheckDigest(l.Digest); err != nil {
 		return err
 	}
 	if l.Size < 0 {
 		return fmt.Errorf("size %d", l.Size)
+	}
+	if artifact {
+		return nil
 	}
 	// An empty stream is none of the compressions: this asks for the media type alone.
 	plain, err := unpack.Decompress(l.MediaType, strings.NewReader(""))
@@ -187,39 +222,40 @@ func checkLayer(l ocispec.Descriptor) error {
 	return plain.Close()
 }
 
-// readConfig fetches the configuration and checks that it and the manifest speak of the same layers.
-func (src *source) readConfig(ctx context.Context) error {
-	desc := src.parsed.Config
-	blob, err := src.repo.Blob(ctx, desc)
-	if err != nil {
-		return err
+// parseConfig checks that configuration and manifest speak of the same layers.
+func (img *Image) parseConfig() error {
+	if err := json.Unmarshal(img.RawConfig, &img.Config); err != nil {
+		return fmt.Errorf("decode configuration %s: %w: %w", img.Parsed.Config.Digest, ErrInvalid, err)
 	}
-	defer blob.Close()
-	if src.raw, err = io.ReadAll(blob); err != nil {
-		return err
-	}
-	if err := json.Unmarshal(src.raw, &src.config); err != nil {
-		return fmt.Errorf("decode configuration %s: %w: %w", desc.Digest, ErrInvalid, err)
-	}
-	fs := src.config.RootFS
-	if len(fs.DiffIDs) != len(src.parsed.Layers) {
-		return fmt.Errorf("%w: the configuration has %d layers, the manifest %d", ErrInvalid, len(fs.DiffIDs), len(src.parsed.Layers))
+	fs := img.Config.RootFS
+	if len(fs.DiffIDs) != len(img.Parsed.Layers) {
+		return fmt.Errorf("%w: the configuration has %d layers, the manifest %d", ErrInvalid, len(fs.DiffIDs), len(img.Parsed.Layers))
 	}
 	for _, d := range fs.DiffIDs {
 		if err := verify.CheckDigest(d); err != nil {
 			return fmt.Errorf("%w: diff ID: %w", ErrInvalid, err)
 		}
 	}
-	if src.config.OS != "" && src.config.OS != "linux" {
-		return fmt.Errorf("%w: it is for %s", ErrInvalid, src.config.OS)
+	if img.Config.OS != "" && img.Config.OS != "linux" {
+		return fmt.Errorf("%w: it is for %s", ErrInvalid, img.Config.OS)
 	}
+	img.Layers = fs.DiffIDs
 	return nil
 }
 
-// size is what there is to download.
-func (src *source) size() int64 {
-	total := src.manifest.Size + src.parsed.Config.Size
-	for _, l := range src.parsed.Layers {
+// ID is what the node calls the image: the digest of an image's configuration; of an artifact, whose configuration is
+// often the same as others', that of the manifest.
+func (img *Image) ID() digest.Digest {
+	if img.Artifact {
+		return img.Manifest.Digest
+	}
+	return img.Parsed.Config.Digest
+}
+
+// Size is what there is to download, in bytes.
+func (img *Image) Size() int64 {
+	total := img.Manifest.Size + img.Parsed.Config.Size
+	for _, l := range img.Parsed.Layers {
 		total += l.Size
 	}
 	return total

@@ -1,4 +1,5 @@
-package imagesvc
+// Package shared joins calls for the same thing that come at the same time.
+package shared
 
 import (
 	"context"
@@ -10,28 +11,28 @@ var (
 	// errLeft ends the work of a call that nobody waits for any more.
 	errLeft = errors.New("everybody who waited has gone")
 	// errClosed ends the work of all calls.
-	errClosed = errors.New("image service is closed")
+	errClosed = errors.New("closed")
 )
 
-// shared joins calls for the same thing. The work is cancelled when the last caller has gone.
-type shared[K comparable, V any] struct {
+// Calls joins calls with the same key. The work is cancelled when the last caller has gone. The zero value is ready.
+type Calls[K comparable, V any] struct {
 	mu     sync.Mutex
 	closed bool
-	calls  map[K]*sharedCall[V]
-	all    map[*sharedCall[V]]struct{} // those that nobody can join any more included
+	calls  map[K]*call[V]
+	all    map[*call[V]]struct{} // those that nobody can join any more included
 	work   sync.WaitGroup
 }
 
-type sharedCall[V any] struct {
-	waiters int // guarded by shared.mu
+type call[V any] struct {
+	waiters int // guarded by Calls.mu
 	cancel  context.CancelCauseFunc
 	done    chan struct{}
 	value   V
 	err     error
 }
 
-// do returns what fn returns, for all callers with the key while it runs, and whether it was this caller's fn.
-func (s *shared[K, V]) do(ctx context.Context, key K, fn func(context.Context) (V, error)) (V, bool, error) {
+// Do returns what fn returns, for all callers with the key while it runs, and whether it was this caller's fn.
+func (s *Calls[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V, error)) (V, bool, error) {
 	var none V
 	s.mu.Lock()
 	if s.closed {
@@ -59,11 +60,11 @@ func (s *shared[K, V]) do(ctx context.Context, key K, fn func(context.Context) (
 }
 
 // start needs the lock.
-func (s *shared[K, V]) start(ctx context.Context, key K, fn func(context.Context) (V, error)) *sharedCall[V] {
+func (s *Calls[K, V]) start(ctx context.Context, key K, fn func(context.Context) (V, error)) *call[V] {
 	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	c := &sharedCall[V]{cancel: cancel, done: make(chan struct{})}
+	c := &call[V]{cancel: cancel, done: make(chan struct{})}
 	if s.calls == nil {
-		s.calls, s.all = map[K]*sharedCall[V]{}, map[*sharedCall[V]]struct{}{}
+		s.calls, s.all = map[K]*call[V]{}, map[*call[V]]struct{}{}
 	}
 	s.calls[key] = c
 	s.all[c] = struct{}{}
@@ -80,14 +81,14 @@ func (s *shared[K, V]) start(ctx context.Context, key K, fn func(context.Context
 }
 
 // forget needs the lock.
-func (s *shared[K, V]) forget(key K, c *sharedCall[V]) {
+func (s *Calls[K, V]) forget(key K, c *call[V]) {
 	if s.calls[key] == c {
 		delete(s.calls, key)
 	}
 }
 
-// close cancels all work, refuses more, and waits until none is left.
-func (s *shared[K, V]) close() {
+// Close cancels all work, refuses more, and waits until none is left.
+func (s *Calls[K, V]) Close() {
 	s.mu.Lock()
 	s.closed = true
 	for c := range s.all {
@@ -95,4 +96,17 @@ func (s *shared[K, V]) close() {
 	}
 	s.mu.Unlock()
 	s.work.Wait()
+}
+
+// Waiters is how many callers wait for the calls whose keys match.
+func (s *Calls[K, V]) Waiters(match func(K) bool) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for key, c := range s.calls {
+		if match(key) {
+			n += c.waiters
+		}
+	}
+	return n
 }

@@ -1,0 +1,126 @@
+package imagesvc
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/imagesvc/registry"
+)
+
+// named finds the image that a reference names.
+func named(images map[digest.Digest]Image, ref registry.Reference) (Image, bool) {
+	for _, img := range images {
+		if slices.Contains(img.Tags, ref.String()) || slices.Contains(img.Digests, ref.String()) {
+			return img, true
+		}
+	}
+	return Image{}, false
+}
+
+// minPrefix is the shortest prefix of an ID that is taken for one.
+const minPrefix = 6
+
+// find looks an image up among some, see Resolve.
+func find(images map[digest.Digest]Image, name string) (Image, error) {
+	if img, ok := images[digest.Digest(name)]; ok {
+		return img, nil
+	}
+	hex := strings.TrimPrefix(name, "sha256:")
+	if img, ok := images[digest.Digest("sha256:"+hex)]; ok {
+		return img, nil
+	}
+	if ref, err := registry.Parse(name); err == nil {
+		if img, ok := named(images, ref); ok {
+			return img, nil
+		}
+	}
+	var found []Image
+	if len(hex) >= minPrefix && strings.Trim(hex, "0123456789abcdef") == "" {
+		for id, img := range images {
+			if strings.HasPrefix(id.Encoded(), hex) {
+				found = append(found, img)
+			}
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Image{}, fmt.Errorf("%q: %w", name, ErrNotFound)
+	case 1:
+		return found[0], nil
+	}
+	return Image{}, fmt.Errorf("%w: %d images have IDs that begin with %s", ErrInvalid, len(found), hex)
+}
+
+// put makes an image visible under a reference that resolved to a digest. Its record is written first, then that of the
+// image that the tag named before: interrupted, the tag is with both, and load decides.
+func (s *Service) put(ctx context.Context, img Image, ref registry.Reference, resolved digest.Digest) error {
+	leave, err := take(ctx, s.writing)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	img, others := s.retag(img, ref, resolved)
+	if err := s.table.Put(ctx, img.ID.String(), img); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.images[img.ID] = img
+	delete(s.broken, img.ID)
+	for _, other := range others {
+		if _, ok := s.broken[other.ID]; ok {
+			s.broken[other.ID] = other
+		} else {
+			s.images[other.ID] = other
+		}
+	}
+	s.mu.Unlock()
+	for _, other := range others {
+		if err := s.table.Put(ctx, other.ID.String(), other); err != nil {
+			// The pull has done its work; load would come to the same result.
+			logrus.WithError(err).WithField("image", other.ID).Warn("moving a tag is recorded on one side only")
+		}
+	}
+	return nil
+}
+
+// retag gives the image its names, old and new, and returns with it those that lose one.
+func (s *Service) retag(img Image, ref registry.Reference, resolved digest.Digest) (Image, []Image) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	old, ok := s.images[img.ID]
+	if !ok {
+		old = s.broken[img.ID]
+	}
+	img.Tags, img.Digests = slices.Clone(old.Tags), insert(slices.Clone(old.Digests), ref.WithDigest(resolved).String())
+	if ref.Tag() == "" {
+		return img, nil
+	}
+	tag := ref.String()
+	img.Tags = insert(img.Tags, tag)
+	var others []Image
+	for _, all := range []map[digest.Digest]Image{s.images, s.broken} {
+		for _, other := range all {
+			if other.ID != img.ID && slices.Contains(other.Tags, tag) {
+				other.Tags = slices.DeleteFunc(slices.Clone(other.Tags), func(t string) bool { return t == tag })
+				others = append(others, other)
+			}
+		}
+	}
+	return img, others
+}
+
+// insert puts a value into a sorted list, once.
+func insert[T cmp.Ordered](list []T, v T) []T {
+	if slices.Contains(list, v) {
+		return list
+	}
+	list = append(list, v)
+	slices.Sort(list)
+	return list
+}

@@ -1,0 +1,99 @@
+package imagesvc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"criserver/pkg/imagesvc/unpack"
+	"criserver/pkg/imagesvc/verify"
+	"criserver/pkg/snapshot"
+)
+
+// made is what came of a layer's blob.
+type made struct {
+	usage   snapshot.Usage
+	implied []string
+	// keepBlob says that the tar cannot be had from what was unpacked.
+	keepBlob bool
+}
+
+// unpackBlob returns without an error only if the blob and the plain tar in it have both been read to their ends and have
+// their digests.
+func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job layerJob, blob layerBlob) (made, error) {
+	if job.file != "" {
+		return placeFile(stage.Dir(), job.file, blob)
+	}
+	plain, err := unpack.Decompress(job.desc.MediaType, blob)
+	if err != nil {
+		return made{}, cause(blob, err)
+	}
+	defer plain.Close()
+	verified := verify.NewReader(plain, job.id(), verify.Unknown)
+	result, err := unpack.Apply(ctx, stage.Dir(), verified)
+	if err == nil {
+		err = verified.Drain()
+	}
+	if err != nil {
+		err = cause(blob, err)
+		if errors.Is(blob.Err(), io.EOF) && errors.Is(verified.Err(), verify.ErrDigest) {
+			// The blob is what the manifest says: it is the image that contradicts itself, wherever it comes from.
+			err = fmt.Errorf("%w: unpacked it is not %s, which the configuration says", ErrInvalid, job.id())
+		}
+		return made{}, err
+	}
+	// A decompressor may leave what follows its stream; it is part of the blob.
+	if err := blob.Drain(); err != nil {
+		return made{}, cause(blob, err)
+	}
+	return made{usage: result.Usage, implied: result.Implied}, nil
+}
+
+// cause prefers what is wrong with the blob to what the decoders made of it. They may have given up before its end, where it
+// turns out.
+func cause(blob layerBlob, err error) error {
+	if blob.Err() == nil && !isNoSpace(err) {
+		_ = blob.Drain() // see Err
+	}
+	if blobErr := blob.Err(); blobErr != nil && !errors.Is(blobErr, io.EOF) {
+		return blobErr
+	}
+	return err
+}
+
+// placeFile writes a file of an artifact. Its name has been checked.
+func placeFile(dir, name string, blob layerBlob) (made, error) {
+	path := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return made{}, fmt.Errorf("make directory of an artifact: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return made{}, fmt.Errorf("write file of an artifact: %w", err)
+	}
+	if _, err = io.Copy(f, blob); err != nil {
+		err = cause(blob, err)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return made{}, fmt.Errorf("write file of an artifact: %w", err)
+	}
+	usage, err := snapshot.DiskUsage(context.Background(), dir)
+	return made{usage: usage}, err
+}
+
+// emptyDir removes what is in a directory.
+func emptyDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("empty stage: %w", err)
+	}
+	for _, entry := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+			return fmt.Errorf("empty stage: %w", err)
+		}
+	}
+	return nil
+}
