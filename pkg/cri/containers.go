@@ -18,6 +18,12 @@ func (s *runtimeService) CreateContainer(ctx context.Context, r *runtimeapi.Crea
 	if err != nil {
 		return nil, err
 	}
+	if img.Artifact {
+		return nil, invalid("image", "%s is an artifact: it has files to be mounted, no root file system", r.GetConfig().GetImage().GetImage())
+	}
+	if config.Volumes, err = decodeVolumes(r.GetConfig().GetMounts(), s.b.Images); err != nil {
+		return nil, err
+	}
 	id, err := s.b.Containers.CreateContainer(ctx, r.GetPodSandboxId(), config, containerImage(img))
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/imagesvc"
+	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
@@ -131,14 +132,20 @@ func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 	for i, m := range in {
 		field := fmt.Sprintf("mounts[%d].", i)
 		switch {
-		case m.GetImage().GetImage() != "":
-			return nil, unsupported(field+"image", m.GetImage().GetImage())
+		case m.GetImage().GetImage() != "" && m.GetHostPath() != "":
+			return nil, invalid(field+"host_path", "image is set too")
+		case m.GetImage().GetImage() != "" && m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
+			return nil, invalid(field+"propagation", "%v of an image volume", m.GetPropagation())
+		case m.GetImage().GetImage() == "" && m.GetImageSubPath() != "":
+			return nil, invalid(field+"image_sub_path", "no image is set")
 		case len(m.GetUidMappings()) > 0 || len(m.GetGidMappings()) > 0:
 			return nil, unsupported(field+"uidMappings", "an ID-mapped mount")
 		case m.GetRecursiveReadOnly():
 			return nil, unsupported(field+"recursive_read_only", true)
 		case len(m.GetMountOptions()) > 0:
 			return nil, unsupported(field+"mount_options", m.GetMountOptions())
+		case m.GetImage().GetImage() != "":
+			continue // see decodeVolumes
 		case m.GetHostPath() == "":
 			return nil, invalid(field+"host_path", "empty")
 		}
@@ -152,6 +159,29 @@ func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 		}
 		out = append(out, spec.Mount{
 			Source: m.GetHostPath(), Destination: m.GetContainerPath(), ReadOnly: m.GetReadonly(), Propagation: propagation,
+		})
+	}
+	return out, nil
+}
+
+// decodeVolumes finds the images that are to be mounted.
+func decodeVolumes(in []*runtimeapi.Mount, images Images) ([]want.ImageVolume, error) {
+	var out []want.ImageVolume
+	for i, m := range in {
+		name := m.GetImage().GetImage()
+		if name == "" {
+			continue
+		}
+		if err := checkImageSpec(fmt.Sprintf("mounts[%d].image", i), m.GetImage()); err != nil {
+			return nil, err
+		}
+		img, err := images.Resolve(name)
+		if err != nil {
+			return nil, fmt.Errorf("%w of %s: %w", sandbox.ErrImageVolume, m.GetContainerPath(), err)
+		}
+		out = append(out, want.ImageVolume{
+			ImageName: cmp.Or(m.GetImage().GetUserSpecifiedImage(), name), ImageID: img.ID.String(), Layers: img.DiffIDs,
+			Destination: m.GetContainerPath(), SubPath: m.GetImageSubPath(),
 		})
 	}
 	return out, nil

@@ -67,9 +67,6 @@ func TestUnsupportedFieldsAreRefused(t *testing.T) {
 		"userns_options": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}
 		},
-		"mounts[0].image": func(c *runtimeapi.ContainerConfig) {
-			c.Mounts = []*runtimeapi.Mount{{Image: &runtimeapi.ImageSpec{Image: "x"}}}
-		},
 		"mounts[0].recursive_read_only": func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", RecursiveReadOnly: true}}
 		},

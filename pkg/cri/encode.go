@@ -120,6 +120,12 @@ func encodeContainerStatus(c sandbox.ContainerStatus) *runtimeapi.ContainerStatu
 			}[m.Propagation],
 		})
 	}
+	for _, v := range c.Config.Volumes {
+		st.Mounts = append(st.Mounts, &runtimeapi.Mount{
+			ContainerPath: v.Destination, Readonly: true, ImageSubPath: v.SubPath,
+			Image: &runtimeapi.ImageSpec{Image: v.ImageID, UserSpecifiedImage: v.ImageName},
+		})
+	}
 	return st
 }
 

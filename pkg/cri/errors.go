@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
@@ -28,6 +29,13 @@ var errInvalid = errors.New("invalid")
 
 func invalid(field, format string, args ...any) error {
 	return fmt.Errorf("%s: %w: %s", field, errInvalid, fmt.Sprintf(format, args...))
+}
+
+// typedErrors are those that the kubelet knows by the beginning of their text and the code Unknown (k8s.io/cri-api/pkg/errors).
+var typedErrors = []struct{ err, typed error }{
+	{imagesvc.ErrUntrusted, crierrors.ErrSignatureValidationFailed},
+	{registry.ErrUnavailable, crierrors.ErrRegistryUnavailable},
+	{sandbox.ErrImageVolume, crierrors.ErrImageVolumeMountFailed},
 }
 
 // codeTable is the one place where errors get their gRPC codes; the first that fits wins. The kubelet acts on NotFound and
@@ -53,7 +61,7 @@ var codeTable = []struct {
 	{registry.ErrInvalid, codes.InvalidArgument},
 	{registry.ErrNotFound, codes.NotFound},
 	{registry.ErrUnauthorized, codes.Unauthenticated},
-	{registry.ErrUnavailable, codes.Unavailable},
+	{imagesvc.ErrNoSpace, codes.ResourceExhausted},
 }
 
 // toStatus gives an error its gRPC code; an error that has one already keeps it.
@@ -63,6 +71,11 @@ func toStatus(err error) error {
 	}
 	if _, ok := status.FromError(err); ok {
 		return err
+	}
+	for _, row := range typedErrors {
+		if errors.Is(err, row.err) {
+			return status.Error(codes.Unknown, row.typed.Error()+": "+err.Error())
+		}
 	}
 	for _, row := range codeTable {
 		if errors.Is(err, row.err) {

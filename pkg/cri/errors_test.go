@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
@@ -17,6 +18,20 @@ import (
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
+
+// The kubelet knows these by how their text begins.
+func TestTypedErrors(t *testing.T) {
+	for err, want := range map[error]error{
+		registry.ErrUnavailable: crierrors.ErrRegistryUnavailable,
+		imagesvc.ErrUntrusted:   crierrors.ErrSignatureValidationFailed,
+		sandbox.ErrImageVolume:  crierrors.ErrImageVolumeMountFailed,
+	} {
+		got := status.Convert(toStatus(fmt.Errorf("pull a/b: %w: why", err)))
+		if got.Code() != codes.Unknown || !strings.HasPrefix(got.Message(), want.Error()+": pull a/b: ") {
+			t.Errorf("%v: got %v %q", err, got.Code(), got.Message())
+		}
+	}
+}
 
 func TestToStatus(t *testing.T) {
 	for _, row := range []struct {
@@ -36,7 +51,10 @@ func TestToStatus(t *testing.T) {
 		{imagesvc.ErrInvalid, codes.InvalidArgument},
 		{registry.ErrNotFound, codes.NotFound},
 		{registry.ErrUnauthorized, codes.Unauthenticated},
-		{registry.ErrUnavailable, codes.Unavailable},
+		{registry.ErrUnavailable, codes.Unknown},
+		{imagesvc.ErrUntrusted, codes.Unknown},
+		{imagesvc.ErrNoSpace, codes.ResourceExhausted},
+		{sandbox.ErrImageVolume, codes.Unknown},
 		{context.DeadlineExceeded, codes.DeadlineExceeded},
 		{context.Canceled, codes.Canceled},
 		{unsupported("field", 1), codes.InvalidArgument},

@@ -40,6 +40,8 @@ var (
 	ErrNotFound = errors.New("image not found")
 	// ErrInvalid: the image, or its name, is not one that can be used.
 	ErrInvalid = document.ErrInvalid
+	// ErrUntrusted: the policy asks for signatures that the image does not have.
+	ErrUntrusted = errors.New("image is not trusted")
 	// ErrNoSpace: the disk is full, or a quota of it.
 	ErrNoSpace = errors.New("no space left on the image file system")
 )

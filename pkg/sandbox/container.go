@@ -84,6 +84,11 @@ func (s *Service) buildContainer(ctx context.Context, c *container, pod PodStatu
 	if err := s.mountRootFS(ctx, st.ID, img.Layers); err != nil {
 		return err
 	}
+	volumes, err := s.mountVolumes(ctx, st.ID, st.Config.Volumes)
+	if err != nil {
+		return err
+	}
+	mounts = append(mounts, volumes...)
 	user, err := s.writeBundle(st, pod, img, mounts)
 	if err != nil {
 		return err
@@ -205,8 +210,8 @@ func (s *Service) destroyParts(ctx context.Context, id string) error {
 		return err
 	}
 	var errs []error
-	if err := s.snapshots.Remove(ctx, id); err != nil {
-		errs = append(errs, fmt.Errorf("remove snapshot: %w", err))
+	if err := s.removeSnapshots(ctx, id); err != nil {
+		errs = append(errs, err)
 	}
 	if err := os.RemoveAll(s.bundle(id)); err != nil {
 		errs = append(errs, fmt.Errorf("remove bundle: %w", err))
@@ -214,11 +219,12 @@ func (s *Service) destroyParts(ctx context.Context, id string) error {
 	return errors.Join(errs...)
 }
 
-// cleanContainer releases what only a running container needs: processes, cgroup, runtime state, the mount of its root.
+// cleanContainer releases what only a running container needs: processes, cgroup, runtime state, the mounts of its root and
+// image volumes.
 // It kills what still runs. It is idempotent.
 func (s *Service) cleanContainer(ctx context.Context, id string) error {
 	if err := s.monitor.Delete(ctx, id, s.bundle(id)); err != nil {
 		return fmt.Errorf("delete from crimonitor: %w", err)
 	}
-	return unmount(s.rootfs(id))
+	return errors.Join(s.unmountVolumes(id), unmount(s.rootfs(id)))
 }

@@ -183,7 +183,8 @@ func (s *Service) collectGarbage(ctx context.Context) {
 	for _, e := range bundles {
 		snapshots = append(snapshots, e.Name())
 	}
-	for _, id := range snapshots {
+	for _, key := range snapshots {
+		id := volumeOwner(key)
 		if _, ok := containers[id]; !ok {
 			s.removeStray(ctx, id)
 		}

@@ -46,6 +46,7 @@ type Network interface {
 // Snapshots gives containers their root file systems; see snapshot.Snapshotter.
 type Snapshots interface {
 	Prepare(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error)
+	View(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error)
 	Remove(ctx context.Context, key string) error
 	Snapshots(ctx context.Context) ([]string, error)
 }

@@ -68,5 +68,11 @@ func (c Container) Check(p Pod) error {
 				i, ErrInvalid, m.Source, m.Destination)
 		}
 	}
+	for _, v := range c.Volumes {
+		if v.Destination == "" || filepath.IsAbs(v.SubPath) {
+			return fmt.Errorf("mounts: %w: an image volume needs container_path, and image_sub_path relative, got %q and %q",
+				ErrInvalid, v.Destination, v.SubPath)
+		}
+	}
 	return nil
 }

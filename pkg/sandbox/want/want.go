@@ -61,6 +61,7 @@ type Container struct {
 	WorkingDir    string
 	Env           []string // KEY=value
 	Mounts        []spec.Mount
+	Volumes       []ImageVolume `json:",omitempty"`
 	Labels        map[string]string
 	Annotations   map[string]string
 	// LogPath is relative to the pod's LogDirectory; "" discards the output.
@@ -76,6 +77,17 @@ type Container struct {
 	User                       user.Want
 	// StopSignal is a name such as "SIGQUIT"; "" takes the image's, or else SIGTERM.
 	StopSignal string
+}
+
+// ImageVolume is an image that is mounted into a container, read-only, as the caller has resolved it.
+type ImageVolume struct {
+	// ImageName is the image as it was asked for, ImageID what it was then.
+	ImageName, ImageID string
+	// Layers are as in Image.
+	Layers      []digest.Digest
+	Destination string
+	// SubPath is the directory or file of the image that is mounted; "" is its root.
+	SubPath string
 }
 
 // Image is the image of a container, resolved by the caller.

@@ -1,0 +1,59 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestImageVolumes mounts images into a container, whole and in part.
+func TestImageVolumes(t *testing.T) {
+	n := newNode(t)
+	const volume = "docker.io/criserver/layers"
+	n.pull(volume)
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	mount := func(to, sub string) *runtimeapi.Mount {
+		return &runtimeapi.Mount{ContainerPath: to, ImageSubPath: sub, Image: &runtimeapi.ImageSpec{Image: volume}}
+	}
+	c := shell("user", `cat /whole/l/kept/file /dir/inner /file; touch /whole/x 2>&1 | grep -o Read-only; touch /dir/x 2>&1 | grep -o Read-only; sleep 1000`,
+		func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{mount("/whole", ""), mount("/dir", "l/becomes-dir"), mount("/file", "l/link")}
+		})
+	id := n.run(podID, pod, c)
+	out, _ := n.exec(id, "cat /whole/l/kept/file /dir/inner /file; touch /whole/x /dir/x 2>&1 | grep -c Read-only")
+	if want := "first\nsecond\nfirst\n2"; out != want {
+		t.Errorf("the container sees %q, want %q", out, want)
+	}
+	st := n.status(id)
+	if len(st.Mounts) != 3 || st.Mounts[1].ImageSubPath != "l/becomes-dir" || st.Mounts[1].Image.GetUserSpecifiedImage() != volume || !st.Mounts[1].Readonly {
+		t.Errorf("status has mounts %v", st.Mounts)
+	}
+	// The volume outlives its image, and the daemon.
+	if _, err := n.images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: volume}}); err != nil {
+		t.Fatal(err)
+	}
+	n.kill()
+	n.start()
+	if out, _ := n.exec(id, "cat /whole/l/kept/file /dir/inner /file"); out != "first\nsecond\nfirst" {
+		t.Errorf("after a restart the container sees %q", out)
+	}
+	n.pull(volume)
+	for name, row := range map[string]struct {
+		mount *runtimeapi.Mount
+		says  string
+	}{
+		"missing path":        {mount("/v", "no/such"), "ImageVolumeMountFailed"},
+		"path that leaves it": {mount("/v", "../../../etc/shadow"), "ImageVolumeMountFailed"},
+		"absolute path":       {mount("/v", "/etc"), "image_sub_path"},
+		"missing image":       {&runtimeapi.Mount{ContainerPath: "/v", Image: &runtimeapi.ImageSpec{Image: "docker.io/no/such"}}, "ImageVolumeMountFailed"},
+		"host path too":       {&runtimeapi.Mount{ContainerPath: "/v", HostPath: "/tmp", Image: &runtimeapi.ImageSpec{Image: volume}}, "mounts[0].host_path"},
+	} {
+		c := shell("bad", "true", func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{row.mount} })
+		_, err := n.create(podID, pod, c)
+		if err == nil || !strings.Contains(err.Error(), row.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
