@@ -51,6 +51,7 @@ func (s *Service) reconcile(ctx context.Context, expected map[string]struct{}, s
 		return
 	default:
 	}
+	s.thawAll(ctx)
 	s.repairFirst(ctx, &repairs, seen)
 	close(s.synced)
 	s.background.Go(func() {

@@ -31,6 +31,9 @@ func (s *Service) StopContainer(ctx context.Context, id string, grace time.Durat
 	if st.Phase == ContainerCreated || grace <= 0 {
 		return s.killContainer(ctx, c)
 	}
+	if err := s.thaw(ctx, c); err != nil { // a frozen process gets no signal
+		return fmt.Errorf("stop container %s: %w", st.ID, err)
+	}
 	if err := s.sendStopSignal(ctx, c); err != nil {
 		return err
 	}
@@ -77,6 +80,9 @@ func (s *Service) killContainer(ctx context.Context, c *container) error {
 	st := s.state.containerStatus(c)
 	if st.Phase.terminal() || st.Phase == ContainerCreating {
 		return nil
+	}
+	if err := s.thaw(ctx, c); err != nil {
+		return fmt.Errorf("kill container %s: %w", st.ID, err)
 	}
 	err := s.monitor.Signal(ctx, monitor.SignalRequest{ID: st.ID, Signal: int(unix.SIGKILL), All: true})
 	if err != nil && !gone(err) {

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -69,9 +71,11 @@ type ContainerStatus struct {
 	Config    want.Container
 	// ImageID and ImageRef are the image's ID and Ref.
 	ImageID, ImageRef string
-	Phase             ContainerPhase
-	CreatedAt         time.Time
-	StartedAt         time.Time `json:",omitzero"`
+	// Layers are those of the image, lowest first.
+	Layers    []digest.Digest `json:",omitempty"`
+	Phase     ContainerPhase
+	CreatedAt time.Time
+	StartedAt time.Time `json:",omitzero"`
 	// FinishedAt, ExitCode, Reason and Message are set when the container has exited.
 	FinishedAt time.Time `json:",omitzero"`
 	ExitCode   int       `json:",omitempty"`
@@ -87,6 +91,8 @@ type ContainerStatus struct {
 	User spec.User
 	// CgroupPath is the container's cgroup.
 	CgroupPath string
+	// Frozen tells that its processes are stopped, see Service.Freeze.
+	Frozen bool `json:",omitempty"`
 }
 
 // terminal tells that the container's process is no more.

@@ -1,0 +1,70 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// freezePoll is how often it is asked whether the last process has stopped: the v1 freezer tells nobody.
+const freezePoll = 2 * time.Millisecond
+
+// freezer is where and how a cgroup is frozen: freezer.state of v1 (kernel: cgroup-v1/freezer-subsystem.rst), cgroup.freeze and
+// cgroup.events of v2 (cgroup-v2.rst).
+type freezer struct{ control, frozen, thawed, state, done string }
+
+func freezerOf(path string) freezer {
+	if Unified() {
+		dir := filepath.Join(mountpoint, path)
+		return freezer{filepath.Join(dir, "cgroup.freeze"), "1", "0", filepath.Join(dir, "cgroup.events"), "frozen 1"}
+	}
+	file := filepath.Join(mountpoint, "freezer", path, "freezer.state")
+	return freezer{file, "FROZEN", "THAWED", file, "FROZEN"}
+}
+
+// Freeze stops all processes of a cgroup and returns when they have stopped. After an error they go on.
+func Freeze(ctx context.Context, path string) error {
+	if err := check(path); err != nil {
+		return err
+	}
+	f := freezerOf(path)
+	tick := time.NewTicker(freezePoll)
+	defer tick.Stop()
+	for {
+		// Again each time: a v1 cgroup that a process entered meanwhile stays half frozen.
+		if err := os.WriteFile(f.control, []byte(f.frozen), 0); err != nil {
+			return fmt.Errorf("freeze cgroup %s: %w", path, err)
+		}
+		state, err := os.ReadFile(f.state)
+		if err != nil {
+			return errors.Join(fmt.Errorf("freeze cgroup %s: %w", path, err), Thaw(path))
+		}
+		for line := range strings.Lines(string(state)) {
+			if strings.TrimSpace(line) == f.done {
+				return nil
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("freeze cgroup %s: %w", path, context.Cause(ctx)), Thaw(path))
+		}
+	}
+}
+
+// Thaw lets the processes of a cgroup go on. A cgroup that is gone is no error.
+func Thaw(path string) error {
+	if err := check(path); err != nil {
+		return err
+	}
+	f := freezerOf(path)
+	if err := os.WriteFile(f.control, []byte(f.thawed), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("thaw cgroup %s: %w", path, err)
+	}
+	return nil
+}
