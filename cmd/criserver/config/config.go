@@ -111,7 +111,9 @@ type Builtin struct {
 
 // Snapshot is how root file systems are made of layers.
 type Snapshot struct {
-	Driver string `toml:"driver" comment:"overlay."`
+	Driver             string `toml:"driver" comment:"overlay."`
+	WritableSizeLimit  Size   `toml:"writable_size_limit" comment:"What one container may write to its root file system, in bytes or such as \"10GiB\"; 0 is no limit. A limit\nneeds project quotas: ext4 with the features quota and project and mounted with prjquota, or xfs mounted with pquota."`
+	WritableFilesLimit int64  `toml:"writable_files_limit" comment:"How many files and directories one container may have there; 0 is no limit. It needs project quotas as well."`
 }
 
 // Default returns the configuration of a machine that has none.

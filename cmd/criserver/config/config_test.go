@@ -42,6 +42,7 @@ func TestWriteTOMLLoadsAgain(t *testing.T) {
 	full.Registry.Mirrors["docker.io"] = Mirror{Endpoints: []Endpoint{
 		{URL: "https://mirror.example", CA: "/etc/ca.pem"}, {URL: "https://b.example:5000", SkipVerify: true}, {URL: "http://c.example"},
 	}}
+	full.Snapshot.WritableSizeLimit, full.Snapshot.WritableFilesLimit = 10<<30, 100000
 	full.Registry.Auth["mirror.example:5000"] = Auth{Username: "u", Password: "p"}
 	for name, c := range map[string]*Config{"default": Default(), "full": full} {
 		t.Run(name, func(t *testing.T) {
@@ -122,6 +123,22 @@ endpoints = ["https://three.example"]
 	}
 }
 
+func TestLoadSizes(t *testing.T) {
+	for text, want := range map[string]Size{"0": 0, "1048576": 1 << 20, "'10GiB'": 10 << 30, "\"5 GB\"": 5e9, "1_000_000_000": 1e9} {
+		c, err := Load(write(t, map[string]string{"config.toml": "snapshot.writable_size_limit = " + text}), true)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		} else if got := c.Snapshot.WritableSizeLimit; got != want {
+			t.Errorf("%s: %d, want %d", text, got, want)
+		}
+	}
+	for _, text := range []string{"1.5", "true", "[1]", "{}"} {
+		if _, err := Load(write(t, map[string]string{"config.toml": "snapshot.writable_size_limit = " + text}), true); err == nil {
+			t.Errorf("%s is taken", text)
+		}
+	}
+}
+
 func TestLoadWithoutFile(t *testing.T) {
 	missing := write(t, nil)
 	c, err := Load(missing, false)
@@ -184,6 +201,11 @@ func TestLoadErrors(t *testing.T) {
 		"two of a family":    {"[cni.builtin]\nsubnets = ['10.0.0.0/24', '10.1.0.0/24']\n", 2, "cni.builtin.subnets"},
 		"tiny subnet":        {"[cni.builtin]\nsubnets = ['10.0.0.0/30']\n", 2, "cni.builtin.subnets"},
 		"driver":             {"[snapshot]\ndriver = 'aufs'\n", 2, "snapshot.driver"},
+		"bad size":           {"[snapshot]\nwritable_size_limit = '10G'\n", 2, "snapshot.writable_size_limit"},
+		"negative size":      {"[snapshot]\nwritable_size_limit = -1\n", 2, "snapshot.writable_size_limit"},
+		"tiny size":          {"[snapshot]\nwritable_size_limit = 4096\n", 2, "snapshot.writable_size_limit"},
+		"few files":          {"[snapshot]\nwritable_files_limit = 3\n", 2, "snapshot.writable_files_limit"},
+		"negative files":     {"[snapshot]\nwritable_files_limit = -1\n", 2, "snapshot.writable_files_limit"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := write(t, map[string]string{"config.toml": tc.doc})

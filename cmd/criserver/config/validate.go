@@ -34,7 +34,7 @@ func (c *Config) problems() []*Problem {
 		v.check(c.Registry.Auth[host].Username != "", key, "username is missing")
 	}
 	v.builtin(c.CNI.Builtin)
-	v.oneOf("snapshot.driver", c.Snapshot.Driver, "overlay")
+	v.snapshot(c.Snapshot)
 	return v.problems
 }
 
@@ -137,6 +137,16 @@ func (v *validator) endpoint(key string, e Endpoint) {
 	if e.CA != "" {
 		v.absolute(key, e.CA)
 	}
+}
+
+// snapshot refuses limits that the directories of an empty writable layer nearly fill.
+func (v *validator) snapshot(s Snapshot) {
+	const leastSize, leastFiles = Size(1 << 20), 16
+	v.oneOf("snapshot.driver", s.Driver, "overlay")
+	v.check(s.WritableSizeLimit == 0 || s.WritableSizeLimit >= leastSize, "snapshot.writable_size_limit",
+		"%s is less than %s; 0 is no limit", s.WritableSizeLimit, leastSize)
+	v.check(s.WritableFilesLimit == 0 || s.WritableFilesLimit >= leastFiles, "snapshot.writable_files_limit",
+		"%d is less than %d; 0 is no limit", s.WritableFilesLimit, leastFiles)
 }
 
 func (v *validator) builtin(b Builtin) {
