@@ -112,7 +112,9 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 		return d, fmt.Errorf("configure registries: %w", err)
 	}
 	images := imagesvc.Config{
-		Root: c.Root, LayerRoot: layers, ParallelLayers: c.Image.MaxParallelLayers, Pinned: c.Image.Pinned,
+		Root: c.Root, LayerRoot: layers, Pinned: c.Image.Pinned,
+		ParallelLayers: c.Image.MaxParallelLayers, Connections: c.Image.ConnectionsPerLayer,
+		KeepBlobs: c.Image.KeepLayers, KeepDownloads: time.Duration(c.Image.KeepDownloads),
 	}
 	if d.images, err = imagesvc.New(ctx, images, d.imageRecords, reg, d.snapshots); err != nil {
 		return d, fmt.Errorf("open images: %w", err)

@@ -190,7 +190,9 @@ func containerInfo(c sandbox.ContainerStatus) any {
 }
 
 func imageInfo(img imagesvc.Image) any {
-	return map[string]any{"imageSpec": img.Config, "diffIDs": img.DiffIDs, "pulled": img.Pulled}
+	return map[string]any{
+		"imageSpec": img.Config, "diffIDs": img.DiffIDs, "pulled": img.Pulled, "manifest": img.Manifest, "artifact": img.Artifact,
+	}
 }
 
 // matchID tells whether an ID fits a filter: crictl sends prefixes.

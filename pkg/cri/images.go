@@ -3,8 +3,10 @@ package cri
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/imagesvc"
@@ -23,38 +25,65 @@ func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageReq
 }
 
 func (s *imageService) ListImages(_ context.Context, r *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
-	resp := &runtimeapi.ListImagesResponse{}
-	if name := r.GetFilter().GetImage().GetImage(); name != "" {
-		img, err := s.b.Images.Resolve(name)
-		if errors.Is(err, imagesvc.ErrNotFound) {
-			return resp, nil
+	images, err := s.listImages(r.GetFilter())
+	return &runtimeapi.ListImagesResponse{Images: images}, err
+}
+
+// streamChunk is how many images are sent in one message: some 100 KiB.
+const streamChunk = 200
+
+func (s *imageService) StreamImages(r *runtimeapi.StreamImagesRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
+	images, err := s.listImages(r.GetFilter())
+	if err != nil {
+		return err
+	}
+	for chunk := range slices.Chunk(images, streamChunk) {
+		if err := stream.Send(&runtimeapi.StreamImagesResponse{Images: chunk}); err != nil {
+			return err
 		}
-		if err != nil {
+	}
+	return nil
+}
+
+func (s *imageService) listImages(f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+	images := s.b.Images.List()
+	if name := f.GetImage().GetImage(); name != "" {
+		img, err := s.b.Images.Resolve(name)
+		switch {
+		case errors.Is(err, imagesvc.ErrNotFound):
+			return nil, nil
+		case err != nil:
 			return nil, err
 		}
-		resp.Images = append(resp.Images, encodeImage(img))
-		return resp, nil
+		images = []imagesvc.Image{img}
 	}
-	for _, img := range s.b.Images.List() {
-		resp.Images = append(resp.Images, encodeImage(img))
+	out := make([]*runtimeapi.Image, 0, len(images))
+	for _, img := range images {
+		out = append(out, encodeImage(img))
 	}
-	return resp, nil
+	return out, nil
 }
 
 func (s *imageService) ImageStatus(_ context.Context, r *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
 	if err := checkImageSpec("image", r.GetImage()); err != nil {
 		return nil, err
 	}
+	resp := &runtimeapi.ImageStatusResponse{}
 	img, err := s.b.Images.Resolve(r.GetImage().GetImage())
-	if errors.Is(err, imagesvc.ErrNotFound) {
-		return &runtimeapi.ImageStatusResponse{}, nil // absent is no error, see api.proto
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+		resp.Image = encodeImage(img)
+	case !errors.Is(err, imagesvc.ErrNotFound): // absent is no error, see api.proto
 		return nil, err
 	}
-	resp := &runtimeapi.ImageStatusResponse{Image: encodeImage(img)}
 	if r.GetVerbose() {
-		resp.Info = verbose(imageInfo(img))
+		resp.Info = map[string]string{}
+		if resp.Image != nil {
+			resp.Info = verbose(imageInfo(img))
+		}
+		if pulls := s.b.Images.Progress(r.GetImage().GetImage()); len(pulls) > 0 {
+			resp.Info["pulls"] = verbose(pulls)["info"]
+		}
 	}
 	return resp, nil
 }

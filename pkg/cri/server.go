@@ -52,6 +52,7 @@ type Images interface {
 	List() []imagesvc.Image
 	Remove(ctx context.Context, ref string) error
 	FsInfo(ctx context.Context) (imagesvc.FsInfo, error)
+	Progress(ref string) []imagesvc.Progress
 }
 
 // Backends is what the server calls.

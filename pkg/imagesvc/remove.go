@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
@@ -88,7 +89,8 @@ func (s *Service) lease(ctx context.Context, digests []digest.Digest) (func(), e
 	return release, nil
 }
 
-// Collect deletes the layers and blobs that no image, container or pull needs.
+// Collect deletes the layers and blobs that no image, container or pull needs, and downloads that nobody has taken up again.
+// Pulls go on meanwhile.
 func (s *Service) Collect(ctx context.Context) error {
 	leave, err := take(ctx, s.collecting)
 	if err != nil {
@@ -103,8 +105,11 @@ func (s *Service) Collect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list blobs: %w", err)
 	}
-	var errs []error
+	errs := []error{s.downloads.Purge(ctx, time.Now().Add(-s.config.KeepDownloads))}
 	for _, d := range layers {
+		if ctx.Err() != nil {
+			return errors.Join(append(errs, context.Cause(ctx))...)
+		}
 		errs = append(errs, s.collect(d, func() error {
 			err := s.layers.RemoveLayer(ctx, d)
 			if errors.Is(err, snapshot.ErrInUse) {

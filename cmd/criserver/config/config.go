@@ -52,9 +52,14 @@ type Runtime struct {
 
 // Image is how images are pulled and kept.
 type Image struct {
-	MaxParallelLayers int      `toml:"max_parallel_layers" comment:"How many layers of one image are fetched at the same time."`
-	NoProgressTimeout Duration `toml:"no_progress_timeout" comment:"A pull that has got no byte for this long is given up."`
-	Pinned            []string `toml:"pinned" comment:"Images that the kubelet shall not remove to free space, by name with * and ?, such as\n\"registry.k8s.io/kube-proxy:*\" (* does not match /)."`
+	MaxParallelLayers   int      `toml:"max_parallel_layers" comment:"How many layers of one image are fetched at the same time."`
+	ConnectionsPerLayer int      `toml:"connections_per_layer" comment:"How many connections fetch one large layer."`
+	NoProgressTimeout   Duration `toml:"no_progress_timeout" comment:"A pull that has got no byte for this long is given up."`
+	KeepDownloads       Duration `toml:"keep_downloads" comment:"How long what is there of an aborted download waits for the next pull."`
+	KeepLayers          bool     `toml:"keep_layers" comment:"Keep the compressed layers beside the unpacked ones, so that images are exported and pushed exactly as they came.\nWithout them the image ID stays the same, the digest of the manifest does not."`
+	MaxLayerSize        Size     `toml:"max_layer_size" comment:"The most that one layer may have uncompressed."`
+	MaxLayerFiles       int      `toml:"max_layer_files" comment:"The most files, directories and links that one layer may have."`
+	Pinned              []string `toml:"pinned" comment:"Images that the kubelet shall not remove to free space, by name with * and ?, such as\n\"registry.k8s.io/kube-proxy:*\" (* does not match /)."`
 }
 
 // Registry is how registries are reached.
@@ -126,7 +131,10 @@ func Default() *Config {
 		Runtime: Runtime{
 			CgroupRoot: "/criserver",
 		},
-		Image: Image{MaxParallelLayers: 4, NoProgressTimeout: Duration(5 * time.Minute), Pinned: []string{}},
+		Image: Image{
+			MaxParallelLayers: 4, ConnectionsPerLayer: 3, NoProgressTimeout: Duration(5 * time.Minute),
+			KeepDownloads: Duration(24 * time.Hour), MaxLayerSize: 64 << 30, MaxLayerFiles: 5_000_000, Pinned: []string{},
+		},
 		Registry: Registry{
 			Mirrors: map[string]Mirror{},
 			Auth:    map[string]Auth{},

@@ -104,6 +104,11 @@ func (v *validator) image(i Image) {
 		"%d is not from 1 to %d", i.MaxParallelLayers, most)
 	v.check(time.Duration(i.NoProgressTimeout) >= time.Second, "image.no_progress_timeout",
 		"%s is less than a second", time.Duration(i.NoProgressTimeout))
+	v.check(i.ConnectionsPerLayer >= 1 && i.ConnectionsPerLayer <= most, "image.connections_per_layer",
+		"%d is not from 1 to %d", i.ConnectionsPerLayer, most)
+	v.check(i.KeepDownloads >= 0, "image.keep_downloads", "%s is negative", time.Duration(i.KeepDownloads))
+	v.check(i.MaxLayerSize > 0, "image.max_layer_size", "%d is no size", i.MaxLayerSize)
+	v.check(i.MaxLayerFiles > 0, "image.max_layer_files", "%d is no number of files", i.MaxLayerFiles)
 	for _, glob := range i.Pinned {
 		_, err := path.Match(glob, "")
 		v.check(err == nil && glob != "", "image.pinned", "%q is not a pattern", glob)
