@@ -57,17 +57,24 @@ func find(images map[digest.Digest]Image, name string) (Image, error) {
 	return Image{}, fmt.Errorf("%w: %d images have IDs that begin with %s", ErrInvalid, len(found), hex)
 }
 
-// put makes an image visible under a reference that resolved to a digest. Its record is written first, then that of the
-// image that the tag named before: interrupted, the tag is with both, and load decides.
-func (s *Service) put(ctx context.Context, img Image, ref registry.Reference, resolved digest.Digest) error {
+// name is a name that an image gets.
+type name struct {
+	ref registry.Reference
+	// resolved is the digest that the reference stands for: of the image's manifest, or of an index that has it.
+	resolved digest.Digest
+}
+
+// put makes an image visible under its old names and new ones. Its record is written first, then those of images that a tag
+// named before: interrupted, the tag is with both, and load decides.
+func (s *Service) put(ctx context.Context, img Image, names ...name) error {
 	leave, err := take(ctx, s.writing)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	img, others := s.retag(img, ref, resolved)
+	img, others := s.retag(img, names)
 	if err := s.table.Put(ctx, img.ID.String(), img); err != nil {
-		return err
+		return s.noSpace(ctx, err)
 	}
 	s.mu.Lock()
 	s.images[img.ID] = img
@@ -90,29 +97,65 @@ func (s *Service) put(ctx context.Context, img Image, ref registry.Reference, re
 }
 
 // retag gives the image its names, old and new, and returns with it those that lose one.
-func (s *Service) retag(img Image, ref registry.Reference, resolved digest.Digest) (Image, []Image) {
+func (s *Service) retag(img Image, names []name) (Image, map[digest.Digest]Image) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	old, ok := s.images[img.ID]
 	if !ok {
 		old = s.broken[img.ID]
 	}
-	img.Tags, img.Digests = slices.Clone(old.Tags), insert(slices.Clone(old.Digests), ref.WithDigest(resolved).String())
-	if ref.Tag() == "" {
-		return img, nil
-	}
-	tag := ref.String()
-	img.Tags = insert(img.Tags, tag)
-	var others []Image
-	for _, all := range []map[digest.Digest]Image{s.images, s.broken} {
-		for _, other := range all {
-			if other.ID != img.ID && slices.Contains(other.Tags, tag) {
-				other.Tags = slices.DeleteFunc(slices.Clone(other.Tags), func(t string) bool { return t == tag })
-				others = append(others, other)
+	img.Tags, img.Digests = slices.Clone(old.Tags), slices.Clone(old.Digests)
+	others := map[digest.Digest]Image{}
+	for _, n := range names {
+		if n.resolved != "" {
+			img.Digests = insert(img.Digests, n.ref.WithDigest(n.resolved).String())
+		}
+		if n.ref.Tag() == "" {
+			continue
+		}
+		tag := n.ref.String()
+		img.Tags = insert(img.Tags, tag)
+		for _, all := range []map[digest.Digest]Image{s.images, s.broken} {
+			for id, other := range all {
+				if changed, ok := others[id]; ok {
+					other = changed
+				}
+				if id != img.ID && slices.Contains(other.Tags, tag) {
+					other.Tags = slices.DeleteFunc(slices.Clone(other.Tags), func(t string) bool { return t == tag })
+					others[id] = other
+				}
 			}
 		}
 	}
 	return img, others
+}
+
+// Tag gives an image one more name, which another may have had. ErrNotFound, ErrInvalid.
+func (s *Service) Tag(ctx context.Context, source, target string) (Image, error) {
+	ref, err := registry.Parse(target)
+	if err != nil {
+		return Image{}, fmt.Errorf("tag: %w: %w", ErrInvalid, err)
+	}
+	if ref.Tag() == "" {
+		return Image{}, fmt.Errorf("tag %s: %w: the name has a digest; what it names cannot be chosen", target, ErrInvalid)
+	}
+	img, err := s.Resolve(source)
+	if err != nil {
+		return Image{}, fmt.Errorf("tag: %w", err)
+	}
+	release, err := s.lease(ctx, slices.Concat([]digest.Digest{img.ConfigBlob, img.Manifest}, img.DiffIDs, img.Blobs))
+	if err != nil {
+		return Image{}, fmt.Errorf("tag %s: %w", source, err)
+	}
+	defer release()
+	// Again, under the lease: a removal may have come between.
+	if img, err = s.Resolve(img.ID.String()); err != nil {
+		return Image{}, fmt.Errorf("tag: %w", err)
+	}
+	if err := s.put(ctx, img, name{ref: ref}); err != nil {
+		return Image{}, fmt.Errorf("tag %s: %w", source, err)
+	}
+	return s.Resolve(target)
 }
 
 // insert puts a value into a sorted list, once.

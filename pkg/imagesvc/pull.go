@@ -25,8 +25,8 @@ type pullKey struct {
 // timeout of the registry client; cancelling the last caller's ctx ends it. The registry is asked each time whether
 // the credentials are good for the image, also when nothing is to be fetched. Its errors are those of pkg/imagesvc/registry,
 // ErrInvalid, ErrNoSpace and ErrUntrusted.
-func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (string, error) {
-	ref, err := registry.Parse(name)
+func (s *Service) Pull(ctx context.Context, image string, auth registry.Auth) (string, error) {
+	ref, err := registry.Parse(image)
 	if err != nil {
 		return "", fmt.Errorf("pull: %w: %w", ErrInvalid, err)
 	}
@@ -72,7 +72,7 @@ func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registr
 	if err != nil {
 		return "", err
 	}
-	return img.ID, s.put(ctx, img, ref, docs.Resolved.Digest)
+	return img.ID, s.put(ctx, img, name{ref, docs.Resolved.Digest})
 }
 
 // fetchImage makes all of an image but its record. The caller holds a lease of its parts until that is written.
