@@ -13,15 +13,19 @@ import (
 
 func gzipped(t testing.TB, data []byte) []byte {
 	t.Helper()
+	blob, err := gzipStream(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return blob
+}
+
+func gzipStream(r io.Reader) ([]byte, error) {
 	var buf bytes.Buffer
 	w := stdgzip.NewWriter(&buf)
-	if _, err := w.Write(data); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return buf.Bytes()
+	_, err := io.Copy(w, r)
+	err = errors.Join(err, w.Close())
+	return buf.Bytes(), err
 }
 
 func zstded(t testing.TB, data []byte, options ...zstd.EOption) []byte {

@@ -3,6 +3,7 @@ package unpack
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +36,7 @@ func TestApplyRefuses(t *testing.T) {
 		"file through a link's link":   {[]entry{symlink("esc", ".."), hardlink("same", "esc"), file("same/outside", "x")}, "same/outside"},
 		"whiteout through symlink":     {[]entry{symlink("esc", ".."), file("esc/.wh.outside", "")}, "esc/.wh.outside"},
 		"symlink loop":                 {loop, "l0/f"},
+		"symlink to a symlink's root":  {[]entry{symlink("tmp", "/"), file("tmp/../outside/../../x", "x")}, "../x"},
 		"hard link out":                {[]entry{hardlink("h", "../outside")}, "h"},
 		"hard link out, absolute":      {[]entry{hardlink("h", "/../../etc/passwd")}, "h"},
 		"hard link to the parent":      {[]entry{hardlink("h", "..")}, "h"},
@@ -46,7 +49,7 @@ func TestApplyRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			needRoot(t)
 			guard := newGuard(t)
-			_, err := Apply(t.Context(), guard.root, bytes.NewReader(makeTar(t, test.entries...)))
+			_, err := Apply(t.Context(), guard.root, bytes.NewReader(makeTar(t, test.entries...)), Limits{})
 			if !errors.Is(err, ErrInvalid) || !strings.Contains(fmt.Sprint(err), fmt.Sprintf("%q", test.culprit)) {
 				t.Errorf("error %v, want %v naming %q", err, ErrInvalid, test.culprit)
 			}
@@ -61,7 +64,7 @@ func TestApplyConfines(t *testing.T) {
 	guard := newGuard(t)
 	victim := filepath.Join(guard.parent, "outside")
 	data := makeTar(t, file(victim, "x"), file("/../../etc/passwd", "x"), symlink("abs", guard.parent), file("abs/file", "x"))
-	if _, err := Apply(t.Context(), guard.root, bytes.NewReader(data)); err != nil {
+	if _, err := Apply(t.Context(), guard.root, bytes.NewReader(data), Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	guard.check(t)
@@ -109,13 +112,13 @@ func (g *guard) check(t testing.TB) {
 
 func TestApplyNotATar(t *testing.T) {
 	needRoot(t)
-	_, err := Apply(t.Context(), t.TempDir(), strings.NewReader(strings.Repeat("no tar at all ", 100)))
+	_, err := Apply(t.Context(), t.TempDir(), strings.NewReader(strings.Repeat("no tar at all ", 100)), Limits{})
 	if !errors.Is(err, ErrInvalid) {
 		t.Errorf("error %v, want %v", err, ErrInvalid)
 	}
 	whole := makeTar(t, file("a", "1"), file("b", strings.Repeat("x", 4000)))
 	for _, n := range []int{100, 512, 1024 + 100, 1536 + 1000} {
-		if _, err := Apply(t.Context(), t.TempDir(), bytes.NewReader(whole[:n])); err == nil {
+		if _, err := Apply(t.Context(), t.TempDir(), bytes.NewReader(whole[:n]), Limits{}); err == nil {
 			t.Errorf("tar cut after %d bytes is unpacked without error", n)
 		}
 	}
@@ -178,32 +181,41 @@ func TestApplySparse(t *testing.T) {
 	for name, make := range map[string]func(string, int64, int64) []byte{"gnu": sparseGNU, "pax": sparsePAX} {
 		root := t.TempDir()
 		data := append(make("dir/f", offset, size), makeTar(t, file("after", "1"))...)
-		if _, err := Apply(t.Context(), root, bytes.NewReader(data)); err != nil {
+		if _, err := Apply(t.Context(), root, bytes.NewReader(data), Limits{}); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
 		wantContent(t, root, "dir/f", string(want))
 		wantContent(t, root, "after", "1")
 		root = t.TempDir()
-		_, err := Apply(t.Context(), root, bytes.NewReader(make("bomb", offset, 7<<30)))
+		_, err := Apply(t.Context(), root, bytes.NewReader(make("bomb", offset, 7<<30)), Limits{})
 		if !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: sparse file of 7 GiB: %v, want %v", name, err, ErrInvalid)
 		}
 	}
 }
 
-// FuzzApply holds Apply to its word that nothing outside the directory changes, whatever the tar.
+// FuzzApply holds Apply to its word: nothing outside the directory changes, and limits end it, whatever the tar.
 func FuzzApply(f *testing.F) {
 	f.Add(makeTar(f, dir("a"), file("a/f", "1"), symlink("a/l", "../.."), hardlink("h", "a/f"), file("a/.wh.x", "")))
 	f.Add(makeTar(f, symlink("esc", "../outside"), file("esc", "x"), hardlink("h", "esc")))
+	f.Add(makeTar(f, symlink("tmp", "/"), file("tmp/outside", "x"), hardlink("h", "tmp/../outside")))
 	f.Add(makeTar(f, file("../outside", "x")))
 	f.Add(makeTar(f, file(".wh.d", ""), file("d/x", "1"), symlink("d/y", "/"), file("d/y/../outside", "")))
+	f.Add(makeTar(f, file(strings.Repeat("d/", 100)+"f", "x")))
 	f.Add(sparseGNU("s", 10, 2000))
 	f.Add(sparsePAX("s", 10, 2000))
+	f.Add(sparsePAX("s", 10, 10<<30))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		needRoot(t)
 		guard := newGuard(t)
-		_, _ = apply(t.Context(), guard.root, bytes.NewReader(data), 1<<20) // whether it succeeds is not the point
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		// Whether it succeeds is not the point.
+		_, _ = Apply(ctx, guard.root, bytes.NewReader(data), Limits{Bytes: 1 << 20, Entries: 1000})
+		if err := ctx.Err(); err != nil {
+			t.Error(err)
+		}
 		guard.check(t)
 	})
 }

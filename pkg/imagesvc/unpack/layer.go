@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,7 +26,7 @@ const (
 type layer struct {
 	dir       string
 	entry     string // name of the entry at hand, as in the tar, for errors
-	sparse    int64  // bytes that sparse files may still have
+	budget    budget
 	links     links
 	explicit  map[string]struct{} // directories with an entry
 	parents   map[string]struct{} // directories with entries below them
@@ -34,10 +35,10 @@ type layer struct {
 	lastParent, lastResolved string // most entries have the parent of the one before
 }
 
-func newLayer(dir string, sparse int64) *layer {
+func newLayer(dir string, limits Limits) *layer {
 	return &layer{
 		dir:       dir,
-		sparse:    sparse,
+		budget:    budget{limits: limits, sparse: maxSparse},
 		links:     links{},
 		explicit:  map[string]struct{}{},
 		parents:   map[string]struct{}{},
@@ -48,6 +49,9 @@ func newLayer(dir string, sparse int64) *layer {
 // admit says whether to write an entry, whose name is clean, and an error for an entry that makes the layer invalid.
 func (l *layer) admit(hdr *tar.Header) (bool, error) {
 	l.entry = hdr.Name
+	if err := l.budget.addFile(); err != nil {
+		return false, err
+	}
 	name := strings.TrimPrefix(hdr.Name, "/")
 	if name == "" || name == "." {
 		return false, nil
@@ -67,7 +71,7 @@ func (l *layer) admit(hdr *tar.Header) (bool, error) {
 			return false, fmt.Errorf("hard link to %q: %w", hdr.Linkname, err)
 		}
 	}
-	if err := l.admitSparse(hdr); err != nil {
+	if err := l.admitContent(hdr); err != nil {
 		return false, err
 	}
 	maps.DeleteFunc(hdr.PAXRecords, func(key, _ string) bool {
@@ -80,6 +84,9 @@ func (l *layer) admit(hdr *tar.Header) (bool, error) {
 func (l *layer) resolve(name string) (string, error) {
 	if !filepath.IsLocal(name) {
 		return "", fmt.Errorf("%w: name leaves the root of the image", ErrInvalid)
+	}
+	if strings.Count(name, "/") >= maxDepth {
+		return "", fmt.Errorf("%w: name of more than %d components", ErrInvalid, maxDepth)
 	}
 	parent, base := filepath.Split(name)
 	if parent == "" {
@@ -105,6 +112,11 @@ func (l *layer) record(hdr *tar.Header, path string) error {
 			return err
 		}
 		l.parents[parent] = struct{}{}
+		if _, known := l.explicit[parent]; !known {
+			if err := l.budget.addFile(); err != nil {
+				return err
+			}
+		}
 	}
 	if strings.HasPrefix(filepath.Base(path), whiteoutPrefix) {
 		return nil
@@ -204,19 +216,23 @@ func (l *layer) admitHardLink(hdr *tar.Header) error {
 	return nil
 }
 
-// admitSparse lets a sparse file be written out in full, if that is not too much.
-func (l *layer) admitSparse(hdr *tar.Header) error {
-	switch {
-	case hdr.Typeflag == tar.TypeGNUSparse:
-		hdr.Typeflag = tar.TypeReg // the reader fills the holes; the writer knows regular files only
-	case hdr.PAXRecords["GNU.sparse.major"] != "", hdr.PAXRecords["GNU.sparse.map"] != "":
+// admitContent refuses what the writer does not know, and lets a sparse file be written out in full.
+func (l *layer) admitContent(hdr *tar.Header) error {
+	switch hdr.Typeflag {
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeLink, tar.TypeSymlink, tar.TypeDir, tar.TypeFifo:
+	case tar.TypeChar, tar.TypeBlock:
+		if uint64(hdr.Devmajor) > math.MaxUint32 || uint64(hdr.Devminor) > math.MaxUint32 {
+			return fmt.Errorf("%w: no device %d:%d", ErrInvalid, hdr.Devmajor, hdr.Devminor)
+		}
 	default:
-		return nil
+		return fmt.Errorf("%w: unknown type %q of entry", ErrInvalid, hdr.Typeflag)
 	}
-	if hdr.Size > l.sparse {
-		return fmt.Errorf("%w: sparse files of more than %d bytes", ErrInvalid, int64(maxSparse))
+	if err := l.budget.addContent(hdr); err != nil {
+		return err
 	}
-	l.sparse -= hdr.Size
+	if hdr.Typeflag == tar.TypeGNUSparse {
+		hdr.Typeflag = tar.TypeReg // the reader fills the holes; the writer knows regular files only
+	}
 	return nil
 }
 

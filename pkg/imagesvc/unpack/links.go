@@ -49,7 +49,9 @@ func (l links) resolve(dir string) (string, error) {
 			done = done[:len(done)-1]
 			continue
 		}
-		done = append(done, part)
+		if done = append(done, part); len(done) > maxDepth {
+			return "", fmt.Errorf("%w: name of more than %d components behind a symbolic link", ErrInvalid, maxDepth)
+		}
 		target, ok := l[strings.Join(done, "/")]
 		if !ok {
 			continue

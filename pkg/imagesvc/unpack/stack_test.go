@@ -39,7 +39,7 @@ func stackTars(t *testing.T, tars ...[]byte) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		result, err := Apply(t.Context(), stage.Dir(), bytes.NewReader(data))
+		result, err := Apply(t.Context(), stage.Dir(), bytes.NewReader(data), Limits{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,7 +8,6 @@ package unpack
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -16,16 +15,13 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
+	"golang.org/x/sys/unix"
 
 	"criserver/pkg/snapshot"
 )
 
 // ErrInvalid is wrapped when a layer must not, or cannot, be unpacked: trying again will not help.
 var ErrInvalid = errors.New("invalid layer")
-
-// maxSparse is what the holes and data of a layer's sparse files may add up to. They are written out in full, and a
-// sparse header can claim any size at no cost.
-const maxSparse = 4 << 30
 
 // Result tells what Apply wrote.
 type Result struct {
@@ -37,36 +33,38 @@ type Result struct {
 }
 
 // Apply unpacks one layer's uncompressed tar into dir, which is empty, and reads r to its end, so that a verifying
-// reader gets to compare its digest. On an error dir holds an unknown part of the layer.
+// reader gets to compare its digest. It reads r ahead in a goroutine, which has ended when Apply returns. On an error
+// dir holds an unknown part of the layer.
 //
 // Kept: owner, mode with setuid, setgid and sticky bit, times, hard links, devices, fifos, user.* and security.*
 // attributes. An absolute name counts from dir. The entry for the root itself is ignored, as containerd does: an image's
-// root is mode 0755, owner root. ErrInvalid: a name, a hard link or a name behind a symbolic link that leaves dir; a
-// whiteout without a name or used as a directory; sparse files beyond 4 GiB.
-func Apply(ctx context.Context, dir string, r io.Reader) (Result, error) {
-	return apply(ctx, dir, r, maxSparse)
-}
-
-func apply(ctx context.Context, dir string, r io.Reader, sparse int64) (Result, error) {
-	dir, err := filepath.Abs(dir)
-	if err == nil {
+// root is mode 0755, owner root. ErrInvalid: no tar; more than the limits; a name, a hard link or a name behind a
+// symbolic link that leaves dir; a name too long or of more than 256 components; a file in place of a directory; a
+// whiteout without a name or used as a directory; an unknown type of entry; sparse files beyond 4 GiB.
+func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result Result, err error) {
+	if dir, err = filepath.Abs(dir); err == nil {
 		dir, err = filepath.EvalSymlinks(dir)
 	}
 	if err != nil {
 		return Result{}, fmt.Errorf("resolve layer directory: %w", err)
 	}
-	// archive/tar reads blocks of 512 bytes.
-	buffered := bufio.NewReaderSize(contextReader{ctx, r}, 64<<10)
-	layer := newLayer(dir, sparse)
-	_, err = archive.Apply(ctx, dir, buffered,
+	ahead, stop, err := readAhead(&source{ctx: ctx, r: r, limit: limits.Bytes})
+	if err != nil {
+		return Result{}, err
+	}
+	defer func() {
+		if serr := stop(); err == nil && serr != nil {
+			err = fmt.Errorf("end reading layer: %w", serr)
+		}
+	}()
+	layer := newLayer(dir, limits)
+	_, err = archive.Apply(ctx, dir, ahead,
 		archive.WithFilter(layer.admit), archive.WithConvertWhiteout(layer.convertWhiteout))
 	if err != nil {
-		if errors.Is(err, tar.ErrHeader) {
-			err = fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
-		return Result{}, fmt.Errorf("unpack layer at entry %q: %w", layer.entry, err)
+		return Result{}, fmt.Errorf("unpack layer at entry %q: %w", layer.entry, blame(err))
 	}
-	if _, err := io.Copy(io.Discard, buffered); err != nil {
+	// Without WriteTo, which fails at an end that the tar reader has seen.
+	if _, err := io.Copy(io.Discard, struct{ io.Reader }{ahead}); err != nil {
 		return Result{}, fmt.Errorf("read layer to its end: %w", err)
 	}
 	usage, err := snapshot.DiskUsage(ctx, dir)
@@ -76,15 +74,15 @@ func apply(ctx context.Context, dir string, r io.Reader, sparse int64) (Result, 
 	return Result{Usage: usage, Implied: layer.implied()}, nil
 }
 
-// contextReader ends reading, between two reads, with the context's error.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
+// blame tells errors that the layer is the reason of from those of reading and of the disk.
+func blame(err error) error {
+	if errors.Is(err, ErrInvalid) {
+		return err
 	}
-	return c.r.Read(p)
+	for _, fault := range []error{tar.ErrHeader, tar.ErrFieldTooLong, unix.ENAMETOOLONG, unix.ENOTDIR, unix.ELOOP} {
+		if errors.Is(err, fault) {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+	}
+	return err
 }

@@ -75,7 +75,7 @@ func unpacked(t *testing.T, entries ...entry) (string, Result) {
 	t.Helper()
 	needRoot(t)
 	root := t.TempDir()
-	result, err := Apply(t.Context(), root, bytes.NewReader(makeTar(t, entries...)))
+	result, err := Apply(t.Context(), root, bytes.NewReader(makeTar(t, entries...)), Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,12 +306,12 @@ func TestApplyReadsToTheEnd(t *testing.T) {
 	needRoot(t)
 	data := append(makeTar(t, file("f", "1")), make([]byte, 300_000)...)
 	r := &trailing{Reader: bytes.NewReader(data)}
-	if _, err := Apply(t.Context(), t.TempDir(), r); err != nil || r.read != len(data) {
+	if _, err := Apply(t.Context(), t.TempDir(), r, Limits{}); err != nil || r.read != len(data) {
 		t.Errorf("read %d of %d bytes, %v", r.read, len(data), err)
 	}
 	mismatch := errors.New("digest mismatch")
 	r = &trailing{Reader: bytes.NewReader(data), err: mismatch}
-	if _, err := Apply(t.Context(), t.TempDir(), r); !errors.Is(err, mismatch) {
+	if _, err := Apply(t.Context(), t.TempDir(), r, Limits{}); !errors.Is(err, mismatch) {
 		t.Errorf("error of the reader's end: %v, want %v", err, mismatch)
 	}
 }
@@ -324,7 +324,7 @@ func TestApplyCanceled(t *testing.T) {
 		cancel()
 		return copy(p, data[1024:]), nil
 	}), neverEnding{})
-	if _, err := Apply(ctx, t.TempDir(), r); !errors.Is(err, context.Canceled) {
+	if _, err := Apply(ctx, t.TempDir(), r, Limits{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled in the middle: %v", err)
 	}
 }
