@@ -21,6 +21,7 @@ import (
 	"criserver/pkg/cri"
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/monitor/launch"
@@ -114,6 +115,7 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 	images := imagesvc.Config{
 		Root: c.Root, LayerRoot: layers, Pinned: c.Image.Pinned,
 		ParallelLayers: c.Image.MaxParallelLayers, Connections: c.Image.ConnectionsPerLayer,
+		Limits:    unpack.Limits{Bytes: int64(c.Image.MaxLayerSize), Entries: c.Image.MaxLayerFiles},
 		KeepBlobs: c.Image.KeepLayers, KeepDownloads: time.Duration(c.Image.KeepDownloads),
 	}
 	if d.images, err = imagesvc.New(ctx, images, d.imageRecords, reg, d.snapshots); err != nil {

@@ -30,6 +30,7 @@ import (
 	"criserver/pkg/imagesvc/download"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/shared"
+	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/snapshot"
 )
@@ -88,6 +89,8 @@ type Config struct {
 	KeepBlobs bool
 	// KeepDownloads is how long what is there of an aborted download waits for the next try.
 	KeepDownloads time.Duration
+	// Limits are what one layer may take when it is unpacked.
+	Limits unpack.Limits
 	// Pinned are name patterns (path.Match) of images that must not be removed to free space.
 	Pinned []string
 }

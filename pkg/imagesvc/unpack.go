@@ -33,7 +33,7 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 	}
 	defer plain.Close()
 	verified := verify.NewReader(plain, job.id(), verify.Unknown)
-	result, err := unpack.Apply(ctx, stage.Dir(), verified)
+	result, err := unpack.Apply(ctx, stage.Dir(), verified, s.config.Limits)
 	if err == nil {
 		err = verified.Drain()
 	}
