@@ -1,0 +1,160 @@
+package archive
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// maxWindow bounds the memory that a zstd frame can ask for: the limit of the zstd program without --long=28 and above.
+const maxWindow = 128 << 20
+
+var (
+	gzipMagic = []byte{0x1f, 0x8b}
+	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+	// skippable is a zstd skippable frame (RFC 8878, 3.1.2), but for the low half of its first byte.
+	skippable = []byte{0x50, 0x2a, 0x4d, 0x18}
+	// What other tools read and this does not.
+	refused = map[string][]byte{"xz": {0xfd, '7', 'z', 'X', 'Z', 0}, "bzip2": []byte("BZh"), "zip": []byte("PK\x03\x04")}
+)
+
+// The forms of a stream, as its first bytes give them.
+type form int
+
+const (
+	plain form = iota
+	gzipped
+	zstandard
+)
+
+// magicLen is how many bytes formOf needs.
+const magicLen = 6
+
+func formOf(magic []byte) form {
+	switch {
+	case bytes.HasPrefix(magic, gzipMagic):
+		return gzipped
+	case bytes.HasPrefix(magic, zstdMagic),
+		len(magic) >= 4 && magic[0]&0xf0 == skippable[0] && bytes.Equal(magic[1:4], skippable[1:]):
+		return zstandard
+	}
+	return plain
+}
+
+// input is the stream as it comes. It keeps the error of reading it, which is not the archive's fault.
+type input struct {
+	r     io.Reader
+	check func() error // before each read
+	err   error
+}
+
+func (i *input) Read(p []byte) (int, error) {
+	if i.err = i.check(); i.err != nil {
+		return 0, i.err
+	}
+	n, err := i.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		i.err = err
+	}
+	return n, err
+}
+
+// stream is the tar in it, uncompressed.
+type stream struct {
+	input *input
+	plain io.Reader
+	close func()
+	limit int64
+	read  int64
+	// ended: it was read from when nothing was left.
+	ended bool
+}
+
+// errTooLarge is the stream's when its limit is passed.
+var errTooLarge = errors.New("too large")
+
+func newStream(in *input, limit int64) (*stream, error) {
+	buffered := bufio.NewReaderSize(in, 256<<10)
+	s := &stream{input: in, plain: buffered, close: func() {}, limit: limit}
+	magic, err := buffered.Peek(magicLen)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, s.failed(err)
+	}
+	for name, m := range refused {
+		if bytes.HasPrefix(magic, m) {
+			return nil, fmt.Errorf("%w: it is in the form of %s; a tar is read, plain or compressed by gzip or zstd", ErrInvalid, name)
+		}
+	}
+	switch formOf(magic) {
+	case gzipped:
+		gz, err := gzip.NewReader(buffered)
+		if err != nil {
+			return nil, s.failed(err)
+		}
+		s.plain = gz
+	case zstandard:
+		// One decoder and no goroutine: the input is read by who reads the stream, and by nobody after that.
+		zr, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, s.failed(err)
+		}
+		s.plain, s.close = zr, zr.Close
+	}
+	return s, nil
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	if left := s.limit - s.read; int64(len(p)) > left {
+		p = p[:left+1]
+	}
+	n, err := s.plain.Read(p)
+	s.read += int64(n)
+	if s.read > s.limit {
+		return 0, errTooLarge
+	}
+	if n > 0 && errors.Is(err, io.EOF) {
+		return n, nil // it comes again
+	}
+	s.ended = s.ended || errors.Is(err, io.EOF)
+	return n, err
+}
+
+// finish reads what follows the tar: the padding that tars have, and the checksum of a compressed stream. Who writes into a
+// pipe gets to write all of it.
+func (s *stream) finish() error {
+	switch {
+	case s.ended && s.read == 0:
+		return fmt.Errorf("%w: it is empty", ErrInvalid)
+	case s.ended:
+		return s.failed(io.ErrUnexpectedEOF) // a tar ends in two blocks of zeros (POSIX.1-1988, ustar)
+	}
+	if _, err := io.Copy(io.Discard, s); err != nil {
+		return s.failed(err)
+	}
+	return nil
+}
+
+// failed says what an error of reading the tar means.
+func (s *stream) failed(err error) error {
+	switch {
+	case s.input.err != nil:
+		return fmt.Errorf("read archive: %w", s.input.err)
+	case errors.Is(err, ErrInvalid):
+		return err
+	case errors.Is(err, errTooLarge):
+		return fmt.Errorf("%w: it has more than the %d bytes that are allowed", ErrInvalid, s.limit)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%w: it ends too early, after %d bytes of the tar: it was cut off when it was written or sent", ErrInvalid, s.read)
+	case errors.Is(err, tar.ErrHeader) && s.read <= 1024:
+		return fmt.Errorf("%w: it is no tar; a tar of an OCI layout or of \"docker save\" is read, plain or compressed by gzip or zstd",
+			ErrInvalid)
+	}
+	return fmt.Errorf("%w: it is damaged after %d bytes of the tar: %w", ErrInvalid, s.read, err)
+}
