@@ -1,0 +1,174 @@
+package layertar
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc64"
+	"io"
+
+	"github.com/vbatts/tar-split/archive/tar"
+	"github.com/vbatts/tar-split/tar/storage"
+)
+
+// maxTrailer is what may follow a tar's end and still be kept: it is padding to some block size.
+const maxTrailer = 16 << 20
+
+// disassemble packs all of a tar but the content of its files, of which it packs checksums. It is asm.NewInputTarStream of
+// tar-split for a reader that somebody else drives, and with the header at hand that says what is not exact.
+func disassemble(r io.Reader, packer storage.Packer) error {
+	d := disassembler{packer: packer, names: names{}, buf: make([]byte, blockSize)}
+	tr := tar.NewReader(r)
+	tr.RawAccounting = true
+	for {
+		hdr, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("%w: read tar: %w", ErrNotExact, err)
+		}
+		if err := d.entry(hdr, tr); err != nil {
+			return err
+		}
+	}
+	if err := d.segment(tr.RawBytes()); err != nil { // the zeros of the end
+		return err
+	}
+	return d.trailer(r)
+}
+
+type disassembler struct {
+	packer storage.Packer
+	names  names
+	buf    []byte
+}
+
+func (d *disassembler) entry(hdr *tar.Header, tr *tar.Reader) error {
+	if err := d.names.add(hdr); err != nil {
+		return fmt.Errorf("entry %q: %w", hdr.Name, err)
+	}
+	if err := d.segment(tr.RawBytes()); err != nil {
+		return err
+	}
+	entry := storage.Entry{Type: storage.FileType}
+	entry.SetName(hdr.Name)
+	if hasContent(hdr) {
+		sum := crc64.New(storage.CRCTable)
+		n, err := io.CopyBuffer(sum, struct{ io.Reader }{tr}, d.buf)
+		if err != nil {
+			return fmt.Errorf("%w: entry %q: %w", ErrNotExact, hdr.Name, err)
+		}
+		entry.Size, entry.Payload = n, sum.Sum(nil)
+	}
+	return d.pack(entry)
+}
+
+func (d *disassembler) segment(raw []byte) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	return d.pack(storage.Entry{Type: storage.SegmentType, Payload: raw})
+}
+
+func (d *disassembler) trailer(r io.Reader) error {
+	for total := 0; ; {
+		n, err := io.ReadFull(r, d.buf)
+		if total += n; total > maxTrailer {
+			return fmt.Errorf("%w: more than %d bytes follow its end", ErrNotExact, maxTrailer)
+		}
+		if err := d.segment(d.buf[:n]); err != nil {
+			return err
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read to the end of the tar: %w", err)
+		}
+	}
+}
+
+func (d *disassembler) pack(entry storage.Entry) error {
+	_, err := d.packer.AddEntry(entry)
+	if errors.Is(err, storage.ErrDuplicatePath) {
+		return fmt.Errorf("%w: %w", ErrNotExact, err)
+	}
+	if err != nil {
+		return fmt.Errorf("write tar metadata: %w", err)
+	}
+	return nil
+}
+
+// hasContent says whether content follows the header. Others may have a size too, that of what a hard link leads to.
+func hasContent(hdr *tar.Header) bool {
+	return hdr.Size > 0 && hdr.Typeflag == tar.TypeReg
+}
+
+// kind is what the entries of a tar make of a name.
+type kind uint8
+
+const (
+	implied   kind = iota + 1 // a directory that has names below it and no entry
+	directory                 // one that has an entry
+	other                     // anything else; a whiteout has the name of its entry
+)
+
+// names are those that a tar has had so far, in clean form, to notice when one stands for the place of another. It is
+// no use that most of such tars could be rebuilt: they are few, and their blobs can be kept.
+type names map[string]kind
+
+// add returns ErrNotExact if the content of this entry, or of one before, will not be found by its name.
+func (s names) add(hdr *tar.Header) error {
+	switch hdr.Typeflag {
+	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
+	case tar.TypeXGlobalHeader:
+		return nil
+	default: // also sparse files
+		return fmt.Errorf("%w: its type is %q", ErrNotExact, hdr.Typeflag)
+	}
+	for _, record := range []string{"GNU.sparse.major", "GNU.sparse.map"} {
+		if hdr.PAXRecords[record] != "" {
+			return fmt.Errorf("%w: it is a sparse file", ErrNotExact)
+		}
+	}
+	name := clean(hdr.Name)
+	if (name == "" || isWhiteout(name) || isMeta(name)) && hasContent(hdr) {
+		return fmt.Errorf("%w: its content is not unpacked", ErrNotExact)
+	}
+	if name == "" {
+		return nil
+	}
+	if err := s.addParents(name); err != nil {
+		return err
+	}
+	if hdr.Typeflag == tar.TypeLink {
+		if err := s.addParents(clean(hdr.Linkname)); err != nil {
+			return fmt.Errorf("hard link to %q: %w", hdr.Linkname, err)
+		}
+	}
+	was, known := s[name]
+	switch {
+	case known && was != implied:
+		return fmt.Errorf("%w: its name occurs twice", ErrNotExact)
+	case known && hdr.Typeflag != tar.TypeDir:
+		return fmt.Errorf("%w: it replaces a directory", ErrNotExact)
+	case hdr.Typeflag == tar.TypeDir:
+		s[name] = directory
+	default:
+		s[name] = other
+	}
+	return nil
+}
+
+func (s names) addParents(name string) error {
+	for dir := parent(name); dir != ""; dir = parent(dir) {
+		switch s[dir] {
+		case other:
+			return fmt.Errorf("%w: %q is no directory", ErrNotExact, dir)
+		case implied, directory:
+			return nil // and so are those above
+		}
+		s[dir] = implied
+	}
+	return nil
+}
