@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -149,6 +150,10 @@ func New(ctx context.Context, c Config, db *record.DB, r *registry.Client, layer
 		deleting: map[digest.Digest]chan struct{}{}, writing: make(chan struct{}, 1), collecting: make(chan struct{}, 1),
 	}
 	s.progress.service = s
+	// What an import left that was cut off.
+	if err := errors.Join(os.RemoveAll(s.imports()), os.Mkdir(s.imports(), 0o700)); err != nil {
+		return nil, fmt.Errorf("clear imports: %w", err)
+	}
 	return s, s.load(ctx)
 }
 

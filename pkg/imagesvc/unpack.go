@@ -33,9 +33,14 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 	}
 	defer plain.Close()
 	verified := verify.NewReader(plain, job.id(), verify.Unknown)
-	result, err := unpack.Apply(ctx, stage.Dir(), verified, s.config.Limits)
+	captured, err := capture(verified, stage.Meta())
+	if err != nil {
+		return made{}, err
+	}
+	result, err := unpack.Apply(ctx, stage.Dir(), captured, s.config.Limits)
+	exact, captureErr := captured.close()
 	if err == nil {
-		err = verified.Drain()
+		err = captureErr
 	}
 	if err != nil {
 		err = cause(blob, err)
@@ -49,7 +54,7 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 	if err := blob.Drain(); err != nil {
 		return made{}, cause(blob, err)
 	}
-	return made{usage: result.Usage, implied: result.Implied}, nil
+	return made{usage: result.Usage, implied: result.Implied, keepBlob: !exact}, nil
 }
 
 // cause prefers what is wrong with the blob to what the decoders made of it. They may have given up before its end, where it

@@ -38,7 +38,6 @@ type Blob struct {
 	cancel  context.CancelCauseFunc
 	work    sync.WaitGroup
 	fetched atomic.Int64
-	read    atomic.Int64
 	follow  follower
 
 	mu      sync.Mutex // never held across a call to the disk or the network
@@ -89,7 +88,7 @@ func (b *Blob) file(n int) string { return filepath.Join(b.dir, strconv.Itoa(n))
 func (b *Blob) Fetched() int64 { return b.fetched.Load() }
 
 // Consumed is how many bytes have been read from the blob.
-func (b *Blob) Consumed() int64 { return b.read.Load() }
+func (b *Blob) Consumed() int64 { return b.Count() }
 
 // Err is nil before the first error of Read, io.EOF after verified content, and otherwise what was wrong. Content that is wrong
 // is not kept, and who sent it is blamed, unless it may have been what was kept before.
@@ -216,7 +215,6 @@ func (f *follower) Read(p []byte) (int, error) {
 	}
 	read, err := f.file.ReadAt(p[:min(int64(len(p)), have-within)], within)
 	f.pos += int64(read)
-	b.read.Store(f.pos)
 	if err != nil && (read == 0 || !errors.Is(err, io.EOF)) {
 		if errors.Is(err, io.EOF) {
 			err = fs.ErrInvalid // somebody has cut the file

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 
@@ -33,12 +34,12 @@ func CheckDigest(d digest.Digest) error {
 }
 
 // Reader returns what it reads from another reader, and instead of io.EOF an error if that is not the content promised:
-// so only who has read to io.EOF has verified content. An error is final. It is for one goroutine.
+// so only who has read to io.EOF has verified content. An error is final. It is for one goroutine, but for Count.
 type Reader struct {
 	r    io.Reader
 	want digest.Digest
 	size int64
-	read int64
+	read atomic.Int64
 	hash hash.Hash
 	err  error
 }
@@ -58,9 +59,9 @@ func (v *Reader) Read(p []byte) (int, error) {
 	}
 	n, err := v.r.Read(p)
 	v.hash.Write(p[:n])
-	v.read += int64(n)
+	read := v.read.Add(int64(n))
 	switch {
-	case v.size >= 0 && v.read > v.size:
+	case v.size >= 0 && read > v.size:
 		v.err = fmt.Errorf("content is longer than %d bytes: %w of %s", v.size, ErrDigest, v.want)
 	case errors.Is(err, io.EOF):
 		v.err = v.atEnd()
@@ -71,14 +72,17 @@ func (v *Reader) Read(p []byte) (int, error) {
 }
 
 func (v *Reader) atEnd() error {
-	if v.size >= 0 && v.read < v.size {
-		return fmt.Errorf("content ends after %d of %d bytes: %w", v.read, v.size, ErrTruncated)
+	if read := v.read.Load(); v.size >= 0 && read < v.size {
+		return fmt.Errorf("content ends after %d of %d bytes: %w", read, v.size, ErrTruncated)
 	}
 	if got := digest.NewDigest(v.want.Algorithm(), v.hash); got != v.want {
 		return fmt.Errorf("content has digest %s, want %s: %w", got, v.want, ErrDigest)
 	}
 	return io.EOF
 }
+
+// Count is how many bytes have been read. Other goroutines may ask.
+func (v *Reader) Count() int64 { return v.read.Load() }
 
 // Err is nil before the first error, io.EOF after verified content, and otherwise what was wrong: the cause of whatever
 // error came out of decoders stacked on the reader.

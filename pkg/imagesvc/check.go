@@ -1,0 +1,202 @@
+package imagesvc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"criserver/pkg/imagesvc/content"
+	"criserver/pkg/imagesvc/layertar"
+	"criserver/pkg/imagesvc/verify"
+	"criserver/pkg/snapshot"
+)
+
+// Kinds of a Finding.
+const (
+	FindingLayer = "layer"
+	FindingBlob  = "blob"
+)
+
+// checking is a check under way: what there is to check, by digest, with the images that need it.
+type checking struct {
+	s       *Service
+	repair  bool
+	images  map[digest.Digest]Image
+	layers  map[digest.Digest][]digest.Digest
+	blobs   map[digest.Digest][]digest.Digest
+	results []Finding
+}
+
+// Check reads every layer, manifest and configuration of every image and compares them with what they should be: the files
+// of a layer with what its tar said of them, content included. It returns what is wrong, in a stable order. With repair, what
+// is wrong is made anew, from a kept blob or a registry, with the credentials of the configuration; nothing else
+// is touched, and what cannot be had stays as it is. Containers keep what they have mounted.
+func (s *Service) Check(ctx context.Context, repair bool) ([]Finding, error) {
+	c := &checking{s: s, repair: repair, images: map[digest.Digest]Image{}, layers: map[digest.Digest][]digest.Digest{}, blobs: map[digest.Digest][]digest.Digest{}}
+	s.mu.RLock()
+	for _, all := range []map[digest.Digest]Image{s.images, s.broken} {
+		maps.Copy(c.images, all)
+	}
+	s.mu.RUnlock()
+	var all []digest.Digest
+	for id, img := range c.images {
+		for _, d := range distinct(img.DiffIDs) {
+			c.layers[d] = insert(c.layers[d], id)
+		}
+		for _, d := range distinct(slices.Concat([]digest.Digest{img.ConfigBlob, img.Manifest}, img.Blobs)) {
+			c.blobs[d] = insert(c.blobs[d], id)
+		}
+		all = slices.Concat(all, img.DiffIDs, img.Blobs, []digest.Digest{img.ConfigBlob, img.Manifest})
+	}
+	release, err := s.lease(ctx, distinct(all))
+	if err != nil {
+		return nil, fmt.Errorf("check images: %w", err)
+	}
+	defer release()
+	// Blobs first: manifests tell where to get layers from.
+	for _, d := range slices.Sorted(maps.Keys(c.blobs)) {
+		if err := c.blob(ctx, d); err != nil {
+			return c.results, fmt.Errorf("check images: %w", err)
+		}
+	}
+	for _, d := range slices.Sorted(maps.Keys(c.layers)) {
+		if err := c.layer(ctx, d); err != nil {
+			return c.results, fmt.Errorf("check images: %w", err)
+		}
+	}
+	s.rehabilitate(ctx)
+	return c.results, nil
+}
+
+func distinct(list []digest.Digest) []digest.Digest {
+	list = slices.Clone(list)
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// found notes what is wrong, and repairs it if that is wanted.
+func (c *checking) found(ctx context.Context, f Finding, repair func(context.Context) (string, error)) error {
+	if c.repair {
+		action, err := repair(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		f.Repaired, f.Action = err == nil, action
+		if err != nil {
+			f.Action = "cannot be repaired: " + err.Error()
+		}
+	}
+	c.results = append(c.results, f)
+	return nil
+}
+
+// blob checks a manifest, a configuration or a kept layer.
+func (c *checking) blob(ctx context.Context, d digest.Digest) error {
+	err := c.s.checkBlob(ctx, d)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	f := Finding{Kind: FindingBlob, Name: d.String(), Images: c.blobs[d], Problem: err.Error()}
+	return c.found(ctx, f, func(ctx context.Context) (string, error) { return c.repairBlob(ctx, d) })
+}
+
+func (s *Service) checkBlob(ctx context.Context, d digest.Digest) error {
+	f, _, err := s.content.Open(d)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = verify.NewReader(contextReader{ctx, f}, d, verify.Unknown).Drain()
+	if errors.Is(err, verify.ErrDigest) {
+		return content.ErrDamaged
+	}
+	return err
+}
+
+// layer checks an unpacked layer.
+func (c *checking) layer(ctx context.Context, d digest.Digest) error {
+	problem, err := c.s.checkLayer(ctx, d)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		problem = err.Error()
+	case problem == "":
+		return nil
+	}
+	f := Finding{Kind: FindingLayer, Name: d.String(), Images: c.layers[d], Problem: problem}
+	return c.found(ctx, f, func(ctx context.Context) (string, error) { return c.repairLayer(ctx, d) })
+}
+
+// maxProblems is how many files of one layer are named.
+const maxProblems = 5
+
+// checkLayer tells what is wrong with a layer, "" for nothing. A layer that nothing is kept of to compare it with is only looked
+// for.
+func (s *Service) checkLayer(ctx context.Context, d digest.Digest) (string, error) {
+	tree, err := s.tree(ctx, d)
+	if errors.Is(err, snapshot.ErrNotFound) {
+		return "it is missing", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	meta, _, err := tree.openMeta()
+	if errors.Is(err, errNoTar) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer meta.Close()
+	problems, err := layertar.Verify(ctx, meta, tree.dir)
+	if err != nil {
+		return "", err
+	}
+	var texts []string
+	for i, p := range problems {
+		if i == maxProblems {
+			texts = append(texts, fmt.Sprintf("and %d more", len(problems)-i))
+			break
+		}
+		texts = append(texts, p.String())
+	}
+	return strings.Join(texts, "; "), nil
+}
+
+// rehabilitate takes images that are whole again back into sight.
+func (s *Service) rehabilitate(ctx context.Context) {
+	s.mu.RLock()
+	broken := slices.Collect(maps.Values(s.broken))
+	s.mu.RUnlock()
+	for _, img := range broken {
+		if s.check(ctx, img) != nil {
+			continue
+		}
+		s.mu.Lock()
+		if now, ok := s.broken[img.ID]; ok {
+			delete(s.broken, img.ID)
+			s.images[img.ID] = now
+		}
+		s.mu.Unlock()
+	}
+}
+
+// layerOf finds a layer in the manifest of an image.
+func (c *checking) layerOf(img Image, d digest.Digest) (i int, desc ocispec.Descriptor, err error) {
+	h := held{Image: img}
+	if err := h.read(c.s); err != nil {
+		return 0, desc, err
+	}
+	i = slices.Index(img.DiffIDs, d)
+	return i, h.manifest.Layers[i], nil
+}

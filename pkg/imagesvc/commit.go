@@ -1,0 +1,173 @@
+package imagesvc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/imagesvc/change"
+	"criserver/pkg/imagesvc/document"
+	"criserver/pkg/imagesvc/layertar"
+	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/snapshot"
+)
+
+// Commit makes an image of what a container has written: one more layer on those of its image, and the configuration with
+// the changes. The container should not write meanwhile; a file that does change is an error that names it. The image
+// of the container must still be there. ErrNotFound, ErrInvalid, ErrNoSpace.
+func (s *Service) Commit(ctx context.Context, o CommitOptions) (Image, error) {
+	ref, err := registry.Parse(o.Name)
+	if err == nil && ref.Tag() == "" {
+		err = errors.New("a tag is needed, the digest comes of what is committed")
+	}
+	if err != nil {
+		return Image{}, fmt.Errorf("commit: name %q: %w: %w", o.Name, ErrInvalid, err)
+	}
+	img, err := s.commit(ctx, ref, o)
+	if errors.Is(err, change.ErrInvalid) {
+		err = fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if err != nil {
+		return Image{}, fmt.Errorf("commit to %s: %w", ref, s.noSpace(ctx, err))
+	}
+	logrus.WithFields(logrus.Fields{"image": ref.String(), "id": img.ID, "container": o.Snapshot}).Info("container is committed")
+	return img, nil
+}
+
+func (s *Service) commit(ctx context.Context, ref registry.Reference, o CommitOptions) (Image, error) {
+	base, err := s.hold(ctx, o.Base.String())
+	if err != nil {
+		return Image{}, fmt.Errorf("the container's image: %w; pull it again", err)
+	}
+	defer base.release()
+	if err := base.read(s); err != nil {
+		return Image{}, err
+	}
+	layer, err := s.writableLayer(ctx, o.Snapshot)
+	if err != nil {
+		return Image{}, err
+	}
+	defer layer.file.Close()
+	from, err := committed(base, layer, o)
+	if err != nil {
+		return Image{}, err
+	}
+	docs, err := document.Read(ctx, from)
+	if err != nil {
+		return Image{}, err
+	}
+	release, err := s.lease(ctx, parts(docs))
+	if err != nil {
+		return Image{}, err
+	}
+	defer release()
+	watched := s.progress.begin(ref.String())
+	img, err := s.fetchImage(ctx, from, docs, watched)
+	s.progress.end(watched, err)
+	if err != nil {
+		return Image{}, err
+	}
+	if err := s.put(ctx, img, name{ref, docs.Resolved.Digest}); err != nil {
+		return Image{}, err
+	}
+	return s.Resolve(img.ID.String())
+}
+
+// newLayer is the tar of a writable layer.
+type newLayer struct {
+	file *os.File
+	desc ocispec.Descriptor
+}
+
+// writableLayer writes the tar of a container's writable layer into a file without a name.
+func (s *Service) writableLayer(ctx context.Context, key string) (*newLayer, error) {
+	trees, ok := s.layers.(snapshot.Trees)
+	if !ok {
+		return nil, errors.New("the storage driver cannot give the writable layer of a container")
+	}
+	upper, err := trees.Upper(ctx, key)
+	if errors.Is(err, snapshot.ErrNotFound) {
+		return nil, fmt.Errorf("%w: container %s has no writable layer", ErrNotFound, key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.tempFile()
+	if err != nil {
+		return nil, err
+	}
+	hash := digest.Canonical.Digester()
+	var size int64
+	if err := layertar.Changes(ctx, upper, io.MultiWriter(f, hash.Hash(), (*byteCounter)(&size))); err != nil {
+		return nil, errors.Join(fmt.Errorf("read writable layer: %w", err), f.Close())
+	}
+	return &newLayer{f, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: hash.Digest(), Size: size}}, nil
+}
+
+// local is the origin of an image that is made here: its documents, and one layer that is not there yet.
+type local struct {
+	manifest registry.Manifest
+	config   []byte
+	layer    *newLayer
+}
+
+func (l *local) Manifest(context.Context, digest.Digest) (registry.Manifest, error) {
+	return l.manifest, nil
+}
+func (l *local) Content(context.Context, ocispec.Descriptor) ([]byte, error) { return l.config, nil }
+func (l *local) CanTryElsewhere() bool                                       { return false }
+
+func (l *local) Layer(_ context.Context, d ocispec.Descriptor) (layerBlob, error) {
+	if d.Digest != l.layer.desc.Digest {
+		return nil, fmt.Errorf("layer %s of the container's image is gone: %w; pull the image again", d.Digest, ErrNotFound)
+	}
+	// A file of its own: the layer may be asked for again.
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", l.layer.file.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("open layer: %w", err)
+	}
+	return newFileBlob(f, d), nil
+}
+
+// committed puts a layer on an image.
+func committed(base *held, layer *newLayer, o CommitOptions) (*local, error) {
+	if base.Artifact {
+		return nil, fmt.Errorf("%w: %s is an artifact", ErrInvalid, base.ID)
+	}
+	now := time.Now().UTC()
+	config := base.Config
+	if err := change.Apply(&config.Config, o.Changes); err != nil {
+		return nil, err
+	}
+	config.Created, config.Author = &now, o.Author
+	config.RootFS.DiffIDs = append(slices.Clone(config.RootFS.DiffIDs), layer.desc.Digest)
+	config.History = append(slices.Clone(config.History), ocispec.History{
+		Created: &now, CreatedBy: "criserver image commit", Author: o.Author, Comment: o.Comment,
+	})
+	raw, err := json.Marshal(config)
+	if err != nil {
+		return nil, fmt.Errorf("encode configuration: %w", err)
+	}
+	m := base.manifest
+	m.SchemaVersion, m.MediaType, m.Annotations, m.Subject = 2, ocispec.MediaTypeImageManifest, nil, nil
+	m.Config = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
+	m.Layers = append(slices.Clone(m.Layers), layer.desc)
+	for i := range m.Layers {
+		m.Layers[i].MediaType = ociLayer(m.Layers[i].MediaType)
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode manifest: %w", err)
+	}
+	desc := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	return &local{registry.Manifest{Descriptor: desc, Data: data}, raw, layer}, nil
+}
