@@ -2,6 +2,7 @@ package imagesvc
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -150,15 +151,10 @@ func (s *Service) checkLayer(ctx context.Context, d digest.Digest) (string, erro
 	if err != nil {
 		return "", err
 	}
-	meta, _, err := tree.openMeta()
-	if errors.Is(err, errNoTar) {
+	problems, err := tree.Verify(ctx)
+	if errors.Is(err, layertar.ErrNone) {
 		return "", nil
 	}
-	if err != nil {
-		return "", err
-	}
-	defer meta.Close()
-	problems, err := layertar.Verify(ctx, meta, tree.dir)
 	if err != nil {
 		return "", err
 	}
@@ -193,10 +189,16 @@ func (s *Service) rehabilitate(ctx context.Context) {
 
 // layerOf finds a layer in the manifest of an image.
 func (c *checking) layerOf(img Image, d digest.Digest) (i int, desc ocispec.Descriptor, err error) {
-	h := held{Image: img}
-	if err := h.read(c.s); err != nil {
+	data, err := c.s.content.Read(img.Manifest)
+	if err != nil {
 		return 0, desc, err
 	}
-	i = slices.Index(img.DiffIDs, d)
-	return i, h.manifest.Layers[i], nil
+	var m ocispec.Manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return 0, desc, fmt.Errorf("decode manifest: %w", err)
+	}
+	if i = slices.Index(img.DiffIDs, d); i < 0 || i >= len(m.Layers) {
+		return 0, desc, fmt.Errorf("layer %s is not in the manifest", d)
+	}
+	return i, m.Layers[i], nil
 }

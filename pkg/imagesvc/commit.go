@@ -17,6 +17,8 @@ import (
 	"criserver/pkg/imagesvc/change"
 	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/layertar"
+	"criserver/pkg/imagesvc/origin"
+	"criserver/pkg/imagesvc/outgoing"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/snapshot"
 )
@@ -25,12 +27,9 @@ import (
 // the changes. The container should not write meanwhile; a file that does change is an error that names it. The image
 // of the container must still be there. ErrNotFound, ErrInvalid, ErrNoSpace.
 func (s *Service) Commit(ctx context.Context, o CommitOptions) (Image, error) {
-	ref, err := registry.Parse(o.Name)
-	if err == nil && ref.Tag() == "" {
-		err = errors.New("a tag is needed, the digest comes of what is committed")
-	}
+	ref, err := tagged(o.Name, "committed")
 	if err != nil {
-		return Image{}, fmt.Errorf("commit: name %q: %w: %w", o.Name, ErrInvalid, err)
+		return Image{}, fmt.Errorf("commit: %w", err)
 	}
 	img, err := s.commit(ctx, ref, o)
 	if errors.Is(err, change.ErrInvalid) {
@@ -44,20 +43,21 @@ func (s *Service) Commit(ctx context.Context, o CommitOptions) (Image, error) {
 }
 
 func (s *Service) commit(ctx context.Context, ref registry.Reference, o CommitOptions) (Image, error) {
-	base, err := s.hold(ctx, o.Base.String())
+	base, release, err := s.hold(ctx, o.Base.String())
 	if err != nil {
 		return Image{}, fmt.Errorf("the container's image: %w; pull it again", err)
 	}
-	defer base.release()
-	if err := base.read(s); err != nil {
-		return Image{}, err
+	defer release()
+	manifest, err := s.content.Read(base.Manifest)
+	if err != nil {
+		return Image{}, fmt.Errorf("manifest of image %s: %w", base.ID, err)
 	}
 	layer, err := s.writableLayer(ctx, o.Snapshot)
 	if err != nil {
 		return Image{}, err
 	}
 	defer layer.file.Close()
-	from, err := committed(base, layer, o)
+	from, err := committed(base, manifest, layer, o)
 	if err != nil {
 		return Image{}, err
 	}
@@ -65,14 +65,14 @@ func (s *Service) commit(ctx context.Context, ref registry.Reference, o CommitOp
 	if err != nil {
 		return Image{}, err
 	}
-	release, err := s.lease(ctx, parts(docs))
+	release, err = s.lease(ctx, parts(docs))
 	if err != nil {
 		return Image{}, err
 	}
 	defer release()
-	watched := s.progress.begin(ref.String())
+	watched := s.progress.Begin(ref.String())
 	img, err := s.fetchImage(ctx, from, docs, watched)
-	s.progress.end(watched, err)
+	watched.End(err)
 	if err != nil {
 		return Image{}, err
 	}
@@ -101,45 +101,36 @@ func (s *Service) writableLayer(ctx context.Context, key string) (*newLayer, err
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.tempFile()
+	f, err := outgoing.TempFile(s.config.Root)
 	if err != nil {
 		return nil, err
 	}
 	hash := digest.Canonical.Digester()
+	err = layertar.Changes(ctx, upper, io.MultiWriter(f, hash.Hash()))
 	var size int64
-	if err := layertar.Changes(ctx, upper, io.MultiWriter(f, hash.Hash(), (*byteCounter)(&size))); err != nil {
+	if err == nil {
+		size, err = f.Seek(0, io.SeekCurrent)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read writable layer: %w", err), f.Close())
 	}
 	return &newLayer{f, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: hash.Digest(), Size: size}}, nil
 }
 
-// local is the origin of an image that is made here: its documents, and one layer that is not there yet.
-type local struct {
-	manifest registry.Manifest
-	config   []byte
-	layer    *newLayer
-}
-
-func (l *local) Manifest(context.Context, digest.Digest) (registry.Manifest, error) {
-	return l.manifest, nil
-}
-func (l *local) Content(context.Context, ocispec.Descriptor) ([]byte, error) { return l.config, nil }
-func (l *local) CanTryElsewhere() bool                                       { return false }
-
-func (l *local) Layer(_ context.Context, d ocispec.Descriptor) (layerBlob, error) {
-	if d.Digest != l.layer.desc.Digest {
+// open opens a file of its own: the layer may be asked for more than once.
+func (l *newLayer) open(d ocispec.Descriptor) (*os.File, error) {
+	if d.Digest != l.desc.Digest {
 		return nil, fmt.Errorf("layer %s of the container's image is gone: %w; pull the image again", d.Digest, ErrNotFound)
 	}
-	// A file of its own: the layer may be asked for again.
-	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", l.layer.file.Fd()))
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", l.file.Fd()))
 	if err != nil {
 		return nil, fmt.Errorf("open layer: %w", err)
 	}
-	return newFileBlob(f, d), nil
+	return f, nil
 }
 
 // committed puts a layer on an image.
-func committed(base *held, layer *newLayer, o CommitOptions) (*local, error) {
+func committed(base Image, manifest []byte, layer *newLayer, o CommitOptions) (*origin.Local, error) {
 	if base.Artifact {
 		return nil, fmt.Errorf("%w: %s is an artifact", ErrInvalid, base.ID)
 	}
@@ -157,17 +148,20 @@ func committed(base *held, layer *newLayer, o CommitOptions) (*local, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode configuration: %w", err)
 	}
-	m := base.manifest
+	var m ocispec.Manifest
+	if err := json.Unmarshal(manifest, &m); err != nil {
+		return nil, fmt.Errorf("decode manifest of image %s: %w", base.ID, err)
+	}
 	m.SchemaVersion, m.MediaType, m.Annotations, m.Subject = 2, ocispec.MediaTypeImageManifest, nil, nil
 	m.Config = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
 	m.Layers = append(slices.Clone(m.Layers), layer.desc)
 	for i := range m.Layers {
-		m.Layers[i].MediaType = ociLayer(m.Layers[i].MediaType)
+		m.Layers[i].MediaType = outgoing.OCILayer(m.Layers[i].MediaType)
 	}
 	data, err := json.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode manifest: %w", err)
 	}
 	desc := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	return &local{registry.Manifest{Descriptor: desc, Data: data}, raw, layer}, nil
+	return &origin.Local{Document: registry.Manifest{Descriptor: desc, Data: data}, Config: raw, Open: layer.open}, nil
 }

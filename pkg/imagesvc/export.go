@@ -2,24 +2,23 @@ package imagesvc
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"criserver/pkg/imagesvc/archive"
+	"criserver/pkg/imagesvc/outgoing"
 	"criserver/pkg/imagesvc/registry"
 )
 
-// Export writes images into an archive. An image that was given by a tag has that name in it, others all their tags. Layers
-// are as they came where they are kept so (Config.KeepBlobs), and plain tars otherwise: the image ID stays the same, the
-// manifest is another one. What is in the archive has been verified. ErrNotFound.
+// Export writes images into an archive, see package outgoing. An image that was given by a tag has that name in it, others all
+// their tags. What is in the archive has been verified. ErrNotFound, ErrInvalid.
 func (s *Service) Export(ctx context.Context, w io.Writer, names []string, format Format) error {
-	forms := map[Format]archive.Format{FormatOCI: archive.OCI, FormatDocker: archive.Docker}
-	if _, ok := forms[format]; !ok {
+	form, ok := map[Format]archive.Format{FormatOCI: archive.OCI, FormatDocker: archive.Docker}[format]
+	if !ok {
 		return fmt.Errorf("export: %w: format %q is neither %s nor %s", ErrInvalid, format, FormatOCI, FormatDocker)
 	}
 	if len(names) == 0 {
@@ -27,46 +26,33 @@ func (s *Service) Export(ctx context.Context, w io.Writer, names []string, forma
 	}
 	var sources []archive.ImageSource
 	for _, name := range names {
-		h, err := s.hold(ctx, name)
+		img, release, err := s.hold(ctx, name)
 		if err != nil {
 			return fmt.Errorf("export: %w", err)
 		}
-		defer h.release()
-		source, err := s.exported(ctx, h, name, format)
+		defer release()
+		out, err := s.outgoing(img)
 		if err != nil {
 			return fmt.Errorf("export %s: %w", name, err)
 		}
+		source, err := s.store().Archive(ctx, out, exportNames(img, name), form)
+		if err != nil {
+			return fmt.Errorf("export %s: %w", name, invalid(err))
+		}
 		sources = append(sources, source)
 	}
-	if err := archive.Write(ctx, w, forms[format], sources); err != nil {
+	if err := archive.Write(ctx, w, form, sources); err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
 	return nil
 }
 
-// exported describes an image to the archive.
-func (s *Service) exported(ctx context.Context, h *held, name string, format Format) (archive.ImageSource, error) {
-	if err := h.read(s); err != nil {
-		return archive.ImageSource{}, err
+// invalid makes an error of a package below one of ErrInvalid.
+func invalid(err error) error {
+	if errors.Is(err, outgoing.ErrInvalid) || errors.Is(err, archive.ErrInvalid) {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if h.Artifact && format == FormatDocker {
-		return archive.ImageSource{}, fmt.Errorf("%w: an artifact has no place in docker's archives, only in those of form %s", ErrInvalid, FormatOCI)
-	}
-	layer := s.giving
-	if format == FormatDocker {
-		layer = s.plainly
-	}
-	out := archive.ImageSource{Names: exportNames(h.Image, name), ConfigData: h.configData}
-	layers := make([]giving, len(h.DiffIDs))
-	for i := range h.DiffIDs {
-		var err error
-		if layers[i], err = layer(ctx, h, i); err != nil {
-			return out, err
-		}
-		out.Layers = append(out.Layers, archive.LayerSource{Desc: layers[i].desc, Open: layers[i].open})
-	}
-	out.ManifestData, out.Manifest, out.Config = h.manifestFor(layers)
-	return out, nil
+	return err
 }
 
 // exportNames are the names that an image has in an archive.
@@ -77,43 +63,55 @@ func exportNames(img Image, asked string) []string {
 	return slices.Clone(img.Tags)
 }
 
-// manifestFor is the image's manifest if the layers are those that it names, or else one for those layers.
-func (h *held) manifestFor(layers []giving) (data []byte, desc, config ocispec.Descriptor) {
-	m := h.manifest
-	exact := !slices.ContainsFunc(layers, func(g giving) bool { return !g.exact })
-	for i, g := range layers {
-		exact = exact && g.desc.Digest == m.Layers[i].Digest
+// Push uploads an image under a name, "" for the one that it was given by, and returns the digest of its manifest there, see
+// package outgoing. report, if not nil, is told how far each layer is, from several goroutines. Its errors are those
+// of pkg/imagesvc/registry, ErrNotFound, ErrInvalid and ErrNoSpace.
+func (s *Service) Push(ctx context.Context, source, target string, auth registry.Auth, report func(LayerProgress)) (digest.Digest, error) {
+	if target == "" {
+		target = source
 	}
-	if exact {
-		desc = ocispec.Descriptor{MediaType: m.MediaType, Digest: h.Manifest, Size: int64(len(h.manifestData)), ArtifactType: m.ArtifactType}
-		if desc.MediaType == "" {
-			desc.MediaType = ocispec.MediaTypeImageManifest
-		}
-		return h.manifestData, desc, m.Config
-	}
-	m.MediaType, m.Config.MediaType = ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig
-	m.SchemaVersion = 2
-	m.Layers = make([]ocispec.Descriptor, len(layers))
-	for i, g := range layers {
-		m.Layers[i] = g.desc
-		m.Layers[i].MediaType = ociLayer(g.desc.MediaType)
-	}
-	data, err := json.Marshal(m)
+	ref, err := tagged(target, "pushed")
 	if err != nil {
-		panic(err) // a value of strings and numbers, which was made from JSON
+		return "", fmt.Errorf("push: %w", err)
 	}
-	return data, ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}, m.Config
+	img, release, err := s.hold(ctx, source)
+	if err != nil {
+		return "", fmt.Errorf("push: %w", err)
+	}
+	defer release()
+	d, err := s.push(ctx, img, ref, auth, report)
+	if err != nil {
+		return "", fmt.Errorf("push %s: %w", ref, s.noSpace(ctx, invalid(err)))
+	}
+	return d, nil
 }
 
-// ociLayer is OCI's name of docker's media type of a layer; others stay.
-func ociLayer(mediaType string) string {
-	switch mediaType {
-	case "application/vnd.docker.image.rootfs.diff.tar":
-		return ocispec.MediaTypeImageLayer
-	case "application/vnd.docker.image.rootfs.diff.tar.gzip":
-		return ocispec.MediaTypeImageLayerGzip
-	case "application/vnd.docker.image.rootfs.diff.tar.zstd":
-		return ocispec.MediaTypeImageLayerZstd
+func (s *Service) push(ctx context.Context, img Image, ref registry.Reference, auth registry.Auth, report func(LayerProgress)) (digest.Digest, error) {
+	out, err := s.outgoing(img)
+	if err != nil {
+		return "", err
 	}
-	return mediaType
+	to, err := s.registry.Pusher(ref, auth)
+	if err != nil {
+		return "", err
+	}
+	var from []string
+	for _, name := range img.Digests {
+		if known, err := registry.Parse(name); err == nil && known.Domain() == ref.Domain() && known.Path() != ref.Path() {
+			from = insert(from, known.Path())
+		}
+	}
+	return s.store().Push(ctx, out, to, from, report)
+}
+
+// tagged reads the name that an image is given. ErrInvalid.
+func tagged(image, verb string) (registry.Reference, error) {
+	ref, err := registry.Parse(image)
+	if err == nil && ref.Tag() == "" {
+		err = fmt.Errorf("a tag is needed, the digest comes of what is %s", verb)
+	}
+	if err != nil {
+		return ref, fmt.Errorf("name %q: %w: %w", image, ErrInvalid, err)
+	}
+	return ref, nil
 }

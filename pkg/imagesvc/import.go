@@ -2,20 +2,19 @@ package imagesvc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/containerd/platforms"
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/imagesvc/archive"
 	"criserver/pkg/imagesvc/document"
+	"criserver/pkg/imagesvc/origin"
 	"criserver/pkg/imagesvc/registry"
-	"criserver/pkg/imagesvc/verify"
 )
 
 // Import takes in the images of an archive, which is read once, and returns them. Those that are there in part use what is
@@ -23,12 +22,9 @@ import (
 func (s *Service) Import(ctx context.Context, r io.Reader, o ImportOptions) ([]Image, error) {
 	var given *registry.Reference
 	if o.Name != "" {
-		ref, err := registry.Parse(o.Name)
-		if err == nil && ref.Tag() == "" {
-			err = errors.New("a tag is needed, the digest comes of what is imported")
-		}
+		ref, err := tagged(o.Name, "imported")
 		if err != nil {
-			return nil, fmt.Errorf("import: name %q: %w: %w", o.Name, ErrInvalid, err)
+			return nil, fmt.Errorf("import: %w", err)
 		}
 		given = &ref
 	}
@@ -42,21 +38,18 @@ func (s *Service) Import(ctx context.Context, r io.Reader, o ImportOptions) ([]I
 		}
 	}()
 	images, err := s.importFrom(ctx, r, dir, given)
-	if errors.Is(err, archive.ErrInvalid) {
-		err = fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
 	if err != nil {
-		return images, fmt.Errorf("import: %w", s.noSpace(ctx, err))
+		return images, fmt.Errorf("import: %w", s.noSpace(ctx, invalid(err)))
 	}
 	return images, nil
 }
 
 func (s *Service) importFrom(ctx context.Context, r io.Reader, dir string, given *registry.Reference) ([]Image, error) {
-	from, err := archive.Read(ctx, r, dir, archive.Limits{Entries: maxArchiveEntries})
+	from, err := archive.Read(ctx, r, dir, archive.Limits{Bytes: maxArchive, Entries: maxArchiveEntries})
 	if err != nil {
 		return nil, err
 	}
-	list := from.Images()
+	list := forThisMachine(from.Images())
 	if given != nil && len(list) > 1 {
 		return nil, fmt.Errorf("%w: the archive has %d images; a name can be given to one", ErrInvalid, len(list))
 	}
@@ -66,7 +59,7 @@ func (s *Service) importFrom(ctx context.Context, r io.Reader, dir string, given
 		if err != nil {
 			return out, err
 		}
-		img, err := s.importImage(ctx, &archived{from, entry.Root.Digest}, names)
+		img, err := s.importImage(ctx, &origin.Archived{Archive: from, Root: entry.Root.Digest}, names)
 		if err != nil {
 			return out, fmt.Errorf("image %s: %w", entry.Root.Digest, err)
 		}
@@ -78,8 +71,21 @@ func (s *Service) importFrom(ctx context.Context, r io.Reader, dir string, given
 // imports is the directory of archives that are being imported.
 func (s *Service) imports() string { return filepath.Join(s.config.Root, "imports") }
 
-// maxArchiveEntries bounds the files of an archive: many images of many layers.
-const maxArchiveEntries = 100_000
+// Limits of an archive: many images of many layers. That the disk is too small for it, the disk says.
+const (
+	maxArchive        = 1 << 44
+	maxArchiveEntries = 100_000
+)
+
+// forThisMachine leaves out the images of other platforms: some archives list all platforms of an image side by side.
+func forThisMachine(images []archive.Image) []archive.Image {
+	matcher := platforms.Default()
+	mine := func(img archive.Image) bool { return img.Root.Platform == nil || matcher.Match(*img.Root.Platform) }
+	if !slices.ContainsFunc(images, mine) {
+		return images // to be told what is wrong with them
+	}
+	return slices.DeleteFunc(images, func(img archive.Image) bool { return !mine(img) })
+}
 
 // importNames are the names that an image of an archive gets.
 func importNames(entry archive.Image, given *registry.Reference) ([]registry.Reference, error) {
@@ -97,13 +103,13 @@ func importNames(entry archive.Image, given *registry.Reference) ([]registry.Ref
 	return out, nil
 }
 
-func (s *Service) importImage(ctx context.Context, from *archived, refs []registry.Reference) (img Image, err error) {
-	label := from.root.String()
+func (s *Service) importImage(ctx context.Context, from *origin.Archived, refs []registry.Reference) (img Image, err error) {
+	label := from.Root.String()
 	if len(refs) > 0 {
 		label = refs[0].String()
 	}
-	watched := s.progress.begin(label)
-	defer func() { s.progress.end(watched, err) }()
+	watched := s.progress.Begin(label)
+	defer func() { watched.End(err) }()
 	docs, err := document.Read(ctx, from)
 	if err != nil {
 		return img, err
@@ -126,61 +132,3 @@ func (s *Service) importImage(ctx context.Context, from *archived, refs []regist
 	logrus.WithFields(logrus.Fields{"image": label, "id": img.ID}).Info("image is imported")
 	return s.Resolve(img.ID.String())
 }
-
-// archived is the origin of an import.
-type archived struct {
-	*archive.Archive
-	root digest.Digest
-}
-
-func (a *archived) Manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error) {
-	if d == "" {
-		d = a.root
-	}
-	mediaType, data, err := a.Archive.Manifest(ctx, d)
-	return registry.Manifest{
-		Descriptor: ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(data))}, Data: data,
-	}, err
-}
-
-func (a *archived) Content(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
-	blob, err := a.Layer(ctx, d)
-	if err != nil {
-		return nil, err
-	}
-	defer blob.Close()
-	return io.ReadAll(blob)
-}
-
-func (a *archived) Layer(ctx context.Context, d ocispec.Descriptor) (layerBlob, error) {
-	f, _, err := a.Blob(ctx, d.Digest)
-	if err != nil {
-		return nil, err
-	}
-	return newFileBlob(f, d), nil
-}
-
-func (a *archived) CanTryElsewhere() bool { return false }
-
-// fileBlob is a layer's blob that is a file.
-type fileBlob struct {
-	*verify.Reader
-	file *os.File
-	size int64
-}
-
-// newFileBlob takes over the file.
-func newFileBlob(f *os.File, d ocispec.Descriptor) *fileBlob {
-	return &fileBlob{verify.NewReader(f, d.Digest, d.Size), f, d.Size}
-}
-
-func (b *fileBlob) Fetched() int64 { return b.size }
-
-func (b *fileBlob) Consumed() int64 { return b.Reader.Count() }
-
-func (b *fileBlob) CopyTo(w io.Writer) (int64, error) {
-	return io.Copy(w, io.NewSectionReader(b.file, 0, b.size))
-}
-
-func (b *fileBlob) Close() error   { return b.file.Close() }
-func (b *fileBlob) Discard() error { return b.file.Close() }

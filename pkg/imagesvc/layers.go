@@ -13,6 +13,8 @@ import (
 
 	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/download"
+	"criserver/pkg/imagesvc/origin"
+	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/snapshot"
 )
@@ -26,7 +28,7 @@ const (
 
 // layerJob is a layer to be made.
 type layerJob struct {
-	from origin
+	from origin.Origin
 	desc ocispec.Descriptor
 	// chain are the layers up to and with this one.
 	chain []digest.Digest
@@ -37,8 +39,8 @@ type layerJob struct {
 func (j layerJob) id() digest.Digest { return j.chain[len(j.chain)-1] }
 
 // fetchLayers makes the layers that are not there, some at a time.
-func (s *Service) fetchLayers(ctx context.Context, from origin, docs *document.Image, watched *pullProgress) error {
-	s.progress.layersKnown(ctx, watched, docs)
+func (s *Service) fetchLayers(ctx context.Context, from origin.Origin, docs *document.Image, watched *progress.Tracked) error {
+	watched.Layers(docs.Parsed.Layers, docs.Layers)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(max(1, s.config.ParallelLayers))
 	for i, desc := range docs.Parsed.Layers {
@@ -112,16 +114,13 @@ func (s *Service) fetch(ctx context.Context, stage snapshot.Stage, job layerJob)
 		return err
 	}
 	defer func() { err = errors.Join(err, s.leave(blob, err)) }()
-	at, end := s.progress.layer(job.id(), blob)
-	defer end()
-	had := blob.Fetched()
+	watched := s.progress.Layer(job.id(), blob)
+	defer watched.End()
 	made, err := s.unpackBlob(ctx, stage, job, blob)
 	if err != nil {
 		return err
 	}
-	s.progress.counters.layers.Add(1)
-	s.progress.counters.bytes.Add(blob.Fetched() - had)
-	at.committing.Store(true)
+	watched.Committing()
 	if made.keepBlob || s.config.KeepBlobs {
 		if err := s.content.WriteFrom(job.desc.Digest, blob.CopyTo); err != nil {
 			return err
@@ -138,7 +137,7 @@ func (s *Service) fetch(ctx context.Context, stage snapshot.Stage, job layerJob)
 }
 
 // leave ends the use of a blob. One that was whole, but of no use, is not kept, nor is any on a full disk.
-func (s *Service) leave(blob layerBlob, err error) error {
+func (s *Service) leave(blob origin.Blob, err error) error {
 	if err == nil || errors.Is(blob.Err(), io.EOF) || isNoSpace(err) {
 		return blob.Discard()
 	}

@@ -132,26 +132,15 @@ func (s *Service) retag(img Image, names []name) (Image, map[digest.Digest]Image
 
 // Tag gives an image one more name, which another may have had. ErrNotFound, ErrInvalid.
 func (s *Service) Tag(ctx context.Context, source, target string) (Image, error) {
-	ref, err := registry.Parse(target)
-	if err != nil {
-		return Image{}, fmt.Errorf("tag: %w: %w", ErrInvalid, err)
-	}
-	if ref.Tag() == "" {
-		return Image{}, fmt.Errorf("tag %s: %w: the name has a digest; what it names cannot be chosen", target, ErrInvalid)
-	}
-	img, err := s.Resolve(source)
+	ref, err := tagged(target, "tagged")
 	if err != nil {
 		return Image{}, fmt.Errorf("tag: %w", err)
 	}
-	release, err := s.lease(ctx, slices.Concat([]digest.Digest{img.ConfigBlob, img.Manifest}, img.DiffIDs, img.Blobs))
+	img, release, err := s.hold(ctx, source)
 	if err != nil {
-		return Image{}, fmt.Errorf("tag %s: %w", source, err)
+		return Image{}, fmt.Errorf("tag: %w", err)
 	}
 	defer release()
-	// Again, under the lease: a removal may have come between.
-	if img, err = s.Resolve(img.ID.String()); err != nil {
-		return Image{}, fmt.Errorf("tag: %w", err)
-	}
 	if err := s.put(ctx, img, name{ref: ref}); err != nil {
 		return Image{}, fmt.Errorf("tag %s: %w", source, err)
 	}

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/imagesvc/document"
+	"criserver/pkg/imagesvc/origin"
+	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
 )
 
@@ -49,8 +51,8 @@ func (s *Service) Pull(ctx context.Context, image string, auth registry.Auth) (s
 
 // pull is the way of an image from a registry onto the node.
 func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registry.Auth) (id digest.Digest, err error) {
-	watched := s.progress.begin(ref.String())
-	defer func() { s.progress.end(watched, err) }()
+	watched := s.progress.Begin(ref.String())
+	defer func() { watched.End(err) }()
 	repo, err := s.registry.Repository(ref, auth)
 	if err != nil {
 		return "", err
@@ -58,7 +60,7 @@ func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registr
 	if id, ok := s.unchanged(ctx, repo, ref); ok {
 		return id, nil
 	}
-	from := &remote{repo, s.downloads}
+	from := &origin.Remote{Repository: repo, Downloads: s.downloads}
 	docs, err := document.Read(ctx, from)
 	if err != nil {
 		return "", err
@@ -76,7 +78,7 @@ func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registr
 }
 
 // fetchImage makes all of an image but its record. The caller holds a lease of its parts until that is written.
-func (s *Service) fetchImage(ctx context.Context, from origin, docs *document.Image, watched *pullProgress) (Image, error) {
+func (s *Service) fetchImage(ctx context.Context, from origin.Origin, docs *document.Image, watched *progress.Tracked) (Image, error) {
 	img := Image{
 		ID: docs.ID(), Manifest: docs.Manifest.Digest, ConfigBlob: docs.Parsed.Config.Digest, Artifact: docs.Artifact,
 		Size: docs.Size(), Config: docs.Config, DiffIDs: docs.Layers, Annotations: docs.Parsed.Annotations,

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"criserver/pkg/imagesvc/document"
+	"criserver/pkg/imagesvc/origin"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/snapshot"
 )
@@ -19,7 +21,7 @@ var errNoSource = errors.New("no registry is known to have it; pull or import th
 
 // source is an image as a registry has it now.
 type source struct {
-	from *remote
+	from *origin.Remote
 	docs *document.Image
 }
 
@@ -36,7 +38,7 @@ func (s *Service) sourceOf(ctx context.Context, img Image) (*source, error) {
 			errs = append(errs, err)
 			continue
 		}
-		from := &remote{repo, s.downloads}
+		from := &origin.Remote{Repository: repo, Downloads: s.downloads}
 		docs, err := document.Read(ctx, from)
 		if err == nil && docs.ID() != img.ID {
 			err = fmt.Errorf("%s is another image now", name)
@@ -101,7 +103,7 @@ func (c *checking) repairLayer(ctx context.Context, d digest.Digest) (string, er
 		if err != nil || c.s.checkBlob(ctx, desc.Digest) != nil {
 			continue
 		}
-		job := layerJob{from: &kept{s: c.s}, desc: desc, chain: c.images[id].DiffIDs[:i+1]}
+		job := layerJob{from: c.s.kept(), desc: desc, chain: c.images[id].DiffIDs[:i+1]}
 		if err := c.s.again(ctx, job); err != nil {
 			errs = append(errs, err)
 			continue
@@ -142,15 +144,9 @@ func (s *Service) again(ctx context.Context, job layerJob) error {
 }
 
 // kept is the origin of layers whose blobs are kept.
-type kept struct {
-	local
-	s *Service
-}
-
-func (k *kept) Layer(_ context.Context, d ocispec.Descriptor) (layerBlob, error) {
-	f, _, err := k.s.content.Open(d.Digest)
-	if err != nil {
-		return nil, err
-	}
-	return newFileBlob(f, d), nil
+func (s *Service) kept() origin.Origin {
+	return &origin.Local{Open: func(d ocispec.Descriptor) (*os.File, error) {
+		f, _, err := s.content.Open(d.Digest)
+		return f, err
+	}}
 }

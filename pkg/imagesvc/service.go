@@ -29,6 +29,7 @@ import (
 	"criserver/pkg/imagesvc/content"
 	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/download"
+	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/shared"
 	"criserver/pkg/imagesvc/unpack"
@@ -107,7 +108,7 @@ type Service struct {
 
 	pulls    shared.Calls[pullKey, digest.Digest]
 	fetches  shared.Calls[digest.Digest, struct{}]
-	progress progress
+	progress progress.Tracker
 	cleaner  cleaner
 
 	mu     sync.RWMutex // guards the maps; never held across a call to the disk
@@ -149,7 +150,10 @@ func New(ctx context.Context, c Config, db *record.DB, r *registry.Client, layer
 		images: map[digest.Digest]Image{}, broken: map[digest.Digest]Image{}, leases: map[digest.Digest]int{},
 		deleting: map[digest.Digest]chan struct{}{}, writing: make(chan struct{}, 1), collecting: make(chan struct{}, 1),
 	}
-	s.progress.service = s
+	s.progress.Exists = func(chain []digest.Digest) bool {
+		_, err := layers.Layer(context.Background(), chain) // from memory
+		return err == nil
+	}
 	// What an import left that was cut off.
 	if err := errors.Join(os.RemoveAll(s.imports()), os.Mkdir(s.imports(), 0o700)); err != nil {
 		return nil, fmt.Errorf("clear imports: %w", err)
@@ -256,6 +260,17 @@ func (s *Service) Resolve(name string) (Image, error) {
 	}
 	return s.served(img), nil
 }
+
+// Progress tells of the pulls that are under way, the oldest first: of those of a name, or of all with "".
+func (s *Service) Progress(name string) []Progress {
+	if ref, err := registry.Parse(name); name != "" && err == nil {
+		name = ref.String()
+	}
+	return s.progress.Pulls(name)
+}
+
+// Counters returns what was done since the start.
+func (s *Service) Counters() progress.Counters { return s.progress.Counters() }
 
 // FsInfo tells what the layers take of which file system, from records.
 func (s *Service) FsInfo(ctx context.Context) (FsInfo, error) {

@@ -1,41 +1,25 @@
 package imagesvc
 
 import (
-	"time"
-
 	"github.com/opencontainers/go-digest"
+
+	"criserver/pkg/imagesvc/progress"
 )
 
-// Progress is a pull that is under way, as far as it is known.
-type Progress struct {
-	// Ref is the full name that is pulled.
-	Ref     string    `json:"ref"`
-	Started time.Time `json:"started"`
-	// Layers are those of the image, lowest first; empty until its manifest is there.
-	Layers []LayerProgress `json:"layers"`
-}
+// Progress, LayerProgress and LayerState are what callers see of package progress.
+type (
+	Progress      = progress.Pull
+	LayerProgress = progress.Layer
+	LayerState    = progress.State
+)
 
-// LayerProgress is how far one layer is. All numbers count compressed bytes, so that they add up to the image's size.
-type LayerProgress struct {
-	// Digest is that of the blob in the manifest.
-	Digest digest.Digest `json:"digest"`
-	State  LayerState    `json:"state"`
-	// Size is the whole blob, Fetched what of it is on this node, Unpacked what of it has been unpacked.
-	Size     int64 `json:"size"`
-	Fetched  int64 `json:"fetched"`
-	Unpacked int64 `json:"unpacked"`
-}
-
-// LayerState is what happens to a layer.
-type LayerState string
-
-// A layer goes from waiting through fetching and committing to done; one that the node has already exists.
+// The states of a layer, see package progress.
 const (
-	LayerWaiting    LayerState = "waiting"
-	LayerFetching   LayerState = "fetching" // and, at the same time, unpacking
-	LayerCommitting LayerState = "committing"
-	LayerDone       LayerState = "done"
-	LayerExists     LayerState = "exists"
+	LayerWaiting    = progress.Waiting
+	LayerFetching   = progress.Fetching
+	LayerCommitting = progress.Committing
+	LayerDone       = progress.Done
+	LayerExists     = progress.Exists
 )
 
 // Format is the form of an archive of images.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"criserver/pkg/imagesvc/layertar"
+	"criserver/pkg/imagesvc/origin"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/imagesvc/verify"
 	"criserver/pkg/snapshot"
@@ -23,7 +25,7 @@ type made struct {
 
 // unpackBlob returns without an error only if the blob and the plain tar in it have both been read to their ends and have
 // their digests.
-func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job layerJob, blob layerBlob) (made, error) {
+func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job layerJob, blob origin.Blob) (made, error) {
 	if job.file != "" {
 		return placeFile(stage.Dir(), job.file, blob)
 	}
@@ -33,14 +35,14 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 	}
 	defer plain.Close()
 	verified := verify.NewReader(plain, job.id(), verify.Unknown)
-	captured, err := capture(verified, stage.Meta())
+	recorder, err := layertar.Record(verified, stage.Meta())
 	if err != nil {
 		return made{}, err
 	}
-	result, err := unpack.Apply(ctx, stage.Dir(), captured, s.config.Limits)
-	exact, captureErr := captured.close()
+	result, err := unpack.Apply(ctx, stage.Dir(), recorder, s.config.Limits)
+	exact, recordErr := recorder.Finish()
 	if err == nil {
-		err = captureErr
+		err = recordErr
 	}
 	if err != nil {
 		err = cause(blob, err)
@@ -59,7 +61,7 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 
 // cause prefers what is wrong with the blob to what the decoders made of it. They may have given up before its end, where it
 // turns out.
-func cause(blob layerBlob, err error) error {
+func cause(blob origin.Blob, err error) error {
 	if blob.Err() == nil && !isNoSpace(err) {
 		_ = blob.Drain() // see Err
 	}
@@ -70,7 +72,7 @@ func cause(blob layerBlob, err error) error {
 }
 
 // placeFile writes a file of an artifact. Its name has been checked.
-func placeFile(dir, name string, blob layerBlob) (made, error) {
+func placeFile(dir, name string, blob origin.Blob) (made, error) {
 	path := filepath.Join(dir, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return made{}, fmt.Errorf("make directory of an artifact: %w", err)

@@ -137,6 +137,17 @@ func typeOf(m registry.Manifest) (string, error) {
 	return "", fmt.Errorf("%w: media type %q is no image", ErrInvalid, mediaType)
 }
 
+// MediaType is what a manifest says of itself; "" if it says nothing.
+func MediaType(manifest []byte) string {
+	var doc struct {
+		MediaType string `json:"mediaType"`
+	}
+	if json.Unmarshal(manifest, &doc) != nil {
+		return ""
+	}
+	return doc.MediaType
+}
+
 // pickPlatform chooses the best manifest of an index for this machine. One that names no platform is the last resort.
 func pickPlatform(m registry.Manifest) (ocispec.Descriptor, error) {
 	var index ocispec.Index

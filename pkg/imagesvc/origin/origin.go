@@ -1,0 +1,162 @@
+// Package origin is where images come from: a registry, an archive, or what is on the node already.
+package origin
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"criserver/pkg/imagesvc/archive"
+	"criserver/pkg/imagesvc/document"
+	"criserver/pkg/imagesvc/download"
+	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/verify"
+)
+
+// Origin is where an image comes from.
+type Origin interface {
+	document.Origin
+	// Layer opens the blob of a layer.
+	Layer(ctx context.Context, d ocispec.Descriptor) (Blob, error)
+	// CanTryElsewhere tells whether opening a layer again after damage may help.
+	CanTryElsewhere() bool
+}
+
+// Blob is the blob of a layer while it arrives; see download.Blob.
+type Blob interface {
+	io.Reader
+	Err() error
+	Drain() error
+	Fetched() int64
+	Consumed() int64
+	// CopyTo copies the blob, once it has been read to its end.
+	CopyTo(w io.Writer) (int64, error)
+	// Close ends the use of the blob and keeps what the next use of it can spare; Discard keeps nothing.
+	Close() error
+	Discard() error
+}
+
+// Remote is an image of a registry.
+type Remote struct {
+	*registry.Repository
+	Downloads *download.Store
+}
+
+// Content implements document.Origin.
+func (r *Remote) Content(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	if len(d.Data) > 0 && int64(len(d.Data)) == d.Size && d.Digest.Algorithm().FromBytes(d.Data) == d.Digest {
+		return d.Data, nil // image-spec, descriptor.md: embedded content
+	}
+	blob, err := r.Blob(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer blob.Close()
+	return io.ReadAll(blob)
+}
+
+// Layer implements Origin.
+func (r *Remote) Layer(ctx context.Context, d ocispec.Descriptor) (Blob, error) {
+	return r.Downloads.Open(ctx, d, func(ctx context.Context, offset, length int64) (download.Part, error) {
+		return r.Range(ctx, d, offset, length)
+	})
+}
+
+// Archived is an image of an archive.
+type Archived struct {
+	*archive.Archive
+	Root digest.Digest
+}
+
+// Manifest implements document.Origin.
+func (a *Archived) Manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error) {
+	if d == "" {
+		d = a.Root
+	}
+	mediaType, data, err := a.Archive.Manifest(ctx, d)
+	return registry.Manifest{
+		Descriptor: ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(data))}, Data: data,
+	}, err
+}
+
+// Content implements document.Origin.
+func (a *Archived) Content(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	blob, err := a.Layer(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer blob.Close()
+	return io.ReadAll(blob)
+}
+
+// Layer implements Origin.
+func (a *Archived) Layer(ctx context.Context, d ocispec.Descriptor) (Blob, error) {
+	f, _, err := a.Blob(ctx, d.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return NewFile(f, d), nil
+}
+
+// CanTryElsewhere implements Origin.
+func (a *Archived) CanTryElsewhere() bool { return false }
+
+// Local is an image that is made on the node, or has been.
+type Local struct {
+	Document registry.Manifest
+	Config   []byte
+	// Open opens the blob of a layer; it is verified here.
+	Open func(d ocispec.Descriptor) (*os.File, error)
+}
+
+// Manifest implements document.Origin.
+func (l *Local) Manifest(context.Context, digest.Digest) (registry.Manifest, error) {
+	return l.Document, nil
+}
+
+// Content implements document.Origin.
+func (l *Local) Content(context.Context, ocispec.Descriptor) ([]byte, error) { return l.Config, nil }
+
+// Layer implements Origin.
+func (l *Local) Layer(_ context.Context, d ocispec.Descriptor) (Blob, error) {
+	f, err := l.Open(d)
+	if err != nil {
+		return nil, err
+	}
+	return NewFile(f, d), nil
+}
+
+// CanTryElsewhere implements Origin.
+func (l *Local) CanTryElsewhere() bool { return false }
+
+// File is a layer's blob that is a file.
+type File struct {
+	*verify.Reader
+	file *os.File
+	size int64
+}
+
+// NewFile takes over the file.
+func NewFile(f *os.File, d ocispec.Descriptor) *File {
+	return &File{verify.NewReader(f, d.Digest, d.Size), f, d.Size}
+}
+
+// Fetched implements Blob.
+func (f *File) Fetched() int64 { return f.size }
+
+// Consumed implements Blob.
+func (f *File) Consumed() int64 { return f.Count() }
+
+// CopyTo implements Blob.
+func (f *File) CopyTo(w io.Writer) (int64, error) {
+	return io.Copy(w, io.NewSectionReader(f.file, 0, f.size))
+}
+
+// Close implements Blob.
+func (f *File) Close() error { return f.file.Close() }
+
+// Discard implements Blob.
+func (f *File) Discard() error { return f.file.Close() }
