@@ -161,3 +161,21 @@ func TestUmoci(t *testing.T) {
 	}
 	tool(t, "umoci", "raw", "unpack", "--rootless", "--image", unpacked+":v1", filepath.Join(t.TempDir(), "rootfs"))
 }
+
+// GNU tar finds holes in blobs, and writes them as such in forms of its own.
+func TestReadSparse(t *testing.T) {
+	img := registrytest.NewImage("amd64", registrytest.NewLayer(t, ocispec.MediaTypeImageLayer, map[string][]byte{
+		"a": []byte("a"), "hole": make([]byte, 2<<20), "z": []byte("z")}))
+	dir, holes := t.TempDir(), filepath.Join(t.TempDir(), "holes")
+	tool(t, "tar", "-C", dir, "-xf", save(t, write(t, archive.OCI, source(img, busybox))))
+	tool(t, "cp", "-r", "--sparse=always", dir, holes)
+	for _, format := range []string{"gnu", "posix"} {
+		file := filepath.Join(t.TempDir(), "archive.tar")
+		tool(t, "tar", "-C", holes, "--sparse", "--hole-detection=raw", "--format="+format, "-cf", file, ".")
+		if info, err := os.Stat(file); err != nil || info.Size() > 1<<20 {
+			t.Fatalf("tar wrote no holes: %d bytes, %v", info.Size(), err)
+		}
+		a := load(t, file)
+		checkWhole(t, a, only(t, a))
+	}
+}
