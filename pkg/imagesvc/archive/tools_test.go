@@ -87,6 +87,25 @@ func TestSkopeoReadsOCI(t *testing.T) {
 	}
 }
 
+func TestSkopeoReadsSchema2(t *testing.T) {
+	img := testImage(t, registrytest.DockerLayer, "one")
+	img.Manifest.MediaType, img.Manifest.Config.MediaType = registrytest.DockerManifest, registrytest.DockerConfig
+	img.Seal()
+	for _, format := range formats {
+		data := write(t, format, source(img, "quay.io/a/b:v1"))
+		dir := filepath.Join(t.TempDir(), "copy")
+		skopeo(t, "oci-archive:"+save(t, data), "dir:"+dir, "--preserve-digests")
+		if _, copied := dirManifest(t, dir, img); !bytes.Equal(copied, img.ManifestData) {
+			t.Errorf("%s: skopeo copied the manifest %s", format, copied)
+		}
+		a := read(t, data)
+		if got := only(t, a); got.Root.MediaType != registrytest.DockerManifest || got.Root.Digest != img.Digest() {
+			t.Errorf("%s: got %+v", format, got)
+		}
+		checkWhole(t, a, only(t, a))
+	}
+}
+
 func TestSkopeoReadsDocker(t *testing.T) {
 	for _, mediaType := range []string{ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip} {
 		one, two := testImage(t, mediaType, "one"), testImage(t, mediaType, "two")
