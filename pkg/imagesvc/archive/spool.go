@@ -86,7 +86,7 @@ func (s *spool) entry(hdr *tar.Header, r io.Reader, in *stream) error {
 		return err
 	}
 	switch hdr.Typeflag {
-	case tar.TypeReg:
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 	case tar.TypeLink:
 		return s.link(name, hdr.Linkname)
 	case tar.TypeSymlink:

@@ -87,6 +87,25 @@ func TestSkopeoReadsOCI(t *testing.T) {
 	}
 }
 
+func TestSkopeoReadsSchema2(t *testing.T) {
+	img := testImage(t, registrytest.DockerLayer, "one")
+	img.Manifest.MediaType, img.Manifest.Config.MediaType = registrytest.DockerManifest, registrytest.DockerConfig
+	img.Seal()
+	for _, format := range formats {
+		data := write(t, format, source(img, "quay.io/a/b:v1"))
+		dir := filepath.Join(t.TempDir(), "copy")
+		skopeo(t, "oci-archive:"+save(t, data), "dir:"+dir, "--preserve-digests")
+		if _, copied := dirManifest(t, dir, img); !bytes.Equal(copied, img.ManifestData) {
+			t.Errorf("%s: skopeo copied the manifest %s", format, copied)
+		}
+		a := read(t, data)
+		if got := only(t, a); got.Root.MediaType != registrytest.DockerManifest || got.Root.Digest != img.Digest() {
+			t.Errorf("%s: got %+v", format, got)
+		}
+		checkWhole(t, a, only(t, a))
+	}
+}
+
 func TestSkopeoReadsDocker(t *testing.T) {
 	for _, mediaType := range []string{ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip} {
 		one, two := testImage(t, mediaType, "one"), testImage(t, mediaType, "two")
@@ -160,4 +179,22 @@ func TestUmoci(t *testing.T) {
 		t.Errorf("umoci lists %q", out)
 	}
 	tool(t, "umoci", "raw", "unpack", "--rootless", "--image", unpacked+":v1", filepath.Join(t.TempDir(), "rootfs"))
+}
+
+// GNU tar finds holes in blobs, and writes them as such in forms of its own.
+func TestReadSparse(t *testing.T) {
+	img := registrytest.NewImage("amd64", registrytest.NewLayer(t, ocispec.MediaTypeImageLayer, map[string][]byte{
+		"a": []byte("a"), "hole": make([]byte, 2<<20), "z": []byte("z")}))
+	dir, holes := t.TempDir(), filepath.Join(t.TempDir(), "holes")
+	tool(t, "tar", "-C", dir, "-xf", save(t, write(t, archive.OCI, source(img, busybox))))
+	tool(t, "cp", "-r", "--sparse=always", dir, holes)
+	for _, format := range []string{"gnu", "posix"} {
+		file := filepath.Join(t.TempDir(), "archive.tar")
+		tool(t, "tar", "-C", holes, "--sparse", "--hole-detection=raw", "--format="+format, "-cf", file, ".")
+		if info, err := os.Stat(file); err != nil || info.Size() > 1<<20 {
+			t.Fatalf("tar wrote no holes: %d bytes, %v", info.Size(), err)
+		}
+		a := load(t, file)
+		checkWhole(t, a, only(t, a))
+	}
 }

@@ -26,6 +26,8 @@ type Format string
 
 const (
 	// OCI is a tar of an OCI image layout, for skopeo and podman (oci-archive), umoci, buildkit, and "ctr image import".
+	// Old skopeo and podman find an image there by its tag only if its manifest is OCI's, not Docker's schema 2; if it is the
+	// only one, they need no tag.
 	OCI Format = "oci"
 	// Docker is that with docker's manifest.json, which every "docker load" since 1.10 reads, and skopeo and podman
 	// (docker-archive); a docker that keeps its images in containerd reads the layout, and so keeps the digest of the manifest.
