@@ -15,7 +15,7 @@ const maxTrailer = 16 << 20
 
 // disassemble packs all of a tar but the content of its files, of which it packs checksums. It is asm.NewInputTarStream of
 // tar-split for a reader that somebody else drives, and with the header at hand that says what is not exact.
-func disassemble(r io.Reader, packer storage.Packer) error {
+func disassemble(r *queueReader, packer storage.Packer) error {
 	d := disassembler{packer: packer, names: names{}, buf: make([]byte, blockSize)}
 	tr := tar.NewReader(r)
 	tr.RawAccounting = true
@@ -34,13 +34,20 @@ func disassemble(r io.Reader, packer storage.Packer) error {
 	if err := d.segment(tr.RawBytes()); err != nil { // the zeros of the end
 		return err
 	}
-	return d.trailer(r)
+	if err := d.trailer(r); err != nil {
+		return err
+	}
+	if d.kept != r.read { // the library leaves a piece out when the tar ends in the middle of a block
+		return fmt.Errorf("%w: it does not end as a tar does", ErrNotExact)
+	}
+	return nil
 }
 
 type disassembler struct {
 	packer storage.Packer
 	names  names
 	buf    []byte
+	kept   int64 // bytes of the tar that have been packed, or are the content of a file
 }
 
 func (d *disassembler) entry(hdr *tar.Header, tr *tar.Reader) error {
@@ -59,6 +66,7 @@ func (d *disassembler) entry(hdr *tar.Header, tr *tar.Reader) error {
 			return fmt.Errorf("%w: entry %q: %w", ErrNotExact, hdr.Name, err)
 		}
 		entry.Size, entry.Payload = n, sum.Sum(nil)
+		d.kept += n
 	}
 	return d.pack(entry)
 }
@@ -67,6 +75,7 @@ func (d *disassembler) segment(raw []byte) error {
 	if len(raw) == 0 {
 		return nil
 	}
+	d.kept += int64(len(raw))
 	return d.pack(storage.Entry{Type: storage.SegmentType, Payload: raw})
 }
 

@@ -209,6 +209,7 @@ func TestCaptureNotExact(t *testing.T) {
 		"directory replaced":        {makeTar(t, file("d/a", "1"), file("d", "2")), `"d"`},
 		"directory to a link":       {makeTar(t, file("d/a", "1"), symlink("d", "e")), `"d"`},
 		"whiteout with content":     {makeTar(t, file(".wh.a", "1")), `".wh.a"`},
+		"cut in the padding":        {makeTar(t, file("a", "1"))[:700], "end"},
 		"content of aufs":           {makeTar(t, file(".wh..wh.aufs", "1")), `".wh..wh.aufs"`},
 		"sparse, old GNU form":      {sparseGNU(), `"sparse"`},
 	} {

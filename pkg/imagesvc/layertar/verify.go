@@ -1,6 +1,7 @@
 package layertar
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"io"
 
 	"github.com/vbatts/tar-split/archive/tar"
-	"github.com/vbatts/tar-split/tar/asm"
 	"github.com/vbatts/tar-split/tar/storage"
 	"golang.org/x/sys/unix"
 )
@@ -57,7 +57,9 @@ type verifier struct {
 	ctx     context.Context
 	entries *metaReader
 	tree    *tree
-	header  *tar.Header // of the entry that comes next
+
+	segment []byte // of the tar before the entry at hand: padding of the content before, and its header
+	padding int64
 
 	names     names
 	whiteouts []string // hidden names
@@ -67,16 +69,25 @@ type verifier struct {
 }
 
 func (v *verifier) run() error {
-	err := asm.IterateHeaders(v, func(hdr *tar.Header) error {
-		v.header = hdr
-		return nil
-	})
-	if err != nil {
-		var own *stopError
-		if errors.As(err, &own) {
-			return own.err
+	for {
+		entry, err := v.entries.Next()
+		if errors.Is(err, io.EOF) {
+			break
 		}
-		return fmt.Errorf("%w: %w", ErrMetadata, err)
+		if err != nil {
+			return err
+		}
+		if entry.Type == storage.SegmentType {
+			v.segment = entry.Payload
+			continue
+		}
+		hdr, err := v.header()
+		if err != nil {
+			return fmt.Errorf("%w: header of %q: %w", ErrMetadata, entry.GetName(), err)
+		}
+		if err := v.entry(hdr, entry); err != nil {
+			return err
+		}
 	}
 	for _, name := range v.whiteouts {
 		if err := v.whiteout(name); err != nil {
@@ -86,28 +97,15 @@ func (v *verifier) run() error {
 	return v.extras()
 }
 
-// stopError carries an error of verifying through the iteration of headers.
-type stopError struct{ err error }
-
-func (e *stopError) Error() string { return e.err.Error() }
-
-// Next implements storage.Unpacker for the iteration of headers: after the segment of a header comes the entry of its file.
-func (v *verifier) Next() (*storage.Entry, error) {
-	entry, err := v.entries.Next()
-	if errors.Is(err, io.EOF) {
-		return nil, io.EOF
+// header decodes what the tar has before the content of an entry. What follows the last one need not be a header.
+func (v *verifier) header() (*tar.Header, error) {
+	if v.padding > int64(len(v.segment)) {
+		return nil, io.ErrUnexpectedEOF
 	}
-	if err == nil && entry.Type == storage.FileType {
-		if v.header == nil {
-			return nil, &stopError{fmt.Errorf("%w: no header of %q", ErrMetadata, entry.GetName())}
-		}
-		err = v.entry(v.header, entry)
-		v.header = nil
-	}
-	if err != nil {
-		return nil, &stopError{err}
-	}
-	return entry, nil
+	tr := tar.NewReader(bytes.NewReader(v.segment[v.padding:]))
+	hdr, err := tr.Next()
+	v.segment, v.padding = nil, tr.ExpectedPadding()
+	return hdr, err
 }
 
 func (v *verifier) report(name, format string, args ...any) error {
