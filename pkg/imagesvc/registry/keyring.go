@@ -12,6 +12,7 @@ import (
 
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
+	"oras.land/oras-go/v2/registry/remote/retry"
 
 	"criserver/pkg/imagesvc/registry/credential"
 )
@@ -50,9 +51,13 @@ func (c *Client) newKeyring(s *server, image string, given credential.Credential
 		}
 		return found, err
 	}
-	guarded := &http.Client{CheckRedirect: s.http.CheckRedirect, Transport: &guard{s.http.Transport, func(host string) bool {
+	g := &guard{base: s.http.Transport, once: s.http.Transport, allowed: func(host string) bool {
 		return host == s.base.Host && s.base.Scheme == "http" || isLocal(host) || c.hostConfig(host).Insecure
-	}}}
+	}}
+	if t, ok := s.http.Transport.(*retry.Transport); ok {
+		g.once = t.Base
+	}
+	guarded := &http.Client{CheckRedirect: s.http.CheckRedirect, Transport: g}
 	k.client = func(get auth.CredentialFunc, grant bool) *auth.Client {
 		client := &auth.Client{
 			Client:             guarded,
@@ -255,9 +260,12 @@ func (t *tokens) Set(ctx context.Context, host string, scheme auth.Scheme, key s
 // guard keeps credentials from plain HTTP, but where that is allowed: for the token server that a registry names as well
 // as for the registry.
 type guard struct {
-	base    http.RoundTripper
-	allowed func(host string) bool
+	base, once http.RoundTripper // once does not repeat requests
+	allowed    func(host string) bool
 }
+
+// onceKey marks, in a context, requests that must not be repeated by the transport.
+type onceKey struct{}
 
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -268,6 +276,9 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 			req.Body.Close() //nolint:errcheck // nothing was read
 		}
 		return nil, fmt.Errorf("%w to %s", errPlain, req.URL.Host)
+	}
+	if req.Context().Value(onceKey{}) != nil {
+		return g.once.RoundTrip(req)
 	}
 	return g.base.RoundTrip(req)
 }

@@ -9,6 +9,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"strings"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -35,8 +37,8 @@ func (a Auth) String() string {
 	return "a credential"
 }
 
-// GoString is String for %#v.
-func (a Auth) GoString() string { return a.String() }
+// Format is String for every verb, %d too.
+func (a Auth) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, a.String()) }
 
 // MarshalJSON is String for JSON.
 func (a Auth) MarshalJSON() ([]byte, error) { return json.Marshal(a.String()) }
@@ -91,8 +93,8 @@ func (c Credential) Secrets() []string { return []string{c.password, c.refresh, 
 // String is the source.
 func (c Credential) String() string { return "a credential of " + c.Source }
 
-// GoString is String for %#v.
-func (c Credential) GoString() string { return c.String() }
+// Format is String for every verb.
+func (c Credential) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // MarshalJSON is String for JSON.
 func (c Credential) MarshalJSON() ([]byte, error) { return json.Marshal(c.String()) }
