@@ -17,8 +17,9 @@ import (
 	"syscall"
 	"time"
 
-	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/retry"
+
+	"criserver/pkg/imagesvc/registry/credential"
 )
 
 const (
@@ -36,6 +37,7 @@ type Client struct {
 	mirrors map[string][]*server // by API host of the registry
 	// The registries' own hosts.
 	secure, insecure *http.Client
+	credentials      *credential.Store
 }
 
 // server is where an endpoint is and how to talk to it.
@@ -76,10 +78,12 @@ func New(c Config) (*Client, error) {
 			return nil, fmt.Errorf("registry %s: %w: no mirror, and no fallback to the host itself", host, ErrInvalid)
 		}
 	}
-	for host, a := range c.Auth {
-		if _, err := a.credential(); err != nil {
-			return nil, fmt.Errorf("credentials for %s: %w", host, err)
-		}
+	if err := c.ShortNames.check(); err != nil {
+		return nil, err
+	}
+	var err error
+	if client.credentials, err = newStore(c); err != nil {
+		return nil, err
 	}
 	return client, nil
 }
@@ -175,56 +179,32 @@ func worthRetrying(resp *http.Response, err error) (bool, error) {
 // Repository returns what fetches one image, for one pull: it remembers tokens, and which endpoints do not work.
 // ErrInvalid: a malformed credential.
 func (c *Client) Repository(ref Reference, a Auth) (*Repository, error) {
-	r := &Repository{ref: ref, config: &c.config}
-	for _, s := range c.servers(ref.Domain()) {
-		ep, err := c.newEndpoint(s, ref, a)
+	return c.repository(ref, a, c.servers(ref.Domain()))
+}
+
+func (c *Client) repository(ref Reference, a Auth, servers []*server) (*Repository, error) {
+	r := &Repository{ref: ref, config: &c.config, secrets: newSecrets(c.config, a)}
+	for _, s := range servers {
+		ep, err := c.newEndpoint(s, ref, a, r.secrets)
 		if err != nil {
 			return nil, err
 		}
 		r.endpoints = append(r.endpoints, ep)
 	}
-	r.secrets = a.secrets()
-	for _, configured := range c.config.Auth {
-		r.secrets = append(r.secrets, configured.secrets()...)
-	}
 	return r, nil
 }
 
 // newEndpoint decides who sees the credential of a pull.
-func (c *Client) newEndpoint(s *server, ref Reference, a Auth) (*endpoint, error) {
-	var given Auth
-	if s.trusted && a.isFor(ref.Domain()) {
-		given = a
-		given.ServerAddress = ""
-	}
-	if given == (Auth{}) {
-		given = c.configured(s.base.Host)
-	}
-	credential, err := given.credential()
+func (c *Client) newEndpoint(s *server, ref Reference, a Auth, known *secrets) (*endpoint, error) {
+	given, err := a.Credential("the pull")
 	if err != nil {
-		return nil, fmt.Errorf("credentials for %s: %w", ref.Domain(), err)
+		return nil, fmt.Errorf("credentials for %s: %w: %w", ref.Domain(), ErrInvalid, err)
 	}
-	client := &auth.Client{
-		Client:     s.http,
-		Header:     http.Header{"User-Agent": {c.config.UserAgent}},
-		Cache:      auth.NewCache(),
-		ClientID:   "criserver",
-		Credential: auth.StaticCredential(s.base.Host, credential),
+	known.add(given.Secrets()...)
+	if !s.trusted || !isFor(a, ref.Domain()) {
+		given = credential.Credential{}
 	}
-	if isLocal(s.base.Host) {
-		client.BlockedRealmPrefixes = []netip.Prefix{} // a registry on this machine may have its token server here too
-	}
-	return &endpoint{server: s, anonymous: credential == auth.EmptyCredential, auth: client}, nil
-}
-
-func (c *Client) configured(host string) Auth {
-	for name, a := range c.config.Auth {
-		if apiHost(name) == host {
-			a.ServerAddress = ""
-			return a
-		}
-	}
-	return Auth{}
+	return &endpoint{server: s, keys: c.newKeyring(s, ref.Name(), given, known)}, nil
 }
 
 // servers lists where to look for images of a registry, in order.

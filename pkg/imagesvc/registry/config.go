@@ -1,13 +1,9 @@
 package registry
 
 import (
-	"encoding/base64"
-	"fmt"
-	"net/url"
-	"strings"
 	"time"
 
-	"oras.land/oras-go/v2/registry/remote/auth"
+	"criserver/pkg/imagesvc/registry/credential"
 )
 
 // Config says how registries are reached. The zero value reaches each by HTTPS, those on localhost by HTTP too.
@@ -19,6 +15,12 @@ type Config struct {
 	Hosts map[string]HostConfig
 	// Auth are credentials by host of a registry or mirror, for when a pull comes without any for that host.
 	Auth map[string]Auth
+	// DockerConfigs are configuration files of docker to look for credentials in after that.
+	DockerConfigs []string
+	// Providers are the kubelet's credential provider plugins, which are asked last.
+	Providers credential.ProviderConfig
+	// ShortNames says what names without a registry stand for.
+	ShortNames ShortNames
 	// NoProgress is how long to wait for the next byte of a registry. 0 is 5 minutes.
 	NoProgress time.Duration
 	// Backoff is the wait before the first repetition of a request; it doubles each time. 0 is 250 ms.
@@ -46,70 +48,6 @@ type Endpoint struct {
 	// TakesCredentials says that the endpoint may see the credentials of pulls, which are meant for the registry it is a
 	// mirror of. Those configured for the endpoint's own host need no permission.
 	TakesCredentials bool
-}
-
-// Auth is a credential as it comes with a pull (CRI AuthConfig). It is secret: no error tells any of it.
-type Auth struct {
-	Username, Password string
-	// Auth is base64 of "username:password", used if Username is empty.
-	Auth string
-	// ServerAddress is the host or URL of the registry that the credential is for; "" is the image's.
-	ServerAddress string
-	// IdentityToken is an OAuth2 refresh token.
-	IdentityToken string
-	// RegistryToken is a bearer token to be sent to the registry as it is.
-	RegistryToken string
-}
-
-// String keeps secrets out of formatted output.
-func (a Auth) String() string {
-	if a == (Auth{}) {
-		return "no credential"
-	}
-	return "a credential"
-}
-
-// GoString is String for %#v.
-func (a Auth) GoString() string { return a.String() }
-
-// isFor tells whether the credential may be sent to a registry.
-func (a Auth) isFor(domain string) bool {
-	if a.ServerAddress == "" {
-		return true
-	}
-	address := a.ServerAddress
-	if !strings.Contains(address, "://") {
-		address = "https://" + address
-	}
-	u, err := url.Parse(address)
-	return err == nil && apiHost(u.Host) == apiHost(domain)
-}
-
-func (a Auth) credential() (auth.Credential, error) {
-	c := auth.Credential{
-		Username: a.Username, Password: a.Password, RefreshToken: a.IdentityToken, AccessToken: a.RegistryToken,
-	}
-	if c.Username != "" || a.Auth == "" {
-		return c, nil
-	}
-	// The decoder's error would tell of the secret.
-	decoded, err := base64.StdEncoding.DecodeString(a.Auth)
-	user, password, ok := strings.Cut(string(decoded), ":")
-	if err != nil || !ok {
-		return c, fmt.Errorf("%w: field auth is not base64 of \"username:password\"", ErrInvalid)
-	}
-	// Docker's configuration files are known to pad it.
-	c.Username, c.Password = user, strings.Trim(password, "\x00")
-	return c, nil
-}
-
-// secrets are the parts that must not appear in any message.
-func (a Auth) secrets() []string {
-	all := []string{a.Password, a.Auth, a.IdentityToken, a.RegistryToken}
-	if c, err := a.credential(); err == nil {
-		all = append(all, c.Password)
-	}
-	return all
 }
 
 // apiHost is where a registry's API is. Docker's is not where its name says.

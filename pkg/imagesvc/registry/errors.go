@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"strings"
 
-	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"criserver/pkg/imagesvc/verify"
@@ -111,7 +110,7 @@ func kindOf(err error) error {
 		if code == http.StatusNotFound || code == http.StatusBadRequest {
 			return ErrUnauthorized // the token server knows no such account
 		}
-	case errors.Is(err, auth.ErrBasicCredentialNotFound):
+	case errors.Is(err, errNoUse), errors.Is(err, errPlain):
 		return ErrUnauthorized
 	case errors.As(err, &transport), errors.Is(err, io.ErrUnexpectedEOF):
 		return ErrUnavailable
@@ -175,11 +174,8 @@ func meaningful(attempts []attempt) []attempt {
 }
 
 func (a attempt) text() string {
-	if errors.Is(a.err, auth.ErrBasicCredentialNotFound) {
-		return "no credentials were given for this host"
-	}
-	if errors.Is(a.kind, ErrUnauthorized) && a.endpoint.anonymous {
-		return "no credentials were given for this host, and it refuses: " + innermost(a.err)
+	if errors.Is(a.kind, ErrUnauthorized) {
+		return a.endpoint.keys.explain(a.err)
 	}
 	return innermost(a.err)
 }
@@ -205,10 +201,5 @@ var (
 // redact takes secrets out of a text, a server's answer included.
 func (r *Repository) redact(text string) string {
 	text = userInfos.ReplaceAllString(queries.ReplaceAllString(text, "?…"), "://…@")
-	for _, secret := range r.secrets {
-		if secret != "" {
-			text = strings.ReplaceAll(text, secret, "…")
-		}
-	}
-	return text
+	return r.secrets.redact(text)
 }

@@ -36,14 +36,13 @@ type Repository struct {
 	ref       Reference
 	config    *Config
 	endpoints []*endpoint
-	secrets   []string
+	secrets   *secrets
 }
 
 // endpoint is a server with the credentials for it.
 type endpoint struct {
 	*server
-	auth      *auth.Client
-	anonymous bool
+	keys *keyring
 	// avoid is set when the endpoint gave no answer, or a wrong one: the rest of the pull goes to others.
 	avoid atomic.Bool
 }
@@ -81,6 +80,10 @@ func (r *Repository) Manifest(ctx context.Context, d digest.Digest) (Manifest, e
 	if d != "" {
 		ref = ref.WithDigest(d)
 	}
+	return r.manifest(ctx, ref)
+}
+
+func (r *Repository) manifest(ctx context.Context, ref Reference) (Manifest, error) {
 	var m Manifest
 	err := r.each(ctx, "fetch manifest of "+ref.String(), func(e *endpoint) error {
 		resp, err := r.send(ctx, e, http.MethodGet, "manifests/"+ref.object(), http.Header{"Accept": {acceptManifests}})
@@ -171,7 +174,7 @@ func (r *Repository) send(ctx context.Context, e *endpoint, method, path string,
 		return nil, err
 	}
 	req.Header = header
-	resp, err := e.auth.Do(req)
+	resp, err := e.keys.do(req)
 	if err != nil {
 		cancel(nil)
 		return nil, err

@@ -18,12 +18,18 @@ import (
 )
 
 // TokenServer gives out signed tokens that docker-registry accepts (distribution, "Token Authentication Specification"),
-// for GET with basic credentials and for POST with a refresh token (OAuth2).
+// for GET with basic credentials and for POST with a refresh token or a password (OAuth2).
 type TokenServer struct {
 	URL                          string
 	User, Password, RefreshToken string
 	// Issued is how many tokens were given out to clients.
 	Issued atomic.Int64
+	// Grants counts those of them that were asked for by OAuth2.
+	Grants atomic.Int64
+	// OnlyOAuth2 refuses GET. It must be set before the first request.
+	OnlyOAuth2 bool
+	// Public has the server give tokens to who does not say who they are, too. It must be set before the first request.
+	Public bool
 
 	cert string
 	der  []byte
@@ -61,25 +67,48 @@ func readPEM(t testing.TB, file string) []byte {
 
 // ServeHTTP gives a token for the scope asked for, to who says who they are.
 func (s *TokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	user, password, _ := r.BasicAuth()
-	known := user == s.User && password == s.Password
-	if r.Method == http.MethodPost {
-		known = r.PostFormValue("grant_type") == "refresh_token" && s.RefreshToken != "" && r.PostFormValue("refresh_token") == s.RefreshToken
+	if r.Method == http.MethodGet && s.OnlyOAuth2 {
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
 	}
-	if !known {
+	if !s.knows(r) {
 		Fail(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
 		return
 	}
 	s.Issued.Add(1)
-	token := s.Token(r.FormValue("scope"))
+	scopes := r.Form["scope"]
+	if r.Method == http.MethodPost {
+		s.Grants.Add(1)
+		scopes = strings.Fields(r.FormValue("scope"))
+	}
+	token := s.Token(scopes...)
 	_ = json.NewEncoder(w).Encode(map[string]string{"token": token, "access_token": token})
 }
 
-// Token signs a token for a scope such as "repository:library/busybox:pull" (a JSON Web Token, RFC 7519, ES256).
-func (s *TokenServer) Token(scope string) string {
+func (s *TokenServer) knows(r *http.Request) bool {
+	if r.ParseForm() != nil {
+		return false
+	}
+	if r.Method != http.MethodPost {
+		user, password, said := r.BasicAuth()
+		return user == s.User && password == s.Password || s.Public && !said
+	}
+	switch r.PostFormValue("grant_type") {
+	case "refresh_token":
+		return s.RefreshToken != "" && r.PostFormValue("refresh_token") == s.RefreshToken
+	case "password":
+		return r.PostFormValue("username") == s.User && r.PostFormValue("password") == s.Password
+	}
+	return false
+}
+
+// Token signs a token for scopes such as "repository:library/busybox:pull" (a JSON Web Token, RFC 7519, ES256).
+func (s *TokenServer) Token(scopes ...string) string {
 	access := []map[string]any{}
-	if parts := strings.Split(scope, ":"); len(parts) == 3 {
-		access = append(access, map[string]any{"type": parts[0], "name": parts[1], "actions": strings.Split(parts[2], ",")})
+	for _, scope := range scopes {
+		if parts := strings.Split(scope, ":"); len(parts) == 3 {
+			access = append(access, map[string]any{"type": parts[0], "name": parts[1], "actions": strings.Split(parts[2], ",")})
+		}
 	}
 	now := time.Now().Unix()
 	signed := encode(map[string]any{"typ": "JWT", "alg": "ES256", "x5c": []string{base64.StdEncoding.EncodeToString(s.der)}}) + "." +

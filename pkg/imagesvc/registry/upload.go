@@ -1,0 +1,305 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// chunkSize is that of uploads to registries that refuse a blob in one piece.
+	chunkSize = 16 << 20
+	// maxChunk bounds what a registry may ask for.
+	maxChunk = 1 << 30
+)
+
+// upload is the way of one blob into a repository (distribution-spec, "Pushing blobs"): in one piece, and after a broken
+// connection from where the registry says that it is, or from the start.
+type upload struct {
+	pusher   *Pusher
+	desc     ocispec.Descriptor
+	content  io.ReaderAt
+	progress func(int64)
+
+	session *url.URL
+	begun   bool  // the registry has taken an upload once
+	offset  int64 // what the registry has
+	chunk   int64 // 0: one piece
+	resumed bool
+	whole   bool // taking it up has failed
+
+	mu      sync.Mutex // guards what the transport touches
+	body    *body
+	readErr error // of content
+}
+
+// run uploads to one endpoint.
+func (u *upload) run(ctx context.Context, e *endpoint, from []string) (Pushed, error) {
+	for _, repo := range from {
+		if repo == u.pusher.repo.ref.Path() {
+			continue
+		}
+		mounted, err := u.begin(ctx, e, repo)
+		if ctx.Err() != nil || errors.Is(kindOf(err), ErrUnavailable) {
+			return "", err
+		}
+		if mounted {
+			return PushMounted, nil
+		}
+		if u.session != nil {
+			break // the registry would rather have the bytes
+		}
+	}
+	var err error
+	for attempt := 0; ; attempt++ {
+		before := u.offset
+		ctx := context.WithValue(ctx, onceKey{}, true)
+		if err = u.try(ctx, e); err == nil {
+			return PushUploaded, nil
+		}
+		if ctx.Err() != nil || u.failedToRead() != nil || attempt >= maxRetries && u.offset <= before || !u.again(err) {
+			return "", err
+		}
+		if u.offset > before {
+			attempt = 0
+		}
+		if err := u.wait(ctx, attempt); err != nil {
+			return "", err
+		}
+		u.locate(ctx, e)
+	}
+}
+
+// again tells whether an upload that failed may work the next time, and changes the way if that is what it takes.
+func (u *upload) again(err error) bool {
+	var s *status
+	unavailable := errors.Is(kindOf(err), ErrUnavailable)
+	switch {
+	case errors.As(err, &s) && s.code == http.StatusRequestEntityTooLarge && u.chunk == 0:
+		u.chunk, u.session = chunkSize, nil
+		return true
+	case errors.As(err, &s) && u.resumed && s.code/100 == 4 && s.code != http.StatusUnauthorized && s.code != http.StatusForbidden:
+		u.whole, u.session = true, nil
+		return true
+	case errors.As(err, &s) && u.session != nil && (s.code == http.StatusNotFound || s.code == http.StatusRequestedRangeNotSatisfiable):
+		u.session = nil // the registry has forgotten the upload, or is elsewhere in it
+		return true
+	case unavailable && !u.begun:
+		worth, _ := worthRetrying(nil, err)
+		return worth || s != nil
+	}
+	return unavailable || errors.Is(err, ErrStalled)
+}
+
+func (u *upload) wait(ctx context.Context, attempt int) error {
+	timer := time.NewTimer(min(u.pusher.repo.config.Backoff<<attempt, maxBackoff))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
+
+// try sends what the registry does not have.
+func (u *upload) try(ctx context.Context, e *endpoint) error {
+	if u.session == nil {
+		if _, err := u.begin(ctx, e, ""); err != nil {
+			return err
+		}
+	}
+	if u.offset == 0 && u.chunk == 0 {
+		return u.send(ctx, e, http.MethodPut, u.desc.Size)
+	}
+	size := u.chunk
+	if size == 0 {
+		size = u.desc.Size
+	}
+	for u.offset < u.desc.Size {
+		if err := u.send(ctx, e, http.MethodPatch, min(size, u.desc.Size-u.offset)); err != nil {
+			return err
+		}
+	}
+	return u.send(ctx, e, http.MethodPut, 0)
+}
+
+// begin starts an upload, or has the blob mounted from another repository.
+func (u *upload) begin(ctx context.Context, e *endpoint, from string) (mounted bool, err error) {
+	u.session, u.offset, u.resumed = nil, 0, false
+	query, scoped := "", u.pusher.scoped(ctx, e)
+	if from != "" {
+		query = url.Values{"mount": {u.desc.Digest.String()}, "from": {from}}.Encode()
+		scoped = u.pusher.scoped(ctx, e, from)
+	}
+	to := e.base.JoinPath("v2", u.pusher.repo.ref.Path(), "blobs/uploads/")
+	to.RawQuery = query
+	req, err := http.NewRequestWithContext(scoped, http.MethodPost, to.String(), http.NoBody)
+	if err != nil {
+		return false, err
+	}
+	resp, err := sent(e, req)
+	if err != nil {
+		return false, err
+	}
+	defer discard(resp)
+	if resp.StatusCode == http.StatusCreated {
+		return from != "", nil
+	}
+	u.begun = true
+	if u.session, err = location(e, resp); err != nil {
+		return false, err
+	}
+	least, err := strconv.ParseInt(resp.Header.Get("OCI-Chunk-Min-Length"), 10, 64)
+	if err == nil && u.chunk > 0 && least > u.chunk && least <= maxChunk {
+		u.chunk = least
+	}
+	return false, nil
+}
+
+// locate asks how far the upload has come. Without a good answer it starts again.
+func (u *upload) locate(ctx context.Context, e *endpoint) {
+	if u.session == nil {
+		return
+	}
+	session := u.session
+	if u.session = nil; u.whole {
+		return
+	}
+	req, err := http.NewRequestWithContext(u.pusher.scoped(ctx, e), http.MethodGet, session.String(), http.NoBody)
+	if err != nil {
+		return
+	}
+	resp, err := sent(e, req)
+	if err != nil {
+		return
+	}
+	defer discard(resp)
+	_, end, ok := strings.Cut(resp.Header.Get("Range"), "-")
+	last, err := strconv.ParseInt(end, 10, 64)
+	// "0-0" is one byte, and what some registries say of none.
+	if !ok || err != nil || last <= 0 || last >= u.desc.Size {
+		return
+	}
+	if u.session = session; resp.Header.Get("Location") != "" {
+		if to, err := location(e, resp); err == nil {
+			u.session = to
+		}
+	}
+	u.offset, u.resumed = last+1, true
+}
+
+// send makes a request with the next size bytes. PUT ends the upload.
+func (u *upload) send(ctx context.Context, e *endpoint, method string, size int64) error {
+	ctx, cancel := context.WithCancelCause(u.pusher.scoped(ctx, e))
+	defer cancel(nil)
+	to := *u.session
+	if method == http.MethodPut {
+		q := to.Query()
+		q.Set("digest", u.desc.Digest.String())
+		to.RawQuery = q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, to.String(), http.NoBody)
+	if err != nil {
+		return err
+	}
+	req.ContentLength = size
+	if size > 0 {
+		at, stalled := u.offset, func() {
+			cancel(fmt.Errorf("nothing was taken for %v: %w", u.pusher.repo.config.NoProgress, ErrStalled))
+		}
+		req.GetBody = func() (io.ReadCloser, error) { return u.open(at, size, stalled), nil }
+		req.Body = u.open(at, size, stalled)
+		defer u.leave()
+	}
+	req.Header.Set("Content-Type", "application/octet-stream")
+	if method == http.MethodPatch {
+		req.Header.Set("Content-Range", fmt.Sprintf("%d-%d", u.offset, u.offset+size-1))
+	}
+	resp, err := sent(e, req)
+	if err != nil {
+		if cause := context.Cause(ctx); errors.Is(cause, ErrStalled) {
+			err = cause
+		}
+		return err
+	}
+	defer discard(resp)
+	if method == http.MethodPut {
+		return nil
+	}
+	u.offset += size
+	u.session, err = location(e, resp)
+	return err
+}
+
+// open begins the body of a request, in place of the one before, which the transport may still hold.
+func (u *upload) open(at, size int64, stalled func()) io.ReadCloser {
+	b := &body{upload: u, section: io.NewSectionReader(u.content, at, size), at: at, end: at + size}
+	b.timer = time.AfterFunc(u.pusher.repo.config.NoProgress, stalled)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.body != nil {
+		u.body.timer.Stop()
+	}
+	u.body = b
+	return b
+}
+
+// leave ends the body of a request that has its answer.
+func (u *upload) leave() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.body.timer.Stop()
+	u.body = nil
+}
+
+func (u *upload) failedToRead() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.readErr
+}
+
+// body counts, and gives up when nobody reads.
+type body struct {
+	upload  *upload
+	section *io.SectionReader
+	at, end int64
+	timer   *time.Timer
+}
+
+// Read implements io.Reader.
+func (b *body) Read(buf []byte) (int, error) {
+	n, err := b.section.Read(buf)
+	u := b.upload
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if b.at += int64(n); b.at < b.end && errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if u.body != b {
+		return n, err
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		u.readErr = err
+	}
+	b.timer.Stop() // at the end: from here on the transport waits for the answer, with its own limit
+	if err == nil && b.at < b.end {
+		b.timer.Reset(u.pusher.repo.config.NoProgress)
+	}
+	if n > 0 && u.progress != nil {
+		u.progress(b.at)
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (b *body) Close() error { return nil }
