@@ -22,7 +22,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	snapshottest.Run(t, "overlay", func(t *testing.T) snapshot.Snapshotter {
-		s, err := New(snapshottest.Root(t))
+		s, err := New(snapshottest.Root(t), Options{MeasureEvery: time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +41,7 @@ func needRoot(t testing.TB) {
 func open(t testing.TB, root string) (s *Snapshotter, closeIt func()) {
 	t.Helper()
 	needRoot(t)
-	s, err := New(root)
+	s, err := New(root, Options{MeasureEvery: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,11 +114,11 @@ func waitEmpty(t testing.TB, dir string) {
 func TestNewRefuses(t *testing.T) {
 	needRoot(t)
 	s, closeIt := open(t, t.TempDir())
-	if _, err := New(s.root); !errors.Is(err, snapshot.ErrInUse) {
+	if _, err := New(s.root, Options{}); !errors.Is(err, snapshot.ErrInUse) {
 		t.Errorf("root of another driver: %v, want %v", err, snapshot.ErrInUse)
 	}
 	closeIt()
-	if _, err := New(filepath.Join(t.TempDir(), "a:b")); !errors.Is(err, snapshot.ErrInvalid) {
+	if _, err := New(filepath.Join(t.TempDir(), "a:b"), Options{}); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("colon in the root: %v", err)
 	}
 	// An overlay mount cannot hold upper directories of another.
@@ -132,12 +132,12 @@ func TestNewRefuses(t *testing.T) {
 		Type: "overlay", Source: "overlay", Dir: lower,
 		Options: []string{"lowerdir=l", "upperdir=u", "workdir=w"},
 	}})
-	_, err := New(filepath.Join(nested, "root"))
+	_, err := New(filepath.Join(nested, "root"), Options{})
 	if err == nil || !strings.Contains(err.Error(), "cannot hold upper directories") && !strings.Contains(err.Error(), "trusted attributes") {
 		t.Errorf("root on overlayfs: %v", err)
 	}
 	ramfs := mountAt(t, []snapshot.Mount{{Type: "ramfs", Source: "ramfs"}})
-	if _, err := New(filepath.Join(ramfs, "root")); err == nil {
+	if _, err := New(filepath.Join(ramfs, "root"), Options{}); err == nil {
 		t.Error("root on a file system without attributes is accepted")
 	}
 	if left, err := os.ReadDir(filepath.Join(ramfs, "root", stageDir)); err != nil || len(left) != 0 {
