@@ -93,6 +93,15 @@ type Measurement struct {
 	Measured time.Time
 }
 
+// Add returns the sum of both, of the older one's time; what has never been measured is not in it.
+func (m Measurement) Add(n Measurement) Measurement {
+	sum := Measurement{Usage: m.Usage.Add(n.Usage), Measured: m.Measured}
+	if m.Measured.IsZero() || !n.Measured.IsZero() && n.Measured.Before(m.Measured) {
+		sum.Measured = n.Measured
+	}
+	return sum
+}
+
 // Totals are the disk space that all layers and all snapshots of a driver take. What has been removed but is not
 // deleted yet is not in it: it is free as far as anybody but the disk is concerned.
 type Totals struct {

@@ -70,7 +70,7 @@ func (p *projects) read(ids []uint32) (snapshot.Measurement, error) {
 		if err != nil {
 			return snapshot.Measurement{}, err
 		}
-		sum.Usage = sum.Add(usage)
+		sum.Usage = sum.Usage.Add(usage)
 	}
 	return sum, nil
 }

@@ -35,6 +35,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/snapshot"
+	"criserver/pkg/snapshot/measure"
 )
 
 const (
@@ -58,10 +59,10 @@ type Snapshotter struct {
 	claims   claims
 	syncer   *syncer
 	sweeper  *sweeper
-	projects *projects     // nil if the file system of root has no project quotas
-	measurer *measurer     // of the snapshots without a project
-	run      string        // tells names made by this process from an earlier one's
-	serial   atomic.Uint64 // numbers names in stage and trash
+	projects *projects         // nil if the file system of root has no project quotas
+	measurer *measure.Measurer // of the snapshots without a project
+	run      string            // tells names made by this process from an earlier one's
+	serial   atomic.Uint64     // numbers names in stage and trash
 
 	mu         sync.Mutex // guards what follows and layer.refs; never held across a system call
 	layers     map[digest.Digest]*layer
@@ -78,7 +79,7 @@ type Options struct {
 	WritableBytes, WritableInodes int64
 	// Projects are the project IDs that snapshots get. The zero value is DefaultProjects.
 	Projects Projects
-	// MeasureEvery is the least time between two measurements of a snapshot without a project; 0 is 30 seconds.
+	// MeasureEvery is the least time between two measurements of a snapshot without a project; 0 is measure.Every.
 	MeasureEvery time.Duration
 }
 
@@ -113,7 +114,7 @@ func New(root string, o Options) (*Snapshotter, error) {
 		layers:    map[digest.Digest]*layer{},
 		snapshots: map[string]snapshotRecord{},
 	}
-	s.measurer = newMeasurer(o.MeasureEvery, s.measure)
+	s.measurer = measure.New(o.MeasureEvery, s.measure)
 	s.sweeper = newSweeper(filepath.Join(root, trashDir), s.swept)
 	if err := s.start(o); err != nil {
 		return nil, errors.Join(err, s.projects.close(), lock.Close())
@@ -134,14 +135,14 @@ func (s *Snapshotter) start(o Options) error {
 		return err
 	}
 	s.sweeper.start()
-	s.measurer.start()
+	s.measurer.Start()
 	return nil
 }
 
 // Close waits for disk work in the background, but not beyond the context's end; what remains is done after the next
 // New. No other method may run or be called any more.
 func (s *Snapshotter) Close(ctx context.Context) error {
-	err := errors.Join(s.syncer.wait(ctx), s.sweeper.stop(ctx), s.measurer.stop(ctx), s.projects.wait(ctx))
+	err := errors.Join(s.syncer.wait(ctx), s.sweeper.stop(ctx), s.measurer.Stop(ctx), s.projects.wait(ctx))
 	if err == nil { // else somebody may still use it
 		err = s.projects.close()
 	}

@@ -149,7 +149,7 @@ func (s *Snapshotter) recoverSnapshot(name, path string) error {
 	record.Project = s.projects.recover(path)
 	s.snapshots[name] = record
 	if record.Project == 0 {
-		s.measurer.add(name, true)
+		s.measurer.Add(name, true)
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ func (s *Snapshotter) create(ctx context.Context, record snapshotRecord) ([]snap
 	s.snapshots[record.Key] = record
 	s.mu.Unlock()
 	if record.Project == 0 {
-		s.measurer.add(record.Key, false)
+		s.measurer.Add(record.Key, false)
 	}
 	return s.mounts(record, layers), nil
 }
@@ -166,7 +166,7 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}
 	s.drop(record)
-	s.measurer.remove(key)
+	s.measurer.Remove(key)
 	return nil
 }
 

@@ -21,7 +21,7 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshot.Measureme
 		return snapshot.Measurement{}, fmt.Errorf("usage of snapshot %s: %w", key, snapshot.ErrNotFound)
 	}
 	if record.Project == 0 {
-		return s.measurer.usage(key), nil
+		return s.measurer.Usage(key), nil
 	}
 	usage, err := s.projects.usage(record.Project)
 	if err != nil {
@@ -42,16 +42,7 @@ func (s *Snapshotter) Totals(ctx context.Context) (snapshot.Totals, error) {
 	if err != nil {
 		return snapshot.Totals{}, fmt.Errorf("usage of all snapshots: %w", err)
 	}
-	return snapshot.Totals{Layers: layers, Writable: together(s.measurer.total(), counted)}, nil
-}
-
-// together adds up two measurements. The older one's time is the sum's, unless one has never been made.
-func together(a, b snapshot.Measurement) snapshot.Measurement {
-	sum := snapshot.Measurement{Usage: a.Usage.Add(b.Usage), Measured: a.Measured}
-	if a.Measured.IsZero() || !b.Measured.IsZero() && b.Measured.Before(a.Measured) {
-		sum.Measured = b.Measured
-	}
-	return sum
+	return snapshot.Totals{Layers: layers, Writable: s.measurer.Total().Add(counted)}, nil
 }
 
 // measure walks the upper directory of a snapshot, for the measurer.

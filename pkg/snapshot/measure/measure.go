@@ -1,4 +1,6 @@
-package overlay
+// Package measure finds out what snapshots take on disk by walking their trees in the background, for drivers and file
+// systems that keep no count. Nobody waits for a walk.
+package measure
 
 import (
 	"context"
@@ -9,17 +11,17 @@ import (
 	"criserver/pkg/snapshot"
 )
 
-const (
-	measureEvery = 30 * time.Second
-	// restFactor times as long as a walk took the measurer rests: it is busy for a tenth of the time at most.
-	restFactor = 9
-)
+// Every is the least time between two walks of a tree, unless New is told another.
+const Every = 30 * time.Second
 
-// measurer keeps what snapshots take on disk, as a walk of their trees found last. It walks what somebody has asked for,
+// restFactor times as long as a walk took the measurer rests: it is busy for a tenth of the time at most.
+const restFactor = 9
+
+// Measurer keeps what snapshots take on disk, as a walk of their trees found last. It walks what somebody has asked for,
 // one tree at a time: first those that have never been measured, the newest of them first, then whoever has
 // waited longest for its turn. A tree has its turn when some time has gone by since the last walk, twice as long if
-// that walk found nothing new, so that trees that change are measured more often.
-type measurer struct {
+// that walk found nothing new, so that trees that change are measured more often. Start and Stop it.
+type Measurer struct {
 	every  time.Duration
 	walk   func(ctx context.Context, key string) (snapshot.Usage, error)
 	signal chan struct{} // capacity 1
@@ -41,30 +43,40 @@ type measured struct {
 	quiet  bool      // the last walk found what the one before had found
 }
 
-func newMeasurer(every time.Duration, walk func(ctx context.Context, key string) (snapshot.Usage, error)) *measurer {
+// New makes a measurer whose walk measures the snapshot of a key. every is the least time between two walks of a tree; 0
+// is Every.
+func New(every time.Duration, walk func(ctx context.Context, key string) (snapshot.Usage, error)) *Measurer {
 	if every == 0 {
-		every = measureEvery
+		every = Every
 	}
-	return &measurer{every: every, walk: walk, signal: make(chan struct{}, 1), entries: map[string]*measured{}}
+	return &Measurer{every: every, walk: walk, signal: make(chan struct{}, 1), entries: map[string]*measured{}}
 }
 
-func (m *measurer) start() {
+// Start lets walks begin.
+func (m *Measurer) Start() {
 	var ctx context.Context
 	ctx, m.end = context.WithCancel(context.Background())
 	m.done.Go(func() { m.loop(ctx) })
 }
 
-// stop ends the walk under way.
-func (m *measurer) stop(ctx context.Context) error {
+// Stop ends the walk under way, and waits for its end, but not beyond the context's.
+func (m *Measurer) Stop(ctx context.Context) error {
 	m.end()
-	if err := waitOn(ctx, m.done.Wait); err != nil {
-		return fmt.Errorf("stop measuring snapshots: %w", err)
+	done := make(chan struct{})
+	go func() {
+		m.done.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop measuring snapshots: %w", ctx.Err())
 	}
-	return nil
 }
 
-// add takes in a snapshot, to be measured soon or only when somebody asks.
-func (m *measurer) add(key string, soon bool) {
+// Add takes in a snapshot, in place of one that had the key before, to be measured soon or only when somebody asks.
+func (m *Measurer) Add(key string, soon bool) {
 	m.mu.Lock()
 	m.serial++
 	m.entries[key] = &measured{key: key, serial: m.serial, wanted: soon}
@@ -74,18 +86,19 @@ func (m *measurer) add(key string, soon bool) {
 	}
 }
 
-func (m *measurer) remove(key string) {
+// Remove forgets a snapshot. Its tree may vanish before or after, also while it is walked.
+func (m *Measurer) Remove(key string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.entries, key)
 }
 
-// usage returns the last measurement of a snapshot and asks for a new one.
-func (m *measurer) usage(key string) snapshot.Measurement {
+// Usage returns the last measurement of a snapshot and asks for a new one. It is zero for an unknown key.
+func (m *Measurer) Usage(key string) snapshot.Measurement {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.entries[key]
-	if e == nil { // just removed, or not added yet
+	if e == nil {
 		return snapshot.Measurement{}
 	}
 	m.want(e)
@@ -93,15 +106,15 @@ func (m *measurer) usage(key string) snapshot.Measurement {
 }
 
 // want asks for a walk, once. The caller holds m.mu.
-func (m *measurer) want(e *measured) {
+func (m *Measurer) want(e *measured) {
 	if !e.wanted {
 		e.wanted = true
 		m.wake()
 	}
 }
 
-// total adds up the last measurements and asks for new ones. It is of this moment if there is nothing to measure.
-func (m *measurer) total() snapshot.Measurement {
+// Total adds up the last measurements and asks for new ones. It is of this moment if there is nothing to measure.
+func (m *Measurer) Total() snapshot.Measurement {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.entries) == 0 {
@@ -110,20 +123,20 @@ func (m *measurer) total() snapshot.Measurement {
 	var sum snapshot.Measurement
 	for _, e := range m.entries {
 		m.want(e)
-		sum = together(sum, e.last)
+		sum = sum.Add(e.last)
 	}
 	return sum
 }
 
 // wake does not block.
-func (m *measurer) wake() {
+func (m *Measurer) wake() {
 	select {
 	case m.signal <- struct{}{}:
 	default:
 	}
 }
 
-func (m *measurer) loop(ctx context.Context) {
+func (m *Measurer) loop(ctx context.Context) {
 	for ctx.Err() == nil {
 		e, wait := m.next(time.Now())
 		if e == nil {
@@ -139,7 +152,7 @@ func (m *measurer) loop(ctx context.Context) {
 }
 
 // next returns the snapshot to walk now, or how long it is until one has its turn: 0 if nobody wants one.
-func (m *measurer) next(now time.Time) (*measured, time.Duration) {
+func (m *Measurer) next(now time.Time) (*measured, time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var best *measured
@@ -158,7 +171,7 @@ func (m *measurer) next(now time.Time) (*measured, time.Duration) {
 	return best, 0
 }
 
-func (m *measurer) before(a, b *measured) bool {
+func (m *Measurer) before(a, b *measured) bool {
 	if a.tried.IsZero() != b.tried.IsZero() {
 		return a.tried.IsZero()
 	}
@@ -168,7 +181,7 @@ func (m *measurer) before(a, b *measured) bool {
 	return m.due(a).Before(m.due(b))
 }
 
-func (m *measurer) due(e *measured) time.Time {
+func (m *Measurer) due(e *measured) time.Time {
 	switch {
 	case e.tried.IsZero():
 		return e.tried
@@ -180,7 +193,7 @@ func (m *measurer) due(e *measured) time.Time {
 
 // store keeps the result of a walk. A tree that could not be walked, because it has been removed or the disk fails, keeps
 // the measurement that it has, whose time tells. That time is the start: what was written before it has been seen.
-func (m *measurer) store(e *measured, usage snapshot.Usage, err error, start, end time.Time) {
+func (m *Measurer) store(e *measured, usage snapshot.Usage, err error, start, end time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e.tried = end
