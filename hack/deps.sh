@@ -15,7 +15,8 @@ golangci_lint=v2.15.0
 
 packages_build=(gcc libc6-dev libseccomp-dev pkg-config)
 packages_test=(apache2-utils binutils busybox-static containernetworking-plugins crun curl docker-registry
-  e2fsprogs iproute2 iptables jq kmod nftables openssl procps runc skopeo strace sudo tmux umoci util-linux)
+  e2fsprogs iproute2 iptables jq kmod nftables openssl procps runc skopeo strace sudo tmux umoci util-linux
+  xfsprogs)
 packages_lint=()
 packages_bench=(containerd containernetworking-plugins iptables runc)
 

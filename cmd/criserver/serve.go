@@ -105,7 +105,7 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 		return d, err
 	}
 	layers := filepath.Join(c.Root, "overlay")
-	if d.snapshots, err = overlay.New(layers); err != nil {
+	if d.snapshots, err = overlay.New(layers, snapshotOptions(c)); err != nil {
 		return d, fmt.Errorf("open snapshots: %w", err)
 	}
 	reg, err := registry.New(registryConfig(c))
@@ -257,6 +257,10 @@ func registryConfig(c *config.Config) registry.Config {
 		out.Auth[host] = registry.Auth{Username: a.Username, Password: a.Password}
 	}
 	return out
+}
+
+func snapshotOptions(c *config.Config) overlay.Options {
+	return overlay.Options{WritableBytes: int64(c.Snapshot.WritableSizeLimit), WritableInodes: c.Snapshot.WritableFilesLimit}
 }
 
 func networkConfig(c *config.Config) (cni.Config, error) {

@@ -56,7 +56,7 @@ func newNode(t testing.TB, reg registry.Config) *node {
 func (n *node) start(t testing.TB) {
 	t.Helper()
 	var err error
-	if n.layers, err = overlay.New(n.config.LayerRoot); err != nil {
+	if n.layers, err = overlay.New(n.config.LayerRoot, overlay.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if n.db, err = record.Open(t.Context(), filepath.Join(n.root, "images.db"), record.Options{Sync: true}); err != nil {

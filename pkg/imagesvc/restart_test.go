@@ -44,7 +44,7 @@ func TestMissingPiece(t *testing.T) {
 		fetched []int // requests for the layers at the second pull
 	}{
 		"a layer": {func(t *testing.T, n *node) {
-			s, err := overlay.New(n.config.LayerRoot)
+			s, err := overlay.New(n.config.LayerRoot, overlay.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -103,7 +103,7 @@ func newFixture(t *testing.T) *fixture {
 	}
 	f := &fixture{t: t, dir: t.TempDir(), net: &network{}}
 	var err error
-	if f.overlay, err = overlay.New(filepath.Join(f.dir, "snapshots")); err != nil {
+	if f.overlay, err = overlay.New(filepath.Join(f.dir, "snapshots"), overlay.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	f.image = f.busybox()

@@ -28,6 +28,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -82,6 +83,34 @@ type Usage struct {
 	Inodes int64
 }
 
+// Add returns the sum of both.
+func (u Usage) Add(v Usage) Usage { return Usage{u.Bytes + v.Bytes, u.Inodes + v.Inodes} }
+
+// Measurement is the usage of something that changes.
+type Measurement struct {
+	Usage
+	// Measured is when the usage was so. Zero: it has not been measured yet, and the usage is zero too.
+	Measured time.Time
+}
+
+// Add returns the sum of both, of the older one's time; what has never been measured is not in it.
+func (m Measurement) Add(n Measurement) Measurement {
+	sum := Measurement{Usage: m.Usage.Add(n.Usage), Measured: m.Measured}
+	if m.Measured.IsZero() || !n.Measured.IsZero() && n.Measured.Before(m.Measured) {
+		sum.Measured = n.Measured
+	}
+	return sum
+}
+
+// Totals are the disk space that all layers and all snapshots of a driver take. What has been removed but is not
+// deleted yet is not in it: it is free as far as anybody but the disk is concerned.
+type Totals struct {
+	Layers Usage // of the committed layers, as told at their Commit
+	// Writable is the sum of the snapshots' own content, as measured last; those that have never been are not in
+	// it. Measured is the time of the oldest part, and zero if there are snapshots and none has been measured.
+	Writable Measurement
+}
+
 // Stage is a layer being unpacked. Exactly one of Commit and Abort ends it; Abort after Commit does nothing.
 type Stage interface {
 	// Dir is the directory to unpack into, empty at first. Whiteouts are written in overlayfs form: a
@@ -133,9 +162,21 @@ type Layers interface {
 	ListLayers(ctx context.Context) ([]digest.Digest, error)
 }
 
+// Accountant is the part of a driver that tells what is used on disk. Its methods are quick whatever the size and the
+// number of snapshots: they read counters, of the file system or of an earlier measurement, and walk no tree.
+type Accountant interface {
+	// Usage tells what a snapshot's writable layer takes. Where the file system does not count, it is the result of
+	// the last measurement, and the call asks for a new one in the background, as does Totals: who wants recent
+	// numbers calls again, and looks at Measured. ErrNotFound: no such key.
+	Usage(ctx context.Context, key string) (Measurement, error)
+	// Totals adds up everything.
+	Totals(ctx context.Context) (Totals, error)
+}
+
 // Snapshotter is a storage driver.
 type Snapshotter interface {
 	Layers
+	Accountant
 	// Prepare makes a writable snapshot of the layers (lowest first) and returns its mounts.
 	// An image without layers is empty. The list may name a layer more than once.
 	// ErrExists: the key is taken. ErrNotFound: a layer is missing. ErrInvalid: see CheckKey; too many layers.
@@ -144,8 +185,6 @@ type Snapshotter interface {
 	View(ctx context.Context, key string, layers []digest.Digest) ([]Mount, error)
 	// Mounts returns the mounts of an existing snapshot again. ErrNotFound: no such key.
 	Mounts(ctx context.Context, key string) ([]Mount, error)
-	// Usage measures a snapshot's writable layer. ErrNotFound: no such key.
-	Usage(ctx context.Context, key string) (Usage, error)
 	// Remove deletes a snapshot, which the caller has unmounted. An unknown key is no error.
 	Remove(ctx context.Context, key string) error
 	// Snapshots returns the keys of all snapshots, in no order.

@@ -204,7 +204,7 @@ func TestLoadErrors(t *testing.T) {
 		"bad size":           {"[snapshot]\nwritable_size_limit = '10G'\n", 2, "snapshot.writable_size_limit"},
 		"negative size":      {"[snapshot]\nwritable_size_limit = -1\n", 2, "snapshot.writable_size_limit"},
 		"tiny size":          {"[snapshot]\nwritable_size_limit = 4096\n", 2, "snapshot.writable_size_limit"},
-		"few files":          {"[snapshot]\nwritable_files_limit = 3\n", 2, "snapshot.writable_files_limit"},
+		"few files":          {"[snapshot]\nwritable_files_limit = 99\n", 2, "snapshot.writable_files_limit"},
 		"negative files":     {"[snapshot]\nwritable_files_limit = -1\n", 2, "snapshot.writable_files_limit"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -146,7 +146,7 @@ func (v *validator) endpoint(key string, e Endpoint) {
 
 // snapshot refuses limits that the directories of an empty writable layer nearly fill.
 func (v *validator) snapshot(s Snapshot) {
-	const leastSize, leastFiles = Size(1 << 20), 16
+	const leastSize, leastFiles = Size(1 << 20), 100
 	v.oneOf("snapshot.driver", s.Driver, "overlay")
 	v.check(s.WritableSizeLimit == 0 || s.WritableSizeLimit >= leastSize, "snapshot.writable_size_limit",
 		"%s is less than %s; 0 is no limit", s.WritableSizeLimit, leastSize)

@@ -19,7 +19,7 @@ import (
 func stackTars(t *testing.T, tars ...[]byte) string {
 	t.Helper()
 	needRoot(t)
-	driver, err := overlay.New(t.TempDir())
+	driver, err := overlay.New(t.TempDir(), overlay.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ func TestSyncerTellsErrors(t *testing.T) {
 
 // A stage whose commit failed can be committed again, or aborted.
 func TestCommitAfterFailedSync(t *testing.T) {
-	s, _ := open(t, t.TempDir())
+	s, _ := open(t, t.TempDir(), Options{})
 	diffID := digest.FromString("layer")
 	stage, err := s.Stage(t.Context(), []digest.Digest{diffID})
 	if err != nil {

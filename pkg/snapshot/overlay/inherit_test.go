@@ -43,7 +43,7 @@ func wantLook(t *testing.T, root, name string, want look) {
 }
 
 func TestInheritFromLowerLayers(t *testing.T) {
-	s, _ := open(t, t.TempDir())
+	s, _ := open(t, t.TempDir(), Options{})
 	base := commit(t, s, "base", func(root string) error {
 		return errors.Join(directories(0o1777, 0, "tmp")(root), directories(0o750, 7, "a", "a/b", "gone", "opaque", "over")(root),
 			unix.Setxattr(filepath.Join(root, "tmp"), "user.note", []byte("base"), 0),
@@ -94,7 +94,7 @@ func TestInheritFromLowerLayers(t *testing.T) {
 
 // A layer that is shared must not carry attributes from one image into another.
 func TestInheritDoesNotLeakBetweenImages(t *testing.T) {
-	s, _ := open(t, t.TempDir())
+	s, _ := open(t, t.TempDir(), Options{})
 	lax := commit(t, s, "lax", directories(0o777, 0, "etc"))
 	strict := commit(t, s, "strict", directories(0o700, 0, "etc"))
 	shared := commit(t, s, "shared", directories(0o755, 0, "etc"), "etc")

@@ -22,6 +22,8 @@ type layer struct {
 	old  []string // directories that it has replaced
 }
 
+func (l layerRecord) usage() snapshot.Usage { return snapshot.Usage{Bytes: l.Bytes, Inodes: l.Inodes} }
+
 // nameLen makes 128 layers fit into mount(2)'s page. Who can find two diffIDs that agree in these 96 bits has two
 // layers that cannot be stored at the same time, no more: records hold the whole diffID.
 const nameLen = 24
@@ -178,6 +180,12 @@ func (st *stage) commit(ctx context.Context, record layerRecord) error {
 	return nil
 }
 
+// addLayer takes in a committed layer. The caller holds s.mu.
+func (s *Snapshotter) addLayer(record layerRecord) {
+	s.layers[record.DiffID] = &layer{layerRecord: record}
+	s.layerTotal = s.layerTotal.Add(record.usage())
+}
+
 // publish makes the synced layer appear, durably, or leaves the stage as it was.
 func (st *stage) publish(record layerRecord) error {
 	file, final := filepath.Join(st.path, layerFile), st.s.layerPath(st.diffID)
@@ -193,7 +201,7 @@ func (st *stage) publish(record layerRecord) error {
 	}
 	st.s.mu.Lock()
 	defer st.s.mu.Unlock()
-	st.s.layers[st.diffID] = &layer{layerRecord: record}
+	st.s.addLayer(record)
 	return nil
 }
 
@@ -207,7 +215,7 @@ func (s *Snapshotter) Layer(_ context.Context, chain []digest.Digest) (snapshot.
 	if !ok {
 		return snapshot.Usage{}, fmt.Errorf("layer %s: %w", diffID, snapshot.ErrNotFound)
 	}
-	return snapshot.Usage{Bytes: record.Bytes, Inodes: record.Inodes}, nil
+	return record.usage(), nil
 }
 
 // RemoveLayer implements snapshot.Layers.
@@ -226,7 +234,7 @@ func (s *Snapshotter) RemoveLayer(ctx context.Context, diffID digest.Digest) err
 	}
 	if err := s.discard(s.layerPath(diffID)); err != nil {
 		s.mu.Lock()
-		s.layers[diffID] = l
+		s.addLayer(l.layerRecord)
 		s.mu.Unlock()
 		return fmt.Errorf("remove layer %s: %w", diffID, err)
 	}
@@ -241,7 +249,11 @@ func (s *Snapshotter) withdraw(diffID digest.Digest) (*layer, error) {
 	if l != nil && l.refs > 0 {
 		return nil, fmt.Errorf("remove layer %s: part of %d snapshots: %w", diffID, l.refs, snapshot.ErrInUse)
 	}
-	delete(s.layers, diffID)
+	if l != nil {
+		delete(s.layers, diffID)
+		u := l.usage()
+		s.layerTotal = s.layerTotal.Add(snapshot.Usage{Bytes: -u.Bytes, Inodes: -u.Inodes})
+	}
 	return l, nil
 }
 

@@ -12,6 +12,9 @@
 //	stage/                 what is being made; becomes visible by one rename, and is thrown away by New
 //	trash/                 what was removed by one rename and is deleted in the background
 //
+// Where the file system has project quotas, u and w of a writable snapshot belong to a project of their own, which counts
+// what the container writes and limits it. The directories say themselves which one it is: the record only repeats it.
+//
 // The directories are the records: whatever is below l and s is whole, whenever the process died.
 //
 // Layers do not depend on what lies below them. Their names are short and given relative to l, so that the options
@@ -34,6 +37,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/snapshot"
+	"criserver/pkg/snapshot/measure"
 )
 
 const (
@@ -58,12 +62,15 @@ type Snapshotter struct {
 	claims   claims
 	syncer   *syncer
 	sweeper  *sweeper
-	run      string        // tells names made by this process from an earlier one's
-	serial   atomic.Uint64 // numbers names in stage and trash
+	projects *projects         // nil if the file system of root has no project quotas
+	measurer *measure.Measurer // of the snapshots without a project
+	run      string            // tells names made by this process from an earlier one's
+	serial   atomic.Uint64     // numbers names in stage and trash
 
-	mu        sync.Mutex // guards the maps and layer.refs; never held across a system call
-	layers    map[digest.Digest]*layer
-	snapshots map[string]snapshotRecord
+	mu         sync.Mutex // guards what follows and layer.refs; never held across a system call
+	layers     map[digest.Digest]*layer
+	layerTotal snapshot.Usage
+	snapshots  map[string]snapshotRecord
 }
 
 var (
@@ -71,10 +78,24 @@ var (
 	_ snapshot.Trees       = (*Snapshotter)(nil)
 )
 
+// Options change what a driver does. The zero value is the default.
+type Options struct {
+	// WritableBytes and WritableInodes limit what each writable snapshot made from now on may take; 0 is no limit. A
+	// process that writes more gets EDQUOT or ENOSPC. It takes project quotas, without which New refuses.
+	WritableBytes, WritableInodes int64
+	// Projects are the project IDs that snapshots get. The zero value is DefaultProjects.
+	Projects Projects
+	// MeasureEvery is the least time between two measurements of a snapshot without a project; 0 is measure.Every.
+	MeasureEvery time.Duration
+}
+
 // New opens the storage below root, which it creates if need be, and clears away what an earlier process left half
-// made. It says why if overlayfs cannot work on the file system of root, or if another process uses the root.
-// The caller ends it with Close.
-func New(root string) (*Snapshotter, error) {
+// made. It says why if overlayfs cannot work on the file system of root, if limits cannot be kept there, or if another
+// process uses the root. The caller ends it with Close.
+func New(root string, o Options) (*Snapshotter, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, fmt.Errorf("resolve overlay root: %w", err)
@@ -99,20 +120,38 @@ func New(root string) (*Snapshotter, error) {
 		layers:    map[digest.Digest]*layer{},
 		snapshots: map[string]snapshotRecord{},
 	}
-	if s.features, err = probe(root, s.stagePath("probe")); err == nil {
-		err = s.recover()
+	s.measurer = measure.New(o.MeasureEvery, s.measure)
+	s.sweeper = newSweeper(filepath.Join(root, trashDir), s.swept)
+	if err := s.start(o); err != nil {
+		return nil, errors.Join(err, s.projects.close(), lock.Close())
 	}
-	if err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	s.sweeper = startSweeper(filepath.Join(root, trashDir))
 	return s, nil
+}
+
+// start finds out what the file system can do and what is on it, and lets the background work begin.
+func (s *Snapshotter) start(o Options) error {
+	var err error
+	if s.features, err = probe(s.root, s.stagePath("probe")); err != nil {
+		return err
+	}
+	if s.projects, err = openProjects(s.root, s.stagePath("quota"), o); err != nil {
+		return err
+	}
+	if err := s.recover(); err != nil {
+		return err
+	}
+	s.sweeper.start()
+	s.measurer.Start()
+	return nil
 }
 
 // Close waits for disk work in the background, but not beyond the context's end; what remains is done after the next
 // New. No other method may run or be called any more.
 func (s *Snapshotter) Close(ctx context.Context) error {
-	err := errors.Join(s.syncer.wait(ctx), s.sweeper.stop(ctx))
+	err := errors.Join(s.syncer.wait(ctx), s.sweeper.stop(ctx), s.measurer.Stop(ctx), s.projects.wait(ctx))
+	if err == nil { // else somebody may still use it
+		err = s.projects.close()
+	}
 	return errors.Join(err, s.lock.Close())
 }
 
@@ -142,15 +181,21 @@ func (s *Snapshotter) stagePath(hint string) string {
 
 // discard removes a directory from sight; the sweeper deletes it. A directory that does not exist is no error.
 func (s *Snapshotter) discard(path string) error {
-	err := unix.Rename(path, filepath.Join(s.root, trashDir, s.unique(filepath.Base(path))))
+	name := s.unique(filepath.Base(path))
+	undo := s.projects.discard(name, path)
+	err := unix.Rename(path, filepath.Join(s.root, trashDir, name))
+	if err != nil {
+		undo()
+	}
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("move %s to trash: %w", path, err)
 	}
-	if s.sweeper != nil { // New discards before the sweeper starts
-		s.sweeper.wake()
-	}
+	s.sweeper.wake()
 	return nil
 }
+
+// swept is called when a tree in trash has been deleted.
+func (s *Snapshotter) swept(name string) { s.projects.swept(name) }
 
 // mkdir makes a directory of exactly the mode, whatever the umask.
 func mkdir(path string, mode uint32) error {

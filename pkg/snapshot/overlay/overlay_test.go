@@ -22,7 +22,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	snapshottest.Run(t, "overlay", func(t *testing.T) snapshot.Snapshotter {
-		s, err := New(snapshottest.Root(t))
+		s, err := New(snapshottest.Root(t), Options{MeasureEvery: time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,10 +38,10 @@ func needRoot(t testing.TB) {
 }
 
 // open opens the root until the end of the test, or until close is called.
-func open(t testing.TB, root string) (s *Snapshotter, closeIt func()) {
+func open(t testing.TB, root string, o Options) (s *Snapshotter, closeIt func()) {
 	t.Helper()
 	needRoot(t)
-	s, err := New(root)
+	s, err := New(root, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,12 +113,12 @@ func waitEmpty(t testing.TB, dir string) {
 
 func TestNewRefuses(t *testing.T) {
 	needRoot(t)
-	s, closeIt := open(t, t.TempDir())
-	if _, err := New(s.root); !errors.Is(err, snapshot.ErrInUse) {
+	s, closeIt := open(t, t.TempDir(), Options{})
+	if _, err := New(s.root, Options{}); !errors.Is(err, snapshot.ErrInUse) {
 		t.Errorf("root of another driver: %v, want %v", err, snapshot.ErrInUse)
 	}
 	closeIt()
-	if _, err := New(filepath.Join(t.TempDir(), "a:b")); !errors.Is(err, snapshot.ErrInvalid) {
+	if _, err := New(filepath.Join(t.TempDir(), "a:b"), Options{}); !errors.Is(err, snapshot.ErrInvalid) {
 		t.Errorf("colon in the root: %v", err)
 	}
 	// An overlay mount cannot hold upper directories of another.
@@ -132,12 +132,12 @@ func TestNewRefuses(t *testing.T) {
 		Type: "overlay", Source: "overlay", Dir: lower,
 		Options: []string{"lowerdir=l", "upperdir=u", "workdir=w"},
 	}})
-	_, err := New(filepath.Join(nested, "root"))
+	_, err := New(filepath.Join(nested, "root"), Options{})
 	if err == nil || !strings.Contains(err.Error(), "cannot hold upper directories") && !strings.Contains(err.Error(), "trusted attributes") {
 		t.Errorf("root on overlayfs: %v", err)
 	}
 	ramfs := mountAt(t, []snapshot.Mount{{Type: "ramfs", Source: "ramfs"}})
-	if _, err := New(filepath.Join(ramfs, "root")); err == nil {
+	if _, err := New(filepath.Join(ramfs, "root"), Options{}); err == nil {
 		t.Error("root on a file system without attributes is accepted")
 	}
 	if left, err := os.ReadDir(filepath.Join(ramfs, "root", stageDir)); err != nil || len(left) != 0 {
@@ -146,7 +146,7 @@ func TestNewRefuses(t *testing.T) {
 }
 
 func TestProbeAgreesWithTheKernel(t *testing.T) {
-	s, _ := open(t, t.TempDir())
+	s, _ := open(t, t.TempDir(), Options{})
 	if s.features.volatile == unknown || s.features.indexOff == unknown {
 		t.Errorf("features %+v could not be told", s.features)
 	}
@@ -169,7 +169,7 @@ func TestProbeAgreesWithTheKernel(t *testing.T) {
 }
 
 func TestNewThrowsAwayTheHalfMade(t *testing.T) {
-	s, closeIt := open(t, t.TempDir())
+	s, closeIt := open(t, t.TempDir(), Options{})
 	kept := commit(t, s, "kept", nil)
 	broken := commit(t, s, "broken", nil)
 	torn := commit(t, s, "torn", nil)
@@ -191,7 +191,7 @@ func TestNewThrowsAwayTheHalfMade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, _ = open(t, s.root)
+	s, _ = open(t, s.root, Options{})
 	if layers, err := s.ListLayers(t.Context()); err != nil || !slices.Equal(layers, []digest.Digest{kept}) {
 		t.Errorf("layers %v, %v", layers, err)
 	}
@@ -208,7 +208,7 @@ func TestNewThrowsAwayTheHalfMade(t *testing.T) {
 
 // A layer that is lost while a snapshot is made of it is told as such, and a new one takes its place.
 func TestLostLayer(t *testing.T) {
-	s, closeIt := open(t, t.TempDir())
+	s, closeIt := open(t, t.TempDir(), Options{})
 	layer := commit(t, s, "layer", nil)
 	if _, err := s.Prepare(t.Context(), "key", []digest.Digest{layer}); err != nil {
 		t.Fatal(err)
@@ -217,7 +217,7 @@ func TestLostLayer(t *testing.T) {
 	if err := os.RemoveAll(s.layerPath(layer)); err != nil {
 		t.Fatal(err)
 	}
-	s, _ = open(t, s.root)
+	s, _ = open(t, s.root, Options{})
 	if _, err := s.Mounts(t.Context(), "key"); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("mounts of a snapshot without its layer: %v", err)
 	}
@@ -234,7 +234,7 @@ func TestLostLayer(t *testing.T) {
 }
 
 func TestRemovedContentIsDeleted(t *testing.T) {
-	s, _ := open(t, t.TempDir())
+	s, _ := open(t, t.TempDir(), Options{})
 	layer := commit(t, s, "layer", func(dir string) error {
 		return os.MkdirAll(filepath.Join(dir, "a/b/c/d/e/f/g"), 0o755)
 	})
@@ -251,7 +251,7 @@ func TestRemovedContentIsDeleted(t *testing.T) {
 }
 
 func TestPageHolds128Layers(t *testing.T) {
-	s, _ := open(t, t.TempDir())
+	s, _ := open(t, t.TempDir(), Options{})
 	var layers []digest.Digest
 	for i := range 128 {
 		layers = append(layers, commit(t, s, fmt.Sprint(i), nil))
@@ -267,7 +267,7 @@ func TestPageHolds128Layers(t *testing.T) {
 }
 
 func TestTooManyLayers(t *testing.T) {
-	s, _ := open(t, t.TempDir())
+	s, _ := open(t, t.TempDir(), Options{})
 	var layers []digest.Digest
 	for i := range maxLayers + 1 { // in memory only: what counts is that they are refused
 		diffID := digest.FromString(fmt.Sprint(i))
@@ -288,7 +288,7 @@ func TestMostLayers(t *testing.T) {
 	if ok, err := fsmount.LowerdirPlus(); err != nil || !ok {
 		t.Skipf("this kernel has no lowerdir+ (%v)", err)
 	}
-	s, _ := open(t, t.TempDir())
+	s, _ := open(t, t.TempDir(), Options{})
 	s.syncer.sync = func(string) error { return nil } // 499 of them, of nothing
 	var layers []digest.Digest
 	for i := range maxLayers {
@@ -306,7 +306,7 @@ func TestMostLayers(t *testing.T) {
 }
 
 func TestPrepareIgnoresUmask(t *testing.T) {
-	s, _ := open(t, t.TempDir())
+	s, _ := open(t, t.TempDir(), Options{})
 	layer := commit(t, s, "layer", nil)
 	old := unix.Umask(0o077)
 	mounts, err := s.Prepare(t.Context(), "key", []digest.Digest{layer})
@@ -321,7 +321,7 @@ func TestPrepareIgnoresUmask(t *testing.T) {
 }
 
 func BenchmarkPrepareRemove(b *testing.B) {
-	s, _ := open(b, b.TempDir())
+	s, _ := open(b, b.TempDir(), Options{})
 	var layers []digest.Digest
 	for i := range 5 {
 		layers = append(layers, commit(b, s, fmt.Sprint(i), nil))
@@ -337,7 +337,7 @@ func BenchmarkPrepareRemove(b *testing.B) {
 }
 
 func BenchmarkPrepare(b *testing.B) {
-	s, _ := open(b, b.TempDir())
+	s, _ := open(b, b.TempDir(), Options{})
 	layer := commit(b, s, "layer", nil)
 	n := 0
 	for b.Loop() {
@@ -351,7 +351,7 @@ func BenchmarkPrepare(b *testing.B) {
 // TestMoreLayersThanAPageHolds stacks layers whose names do not fit into the options of mount(2): it needs the kernel's
 // lowerdir+, and without it a clear error.
 func TestMoreLayersThanAPageHolds(t *testing.T) {
-	s, _ := open(t, t.TempDir())
+	s, _ := open(t, t.TempDir(), Options{})
 	var layers []digest.Digest
 	for i := range 300 {
 		layers = append(layers, digest.FromString(fmt.Sprint(i)))

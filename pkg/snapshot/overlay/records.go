@@ -32,6 +32,8 @@ type snapshotRecord struct {
 	ReadOnly bool            `json:"readOnly,omitempty"`
 	// Inherits: a read-only snapshot whose upper directory lies over the layers, see inherit.
 	Inherits bool `json:"inherits,omitempty"`
+	// Project counts what is written, see projects; 0 is none. That of the directories is what holds.
+	Project uint32 `json:"project,omitempty"`
 }
 
 // errBroken marks a record that cannot be read because its content is wrong or missing, not because the disk fails.
@@ -80,8 +82,14 @@ func removeFile(path string) error {
 
 // recover throws away what is half made and reads the records of what is whole.
 func (s *Snapshotter) recover() error {
-	err := s.eachEntry(stageDir, func(_, path string) error { return s.discard(path) })
+	err := s.eachEntry(trashDir, func(name, path string) error {
+		s.projects.discard(name, path)
+		return nil
+	})
 	if err != nil {
+		return err
+	}
+	if err := s.eachEntry(stageDir, func(_, path string) error { return s.discard(path) }); err != nil {
 		return err
 	}
 	if err := s.eachEntry(layersDir, s.recoverLayer); err != nil {
@@ -122,7 +130,7 @@ func (s *Snapshotter) recoverLayer(name, path string) error {
 	if err != nil {
 		return fmt.Errorf("recover layer %s: %w", name, err)
 	}
-	s.layers[record.DiffID] = &layer{layerRecord: record}
+	s.addLayer(record)
 	return nil
 }
 
@@ -145,6 +153,10 @@ func (s *Snapshotter) recoverSnapshot(name, path string) error {
 			l.refs++
 		}
 	}
+	record.Project = s.projects.recover(path)
 	s.snapshots[name] = record
+	if record.Project == 0 {
+		s.measurer.Add(name, true)
+	}
 	return nil
 }

@@ -20,7 +20,8 @@ func (s *Snapshotter) snapshotPath(key string) string {
 }
 
 // Prepare implements snapshot.Snapshotter. It is on the way of each container start: it makes three directories and
-// a file and syncs nothing.
+// a file and syncs nothing. With project quotas two directories get a project, whose limits are those that the driver was
+// opened with and stay so.
 func (s *Snapshotter) Prepare(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error) {
 	return s.create(ctx, snapshotRecord{Key: key, Layers: slices.Clone(layers)})
 }
@@ -50,6 +51,9 @@ func (s *Snapshotter) create(ctx context.Context, record snapshotRecord) ([]snap
 	s.mu.Lock()
 	s.snapshots[record.Key] = record
 	s.mu.Unlock()
+	if record.Project == 0 {
+		s.measurer.Add(record.Key, false)
+	}
 	return s.mounts(record, layers), nil
 }
 
@@ -95,7 +99,7 @@ func (s *Snapshotter) build(ctx context.Context, record *snapshotRecord, layers 
 	}
 	record.Inherits = record.ReadOnly && len(inherited) > 0
 	path := s.stagePath(record.Key)
-	err = s.populate(path, *record, inherited)
+	err = s.populate(ctx, path, record, inherited)
 	if err == nil {
 		err = unix.Rename(path, s.snapshotPath(record.Key))
 	}
@@ -105,7 +109,7 @@ func (s *Snapshotter) build(ctx context.Context, record *snapshotRecord, layers 
 	return nil
 }
 
-func (s *Snapshotter) populate(path string, record snapshotRecord, inherited []inheritedDir) error {
+func (s *Snapshotter) populate(ctx context.Context, path string, record *snapshotRecord, inherited []inheritedDir) error {
 	if err := unix.Mkdir(path, 0o700); err != nil {
 		return fmt.Errorf("make directory %s: %w", path, err)
 	}
@@ -116,13 +120,17 @@ func (s *Snapshotter) populate(path string, record snapshotRecord, inherited []i
 		if err := unix.Mkdir(filepath.Join(path, workDir), 0o700); err != nil {
 			return fmt.Errorf("make directory %s: %w", workDir, err)
 		}
+		var err error
+		if record.Project, err = s.projects.assign(ctx, path); err != nil { // while there is nothing in them
+			return err
+		}
 	}
 	for _, dir := range inherited {
 		if err := dir.copyTo(filepath.Join(path, upperDir)); err != nil {
 			return err
 		}
 	}
-	return writeRecord(filepath.Join(path, snapshotRec), record, false)
+	return writeRecord(filepath.Join(path, snapshotRec), *record, false)
 }
 
 // Mounts implements snapshot.Snapshotter. A snapshot that was mounted before can be mounted again, even if the
@@ -147,24 +155,6 @@ func (s *Snapshotter) Mounts(_ context.Context, key string) ([]snapshot.Mount, e
 	return s.mounts(record, layers), nil
 }
 
-// Usage implements snapshot.Snapshotter by a walk of the upper directory.
-func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshot.Usage, error) {
-	s.mu.Lock()
-	_, ok := s.snapshots[key]
-	s.mu.Unlock()
-	if !ok {
-		return snapshot.Usage{}, fmt.Errorf("usage of snapshot %s: %w", key, snapshot.ErrNotFound)
-	}
-	usage, err := snapshot.DiskUsage(ctx, filepath.Join(s.snapshotPath(key), upperDir))
-	if errors.Is(err, unix.ENOENT) { // removed in the meantime
-		err = errors.Join(snapshot.ErrNotFound, err)
-	}
-	if err != nil {
-		return snapshot.Usage{}, fmt.Errorf("usage of snapshot %s: %w", key, err)
-	}
-	return usage, nil
-}
-
 // Remove implements snapshot.Snapshotter. The space is freed in the background.
 func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 	release, err := s.claims.acquire(ctx, snapshotsDir+"/"+key)
@@ -182,6 +172,7 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}
 	s.drop(record)
+	s.measurer.Remove(key)
 	return nil
 }
 

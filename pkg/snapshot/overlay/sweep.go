@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,18 +12,22 @@ import (
 // sweeper deletes the content of the trash directory, one tree after the other.
 type sweeper struct {
 	trash  string
-	signal chan struct{} // capacity 1: a wake while one is pending says nothing new
+	swept  func(name string) // called for each tree that is gone
+	signal chan struct{}     // capacity 1: a wake while one is pending says nothing new
 	end    context.CancelFunc
 	done   sync.WaitGroup
 }
 
-// startSweeper starts with a sweep, of what an earlier process left.
-func startSweeper(trash string) *sweeper {
-	ctx, cancel := context.WithCancel(context.Background())
-	w := &sweeper{trash: trash, signal: make(chan struct{}, 1), end: cancel}
+func newSweeper(trash string, swept func(name string)) *sweeper {
+	return &sweeper{trash: trash, swept: swept, signal: make(chan struct{}, 1)}
+}
+
+// start starts with a sweep, of what an earlier process left.
+func (w *sweeper) start() {
+	var ctx context.Context
+	ctx, w.end = context.WithCancel(context.Background())
 	w.wake()
 	w.done.Go(func() { w.loop(ctx) })
-	return w
 }
 
 // wake says that there is something to delete. It does not block.
@@ -60,7 +65,11 @@ func (w *sweeper) sweep(ctx context.Context) {
 		return
 	}
 	for _, entry := range entries {
-		removeTree(ctx, filepath.Join(w.trash, entry.Name()), 4)
+		path := filepath.Join(w.trash, entry.Name())
+		removeTree(ctx, path, 4)
+		if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+			w.swept(entry.Name())
+		}
 	}
 }
 

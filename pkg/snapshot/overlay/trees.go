@@ -73,6 +73,8 @@ func (st *stage) replace(record layerRecord) error {
 	}
 	s.mu.Lock()
 	l := s.layers[st.diffID]
+	was, is := l.usage(), record.usage()
+	s.layerTotal = s.layerTotal.Add(snapshot.Usage{Bytes: is.Bytes - was.Bytes, Inodes: is.Inodes - was.Inodes})
 	l.layerRecord = record
 	l.old = append(l.old, aside)
 	unused := l.unused()

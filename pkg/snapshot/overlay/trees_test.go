@@ -48,7 +48,7 @@ func restage(t *testing.T, s *Snapshotter, diffID digest.Digest, write func(stri
 // A layer that is replaced stays for who has it mounted, also over a restart, and no longer.
 func TestReplaceLayer(t *testing.T) {
 	root := t.TempDir()
-	s, closeIt := open(t, root)
+	s, closeIt := open(t, root, Options{})
 	id := commit(t, s, "layer", writes("f", "damaged"))
 	mounts, err := s.View(t.Context(), "old", []digest.Digest{id})
 	if err != nil {
@@ -70,7 +70,7 @@ func TestReplaceLayer(t *testing.T) {
 		t.Errorf("usage %v, %v", usage, err)
 	}
 	closeIt()
-	s, closeIt = open(t, root)
+	s, closeIt = open(t, root, Options{})
 	wantContent(t, filepath.Join(target, "f"), "damaged")
 	wantContent(t, filepath.Join(dir, "f"), "right")
 	if n := entries(t, filepath.Join(root, layersDir)); n != 2 {
@@ -94,7 +94,7 @@ func TestReplaceLayer(t *testing.T) {
 }
 
 func TestTrees(t *testing.T) {
-	s, _ := open(t, t.TempDir())
+	s, _ := open(t, t.TempDir(), Options{})
 	ctx := t.Context()
 	missing := digest.FromString("missing")
 	if _, _, err := s.Tree(ctx, missing); !errors.Is(err, snapshot.ErrNotFound) {

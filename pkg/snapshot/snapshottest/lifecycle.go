@@ -66,37 +66,6 @@ func testMountsAgain(t *testing.T, f *fixture) {
 	wantReadOnly(t, f.mount(mounts))
 }
 
-func testUsage(t *testing.T, f *fixture) {
-	chain := []digest.Digest{digest.FromString(t.Name())}
-	stage, err := f.Stage(t.Context(), chain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := snapshot.Usage{Bytes: 12345, Inodes: 67}
-	if err := stage.Commit(t.Context(), want); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := f.Layer(t.Context(), chain); err != nil || got != want {
-		t.Errorf("layer usage %+v, %v; want %+v", got, err, want)
-	}
-	root := f.prepare("usage", chain)
-	before, err := f.Usage(t.Context(), "usage")
-	if err != nil {
-		t.Fatal(err)
-	}
-	const size = 1 << 20
-	if err := os.WriteFile(filepath.Join(root, "big"), make([]byte, size), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	after, err := f.Usage(t.Context(), "usage")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if grown := after.Bytes - before.Bytes; grown < size || grown > 2*size || after.Inodes != before.Inodes+1 {
-		t.Errorf("usage %+v, then %+v with one more file of %d bytes", before, after, size)
-	}
-}
-
 func testStageErrors(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	chain := f.image(file("f", "1"))
@@ -389,6 +358,8 @@ func testCanceledContext(t *testing.T, f *fixture) {
 	f.prepare("key", layers)
 	_, err = f.Usage(ctx, "key")
 	wantError(t, "usage", err, context.Canceled)
+	_, err = f.Totals(ctx)
+	wantError(t, "totals", err, context.Canceled)
 	wantSnapshots(t, f, "key")
 	wantLayers(t, f, layers...)
 }

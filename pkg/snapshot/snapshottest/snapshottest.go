@@ -18,7 +18,7 @@ import (
 
 // New opens a driver's storage for a test. Called again with the same t it opens the same storage, as a daemon does
 // that was started again; the suite has closed the driver before, if it has a method Close(context.Context) error.
-// Root gives a directory that fits.
+// Root gives a directory that fits. A driver that measures usage from time to time had better do it often.
 type New = func(t *testing.T) snapshot.Snapshotter
 
 var roots sync.Map // *testing.T to its directory
@@ -61,6 +61,7 @@ func Run(t *testing.T, name string, open New) {
 		{"ViewIsReadOnly", testViewIsReadOnly},
 		{"MountsAgain", testMountsAgain},
 		{"Usage", testUsage},
+		{"Totals", testTotals},
 		{"StageErrors", testStageErrors},
 		{"SnapshotErrors", testSnapshotErrors},
 		{"LayerInUse", testLayerInUse},
