@@ -11,6 +11,7 @@ import (
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/snapshot"
 )
 
 func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
@@ -103,12 +104,23 @@ func (s *imageService) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInf
 	if err != nil {
 		return nil, err
 	}
-	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: []*runtimeapi.FilesystemUsage{{
-		Timestamp:  time.Now().UnixNano(),
-		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: info.Path},
-		UsedBytes:  &runtimeapi.UInt64Value{Value: uint64(info.UsedBytes)},
-		InodesUsed: &runtimeapi.UInt64Value{Value: uint64(info.Inodes)},
-	}}}, nil
+	return &runtimeapi.ImageFsInfoResponse{
+		ImageFilesystems:     []*runtimeapi.FilesystemUsage{filesystem(info.Path, info.Images, time.Now())},
+		ContainerFilesystems: []*runtimeapi.FilesystemUsage{filesystem(info.Path, info.Containers.Usage, info.Containers.Measured)},
+	}, nil
+}
+
+// filesystem tells what is used; a time of zero is now, as there is nothing that had to be measured.
+func filesystem(path string, u snapshot.Usage, at time.Time) *runtimeapi.FilesystemUsage {
+	if at.IsZero() {
+		at = time.Now()
+	}
+	return &runtimeapi.FilesystemUsage{
+		Timestamp:  at.UnixNano(),
+		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: path},
+		UsedBytes:  &runtimeapi.UInt64Value{Value: uint64(u.Bytes)},
+		InodesUsed: &runtimeapi.UInt64Value{Value: uint64(u.Inodes)},
+	}
 }
 
 func decodeAuth(a *runtimeapi.AuthConfig) registry.Auth {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -201,4 +202,17 @@ func (c *checking) layerOf(img Image, d digest.Digest) (i int, desc ocispec.Desc
 		return 0, desc, fmt.Errorf("layer %s is not in the manifest", d)
 	}
 	return i, m.Layers[i], nil
+}
+
+// contextReader ends reading, between two reads, with the context's error.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.r.Read(p)
 }

@@ -154,7 +154,7 @@ func (n *node) wantClean(t testing.TB) {
 			t.Errorf("%s/%s is left", dir, f.Name())
 		}
 	}
-	if info, err := n.FsInfo(t.Context()); info.UsedBytes != 0 || info.Inodes != 0 || err != nil {
+	if info, err := n.FsInfo(t.Context()); info.Images != (snapshot.Usage{}) || err != nil {
 		t.Errorf("in use: %+v, %v", info, err)
 	}
 }

@@ -74,10 +74,17 @@ type Image struct {
 	Pinned bool `json:"-"`
 }
 
-// FsInfo is the file system that images are on, and what they take of it.
+// FsInfo is the file system that images and the root file systems of containers are on, and what they take of it.
 type FsInfo struct {
-	Path              string
-	UsedBytes, Inodes int64
+	Path       string
+	Images     snapshot.Usage
+	Containers snapshot.Measurement
+}
+
+// Layers is what the service needs of a storage driver.
+type Layers interface {
+	snapshot.Layers
+	Totals(ctx context.Context) (snapshot.Totals, error)
 }
 
 // Config is what the service needs to know.
@@ -101,7 +108,7 @@ type Config struct {
 type Service struct {
 	config    Config
 	registry  *registry.Client
-	layers    snapshot.Layers
+	layers    Layers
 	content   *content.Store
 	downloads *download.Store
 	table     *record.Table[Image]
@@ -127,7 +134,7 @@ type Service struct {
 // New opens the image records in the database, which must be synced (record.Options). Images whose layers or
 // configuration are not there whole are out of sight until they are pulled again; what is left of them is used then.
 // The database and the layers stay the caller's, who ends the use of both with Close.
-func New(ctx context.Context, c Config, db *record.DB, r *registry.Client, layers snapshot.Layers) (*Service, error) {
+func New(ctx context.Context, c Config, db *record.DB, r *registry.Client, layers Layers) (*Service, error) {
 	for _, p := range c.Pinned {
 		if _, err := path.Match(p, ""); err != nil {
 			return nil, fmt.Errorf("pinned image pattern %q: %w", p, err)
@@ -272,37 +279,13 @@ func (s *Service) Progress(name string) []Progress {
 // Counters returns what was done since the start.
 func (s *Service) Counters() progress.Counters { return s.progress.Counters() }
 
-// FsInfo tells what the layers take of which file system, from records.
+// FsInfo tells what the layers of images take of which file system, and what containers have written, from counters.
 func (s *Service) FsInfo(ctx context.Context) (FsInfo, error) {
-	info := FsInfo{Path: s.config.LayerRoot}
-	layers, err := s.layers.ListLayers(ctx)
+	totals, err := s.layers.Totals(ctx)
 	if err != nil {
-		return info, fmt.Errorf("measure layers: %w", err)
+		return FsInfo{}, fmt.Errorf("add up layers: %w", err)
 	}
-	chains := map[digest.Digest][]digest.Digest{}
-	s.mu.RLock()
-	for _, img := range s.images {
-		for i, d := range img.DiffIDs {
-			chains[d] = img.DiffIDs[:i+1]
-		}
-	}
-	s.mu.RUnlock()
-	for _, d := range layers {
-		chain, ok := chains[d]
-		if !ok {
-			chain = []digest.Digest{d} // of a pull under way, or of a removed image
-		}
-		usage, err := s.layers.Layer(ctx, chain)
-		if errors.Is(err, snapshot.ErrNotFound) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			return info, fmt.Errorf("measure layers: %w", err)
-		}
-		info.UsedBytes += usage.Bytes
-		info.Inodes += usage.Inodes
-	}
-	return info, nil
+	return FsInfo{Path: s.config.LayerRoot, Images: totals.Layers, Containers: totals.Writable}, nil
 }
 
 // take waits for a place in a channel of one and returns what leaves it.
