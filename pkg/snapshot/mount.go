@@ -98,7 +98,9 @@ func inDir(dir string, f func() error) error {
 			done <- fmt.Errorf("change directory to %s: %w", dir, err)
 			return
 		}
-		done <- f()
+		err := f()
+		// The runtime cannot end a process's first thread, which it parks instead: it must not keep dir busy.
+		done <- errors.Join(err, unix.Chdir("/"))
 	}()
 	return <-done
 }

@@ -314,3 +314,25 @@ func BenchmarkMount(b *testing.B) {
 		}
 	})
 }
+
+// The first thread of a process outlives its goroutine: no thread may keep the directory busy.
+func TestInDirLeavesTheDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("unshare needs root")
+	}
+	dir := t.TempDir()
+	for range 100 {
+		if err := inDir(dir, func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		cwds, err := filepath.Glob("/proc/self/task/*/cwd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, cwd := range cwds {
+			if to, _ := os.Readlink(cwd); to == dir {
+				t.Fatalf("%s is %s", cwd, to)
+			}
+		}
+	}
+}

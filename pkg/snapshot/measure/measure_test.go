@@ -98,13 +98,12 @@ func TestMeasurerIsPaced(t *testing.T) {
 		for _, key := range []string{"a", "b", "c"} {
 			m.Add(key, false)
 		}
-		n := 0
 		for range 1000 { // somebody asks all the time
 			m.Total()
 			time.Sleep(time.Second)
 		}
 		synctest.Wait()
-		if n = len(w.done()); n != 10 {
+		if n := len(w.done()); n != 10 {
 			t.Errorf("%d walks of 10 s in 1000 s, want 10: a tenth of the time", n)
 		}
 	})

@@ -66,6 +66,19 @@ func usageOf(t testing.TB, s *Snapshotter, key string) snapshot.Measurement {
 	return m
 }
 
+// settledUsage waits until xfs has freed the files that overlayfs makes and removes when it is mounted.
+func settledUsage(t testing.TB, s *Snapshotter, key string) snapshot.Measurement {
+	t.Helper()
+	last := usageOf(t, s, key)
+	for same := 0; same < 20; same++ {
+		time.Sleep(10 * time.Millisecond)
+		if m := usageOf(t, s, key); m.Usage != last.Usage {
+			last, same = m, 0
+		}
+	}
+	return last
+}
+
 func projectOf(t testing.TB, s *Snapshotter, key string) uint32 {
 	t.Helper()
 	s.mu.Lock()
@@ -108,7 +121,7 @@ func TestQuotaCountsAndLimits(t *testing.T) {
 		layer := commit(t, s, "layer", directories(0o755, 0, "etc"))
 		rootfs := mountAt(t, prepare(t, s, "a", layer))
 		other := mountAt(t, prepare(t, s, "b", layer))
-		before := usageOf(t, s, "a")
+		before := settledUsage(t, s, "a")
 		const size = 5 << 20
 		if err := os.WriteFile(filepath.Join(rootfs, "etc/five"), make([]byte, size), 0o600); err != nil {
 			t.Fatal(err)

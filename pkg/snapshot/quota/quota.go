@@ -7,9 +7,12 @@
 // ext4 has project quotas if it was made or tuned with the features quota and project and is mounted with prjquota
 // (ext4(5)); xfs if it is mounted with pquota (xfs(5)); f2fs like ext4. A process with CAP_SYS_RESOURCE is above
 // the limits of ext4 (fs/quota/dquot.c, ignore_hardlimit), though not by way of overlayfs, which lowers that
-// capability (fs/overlayfs/super.c, ovl_fill_super). A process that owns a file can take it to another
-// project, unless it is in a user namespace (fs/ioctl.c, fileattr_set_prepare): against those, limits need a
-// seccomp filter that refuses FS_IOC_FSSETXATTR.
+// capability (fs/overlayfs/super.c, ovl_fill_super).
+//
+// Limits hold against whoever writes too much, not against whoever wants to evade them: a process that owns a file may
+// take it to another project, or have a directory no longer hand on its own, also by way of overlayfs, unless it
+// is in a user namespace (fs/ioctl.c, fileattr_set_prepare). Only a seccomp filter that refuses the ioctls
+// FS_IOC_FSSETXATTR and FS_IOC_SETFLAGS and the system call file_setattr (Linux 6.17) keeps it from that.
 package quota
 
 import (
