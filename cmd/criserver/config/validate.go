@@ -35,6 +35,7 @@ func (c *Config) problems() []*Problem {
 	}
 	v.builtin(c.CNI.Builtin)
 	v.oneOf("snapshot.driver", c.Snapshot.Driver, "overlay")
+	v.trust(c.Trust)
 	return v.problems
 }
 

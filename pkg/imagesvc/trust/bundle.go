@@ -7,8 +7,10 @@ import (
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/verify"
+	"google.golang.org/protobuf/encoding/protojson"
 )
 
 // signPredicate is the type of the statement "I sign this image" (cosign's pkg/types). Statements of other types, which
@@ -23,9 +25,18 @@ type sigstoreBundle struct {
 }
 
 func readBundle(image digest.Digest, content []byte) (candidate, error) {
-	b := &bundle.Bundle{}
-	if err := b.UnmarshalJSON(content); err != nil {
+	b := &bundle.Bundle{Bundle: &protobundle.Bundle{}}
+	if err := protojson.Unmarshal(content, b.Bundle); err != nil {
 		return nil, fmt.Errorf("decode bundle: %w", err)
+	}
+	var options []bundle.Option
+	if b.MinVersion("v0.3") && b.GetVerificationMaterial().GetX509CertificateChain() != nil {
+		// Of private authorities, whose intermediates help to find the way to a trusted root.
+		options = append(options, bundle.AllowCertificateChain())
+	}
+	b, err := bundle.NewBundle(b.Bundle, options...)
+	if err != nil {
+		return nil, err
 	}
 	return &sigstoreBundle{Bundle: b, image: image}, nil
 }

@@ -143,7 +143,7 @@ func TestKeyRejects(t *testing.T) {
 		}, []string{"the .sig tag: decode manifest"}},
 		"malformed bundle": {func(t *testing.T, m *memory, d digest.Digest) {
 			m.addNew(t, d, []byte(`{"mediaType":"`+bundleType+`"}`))
-		}, []string{"decode bundle"}},
+		}, []string{"missing bundle content"}},
 		"malformed digest": {func(t *testing.T, m *memory, d digest.Digest) {
 			m.addOld(t, d, ocispec.Descriptor{MediaType: simpleSigningType, Digest: "sha256:../../etc/passwd", Size: 4})
 		}, []string{"invalid checksum digest"}},
