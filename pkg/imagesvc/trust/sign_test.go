@@ -421,3 +421,17 @@ func (d deployment) material(t testing.TB, e *ca.TestEntity, entry *protorekor.T
 		},
 	}
 }
+
+// withoutLogs writes what trusts the authorities of a deployment alone.
+func withoutLogs(t testing.TB, d deployment) string {
+	t.Helper()
+	tr, err := root.NewTrustedRoot(root.TrustedRootMediaType01, d.FulcioCertificateAuthorities(), nil, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := tr.MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return writeFile(t, "trusted_root.json", data)
+}
