@@ -3,7 +3,6 @@ package trust
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,66 +31,77 @@ const (
 	maxManifest   = 4 << 20 // bytes, as registries have it
 )
 
+// maxErrors is how many fetches may fail: one layer that is gone does not hide the others, but a registry that is down
+// need not be asked for all of them.
+const maxErrors = 3
+
 // finder looks for one good signature of an image. It is for one goroutine.
 type finder struct {
 	src        Source
 	image      digest.Digest
 	identities []*identity
 	report     report
+	errs       []error
 }
 
-// search looks everywhere until a signature is good. An error is of the source: there may be a good one that could not be
-// fetched.
+// search looks everywhere until a signature is good. Without one, an error is the source's first: there may be a good
+// signature that could not be fetched.
 func (f *finder) search(ctx context.Context) (bool, error) {
-	good, err := f.byTag(ctx)
-	if good {
+	if f.byTag(ctx) || f.byReferrers(ctx) {
 		return true, nil
 	}
-	good, err2 := f.byReferrers(ctx)
-	if good {
-		return true, nil
+	if len(f.errs) > 0 {
+		return false, f.errs[0]
 	}
-	return false, errors.Join(err, err2)
+	return false, nil
 }
 
-func (f *finder) byTag(ctx context.Context) (bool, error) {
+// failed notes an error of the source.
+func (f *finder) failed(err error) bool {
+	if err != nil {
+		f.errs = append(f.errs, err)
+	}
+	return err != nil
+}
+
+func (f *finder) givesUp(ctx context.Context) bool {
+	return len(f.errs) >= maxErrors || ctx.Err() != nil
+}
+
+func (f *finder) byTag(ctx context.Context) bool {
 	tag := f.image.Algorithm().String() + "-" + f.image.Encoded() + ".sig"
 	_, data, found, err := f.src.ManifestByTag(ctx, tag)
-	if err != nil || !found {
-		return false, err
+	if f.failed(err) || !found {
+		return false
 	}
 	return f.manifest(ctx, "the .sig tag", data)
 }
 
-func (f *finder) byReferrers(ctx context.Context) (bool, error) {
+func (f *finder) byReferrers(ctx context.Context) bool {
 	all, err := f.src.Referrers(ctx, f.image)
-	if err != nil {
-		return false, err
+	if f.failed(err) {
+		return false
 	}
 	all = slices.DeleteFunc(slices.Clone(all), func(d ocispec.Descriptor) bool { return !maybeSignature(d) })
 	if len(all) > maxSignatures {
 		f.report.add("referrers", fmt.Errorf("only the first %d of %d are looked at", maxSignatures, len(all)))
 		all = all[:maxSignatures]
 	}
-	var errs []error
 	for _, d := range all {
+		if f.givesUp(ctx) {
+			return false
+		}
 		name := fmt.Sprintf("referrer %q", d.Digest)
 		if err := check(d, maxManifest); err != nil {
 			f.report.add(name, err)
 			continue
 		}
 		data, err := f.src.Manifest(ctx, d.Digest)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		if !f.failed(err) && f.manifest(ctx, name, data) {
+			return true
 		}
-		good, err := f.manifest(ctx, name, data)
-		if good {
-			return true, nil
-		}
-		errs = append(errs, err)
 	}
-	return false, errors.Join(errs...)
+	return false
 }
 
 // maybeSignature leaves out what says to be something else. Clients that keep the list of referrers themselves, for a
@@ -124,22 +134,22 @@ func check(d ocispec.Descriptor, most int64) error {
 }
 
 // manifest looks at the signatures in one.
-func (f *finder) manifest(ctx context.Context, name string, data []byte) (bool, error) {
+func (f *finder) manifest(ctx context.Context, name string, data []byte) bool {
 	if len(data) > maxManifest {
 		f.report.add(name, fmt.Errorf("it has %d bytes, at most %d are read", len(data), maxManifest))
-		return false, nil
+		return false
 	}
 	var m ocispec.Manifest
 	if err := json.Unmarshal(data, &m); err != nil {
 		f.report.add(name, fmt.Errorf("decode manifest: %w", err))
-		return false, nil
+		return false
 	}
-	var errs []error
 	for i, layer := range m.Layers {
 		if !isBundle(layer) && layer.MediaType != mediaTypeSimpleSigning {
 			continue
 		}
-		if f.report.found++; f.report.found > maxSignatures {
+		f.report.found++
+		if f.report.found > maxSignatures || f.givesUp(ctx) {
 			continue
 		}
 		name := fmt.Sprintf("signature %d of %s", i+1, name)
@@ -148,21 +158,15 @@ func (f *finder) manifest(ctx context.Context, name string, data []byte) (bool, 
 			continue
 		}
 		content, err := f.src.Blob(ctx, layer)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		if !f.failed(err) && f.signature(ctx, name, layer, content) {
+			return true
 		}
-		good, err := f.signature(ctx, name, layer, content)
-		if good {
-			return true, nil
-		}
-		errs = append(errs, err)
 	}
-	return false, errors.Join(errs...)
+	return false
 }
 
 // signature tells whether one is of any identity.
-func (f *finder) signature(ctx context.Context, name string, layer ocispec.Descriptor, content []byte) (bool, error) {
+func (f *finder) signature(ctx context.Context, name string, layer ocispec.Descriptor, content []byte) bool {
 	var c candidate
 	err := guarded(func() (err error) {
 		if isBundle(layer) {
@@ -174,25 +178,27 @@ func (f *finder) signature(ctx context.Context, name string, layer ocispec.Descr
 	})
 	if err != nil {
 		f.report.add(name, err)
-		return false, nil
+		return false
 	}
 	var manifest []byte
 	if c.overManifest() {
-		if manifest, err = f.src.Manifest(ctx, f.image); err != nil {
-			return false, err
+		manifest, err = f.src.Manifest(ctx, f.image)
+		if f.failed(err) {
+			return false
 		}
 		if got := f.image.Algorithm().FromBytes(manifest); got != f.image {
-			return false, fmt.Errorf("manifest has digest %s, want %s", got, f.image)
+			f.failed(fmt.Errorf("manifest has digest %s, want %s", got, f.image))
+			return false
 		}
 	}
 	for _, id := range f.identities {
 		err := guarded(func() error { return verifyBy(c, id, manifest) })
 		if err == nil {
-			return true, nil
+			return true
 		}
 		f.report.add(name+" is not by "+id.name, err)
 	}
-	return false, nil
+	return false
 }
 
 // candidate is a signature that says to be of the image.

@@ -1,6 +1,7 @@
 package trust_test
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -241,6 +242,39 @@ func TestErrorsOfTheRegistry(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+func TestRegistryThatIsDownIsNotAskedForAll(t *testing.T) {
+	s := newSigner(t, "ecdsa")
+	m, d := newMemory(t)
+	for range 20 {
+		m.addOld(t, d, s.old(t, m, d))
+		m.addNew(t, d, s.statement(t, statementOf(d, signType)))
+	}
+	m.fail = func(now string) error {
+		if now == "blob" {
+			return errGone
+		}
+		return nil
+	}
+	err := newPolicy(t, signedBy(s.file(t))).Check(t.Context(), repository, d, m)
+	if !errors.Is(err, errGone) || m.fetched > 6 || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v after %d fetches", err, m.fetched)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	m.fetched = 0
+	m.fail = func(now string) error {
+		if now == "blob" {
+			cancel()
+			return ctx.Err()
+		}
+		return nil
+	}
+	err = newPolicy(t, signedBy(s.file(t))).Check(ctx, repository, d, m)
+	if !errors.Is(err, context.Canceled) || m.fetched > 3 {
+		t.Errorf("got %v after %d fetches", err, m.fetched)
+	}
 }
 
 func TestTextIsOneLine(t *testing.T) {

@@ -2,14 +2,13 @@ package trust_test
 
 import (
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/testing/ca"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
@@ -179,18 +178,21 @@ func newAuthority(t testing.TB) authority {
 	return authority{rootCert, intermediate, key}
 }
 
+// leaf is a certificate for someone, and its key.
+func (a authority) leaf(t testing.TB, from time.Time) (signer, *x509.Certificate) {
+	t.Helper()
+	s := newSigner(t, "ecdsa")
+	cert, err := ca.GenerateLeafCert(someone, someIdP, from, s.private, a.intermediate, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, cert
+}
+
 // old signs in the old form by a certificate that is valid for ten minutes.
 func (a authority) old(t testing.TB, m *memory, image digest.Digest, from time.Time, chain bool) map[string]string {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := ca.GenerateLeafCert(someone, someIdP, from, private, a.intermediate, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := signer{private: private, hash: 5}
+	s, leaf := a.leaf(t, from)
 	layer := annotations(s.sign(t, payloadOf(image)))
 	layer["dev.sigstore.cosign/certificate"] = string(mustPEM(t, leaf))
 	if chain {
@@ -244,5 +246,28 @@ func TestChain(t *testing.T) {
 	wantRejected(t, p, image, m, "leaf certificate verification failed", "2 signatures")
 	a.old(t, m, image, time.Now().Add(-time.Minute), true)["dev.sigstore.cosign/chain"] = "no PEM"
 	a.old(t, m, image, time.Now().Add(-time.Minute), true)
+	wantAccepted(t, p, image, m)
+}
+
+// The new form has chains too, of private authorities.
+func TestChainInABundle(t *testing.T) {
+	a, d := newAuthority(t), newDeployment(t)
+	scope := keylessBy(trustedRoot(t, []root.CertificateAuthority{&root.FulcioCertificateAuthority{
+		Root: a.root, ValidityPeriodStart: time.Now().Add(-time.Hour), URI: "https://ca.example",
+	}}, d), someoneKeyless)
+	scope.TransparencyLog = &no
+	p := newPolicy(t, scope)
+	m, image := newMemory(t)
+	for _, from := range []authority{newAuthority(t), a} {
+		s, leaf := from.leaf(t, time.Now().Add(-time.Minute))
+		b := s.statementBundle(t, statementOf(image, signType))
+		b.VerificationMaterial.Content = &protobundle.VerificationMaterial_X509CertificateChain{X509CertificateChain: &protocommon.X509CertificateChain{
+			Certificates: []*protocommon.X509Certificate{{RawBytes: leaf.Raw}, {RawBytes: from.intermediate.Raw}},
+		}}
+		m.addNew(t, image, mustBundle(t, b))
+		if from.root != a.root {
+			wantRejected(t, p, image, m, "leaf certificate verification failed")
+		}
+	}
 	wantAccepted(t, p, image, m)
 }
