@@ -53,7 +53,7 @@ func (f *finder) search(ctx context.Context) (bool, error) {
 	if len(f.errs) > 0 {
 		return false, f.errs[0]
 	}
-	return false, nil
+	return false, context.Cause(ctx)
 }
 
 // failed notes an error of the source.

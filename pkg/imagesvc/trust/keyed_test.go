@@ -275,6 +275,11 @@ func TestRegistryThatIsDownIsNotAskedForAll(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || m.fetched > 3 {
 		t.Errorf("got %v after %d fetches", err, m.fetched)
 	}
+	m.fail = nil // a source that does not look at ctx
+	err = newPolicy(t, signedBy(newSigner(t, "ecdsa").file(t))).Check(ctx, repository, d, m)
+	if !errors.Is(err, context.Canceled) || errors.Is(err, trust.ErrRejected) {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestTextIsOneLine(t *testing.T) {

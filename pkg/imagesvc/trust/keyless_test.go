@@ -19,7 +19,7 @@ import (
 var (
 	yes, no = true, false
 	// someoneKeyless is who signs.
-	someoneKeyless = trust.Keyless{Identity: someone, Issuer: someIdP}
+	someoneKeyless = trust.Keyless{Identity: someone, Issuer: someIssuer}
 )
 
 // keylessBy is a scope without SCTs, which the certificates of the tests' deployment do not have.
@@ -55,7 +55,7 @@ func TestKeylessAccepts(t *testing.T) {
 		},
 		"any of some": func(s *trust.Scope) {
 			s.Keys = []string{newSigner(t, "rsa").file(t)}
-			s.Keyless = []trust.Keyless{{Identity: "dev@example.com", Issuer: someIdP}, someoneKeyless}
+			s.Keyless = []trust.Keyless{{Identity: "dev@example.com", Issuer: someIssuer}, someoneKeyless}
 		},
 	}
 	for name, change := range scopes {
@@ -78,13 +78,13 @@ func TestKeylessRejects(t *testing.T) {
 		scope trust.Scope
 		text  string
 	}{
-		"wrong identity": {keylessBy(d.root(t), trust.Keyless{Identity: "dev@example.com", Issuer: someIdP}), someone},
-		"wrong issuer":   {keylessBy(d.root(t), trust.Keyless{Identity: someone, Issuer: "https://accounts.example"}), someIdP},
+		"wrong identity": {keylessBy(d.root(t), trust.Keyless{Identity: "dev@example.com", Issuer: someIssuer}), someone},
+		"wrong issuer":   {keylessBy(d.root(t), trust.Keyless{Identity: someone, Issuer: "https://accounts.example"}), someIssuer},
 		"expression that matches a part of the identity": {
-			keylessBy(d.root(t), trust.Keyless{IdentityRegexp: "https://github.com/org/", Issuer: someIdP}), someone,
+			keylessBy(d.root(t), trust.Keyless{IdentityRegexp: "https://github.com/org/", Issuer: someIssuer}), someone,
 		},
 		"expression that matches a part of the issuer": {
-			keylessBy(d.root(t), trust.Keyless{Identity: someone, IssuerRegexp: "githubusercontent.com|x"}), someIdP,
+			keylessBy(d.root(t), trust.Keyless{Identity: someone, IssuerRegexp: "githubusercontent.com|x"}), someIssuer,
 		},
 		"somebody else's root": {keylessBy(newDeployment(t).root(t), someoneKeyless), "failed to verify"},
 		"no SCT": {trust.Scope{
@@ -182,7 +182,7 @@ func newAuthority(t testing.TB) authority {
 func (a authority) leaf(t testing.TB, from time.Time) (signer, *x509.Certificate) {
 	t.Helper()
 	s := newSigner(t, "ecdsa")
-	cert, err := ca.GenerateLeafCert(someone, someIdP, from, s.private, a.intermediate, a.key)
+	cert, err := ca.GenerateLeafCert(someone, someIssuer, from, s.private, a.intermediate, a.key)
 	if err != nil {
 		t.Fatal(err)
 	}

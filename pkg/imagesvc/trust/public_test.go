@@ -25,7 +25,7 @@ func TestPublicDeployment(t *testing.T) {
 		t.Fatal(err)
 	}
 	scope := trust.Scope{
-		Require: trust.Signed, Keyless: []trust.Keyless{{Identity: workflow, Issuer: someIdP}},
+		Require: trust.Signed, Keyless: []trust.Keyless{{Identity: workflow, Issuer: someIssuer}},
 		TrustedRoot: writeFile(t, "trusted_root.json", public),
 	}
 	m, _ := newMemory(t)
@@ -33,7 +33,7 @@ func TestPublicDeployment(t *testing.T) {
 	wantRejected(t, newPolicy(t, scope), what, m, `it is a statement of type "https://slsa.dev/provenance/v1", not a signature`)
 	scope.Keyless[0].Issuer = "https://accounts.example"
 	wantRejected(t, newPolicy(t, scope), what, m, "expected issuer value")
-	scope.Keyless[0].Issuer = someIdP
+	scope.Keyless[0].Issuer = someIssuer
 	m.referrers[0].Annotations = map[string]string{"dev.sigstore.bundle.predicateType": "https://slsa.dev/provenance/v1"}
 	wantRejected(t, newPolicy(t, scope), what, m, "no signature was found")
 	scope.TrustedRoot = newDeployment(t).root(t)

@@ -35,9 +35,8 @@ type loaded struct {
 // stamp tells one state of a file from others: a rename over it changes the inode, a write the time of change. The zero
 // stamp is of a file that is not there.
 type stamp struct {
-	inode        uint64
-	size         int64
-	seconds, nss int64
+	inode         uint64
+	size, changed int64
 }
 
 func newScope(c Scope) (*scope, error) {
@@ -153,7 +152,7 @@ func (s *scope) stamps() []stamp {
 		var st stamp
 		if info, err := os.Stat(file); err == nil {
 			sys := info.Sys().(*syscall.Stat_t)
-			st = stamp{inode: sys.Ino, size: sys.Size, seconds: sys.Ctim.Sec, nss: sys.Ctim.Nsec}
+			st = stamp{inode: sys.Ino, size: sys.Size, changed: sys.Ctim.Nano()}
 		}
 		stamps = append(stamps, st)
 	}

@@ -37,10 +37,10 @@ import (
 
 // Who signs in tests.
 const (
-	someone  = "https://github.com/org/app/.github/workflows/release.yml@refs/heads/main"
-	someIdP  = "https://token.actions.githubusercontent.com"
-	intoto   = "application/vnd.in-toto+json"
-	signType = "https://sigstore.dev/cosign/sign/v1"
+	someone    = "https://github.com/org/app/.github/workflows/release.yml@refs/heads/main"
+	someIssuer = "https://token.actions.githubusercontent.com"
+	intoto     = "application/vnd.in-toto+json"
+	signType   = "https://sigstore.dev/cosign/sign/v1"
 )
 
 // payloadOf is what cosign signs in the old form.
@@ -319,7 +319,7 @@ func promiseOf(t testing.TB, e *protorekor.TransparencyLogEntry) string {
 func (d deployment) old(t testing.TB, m *memory, image digest.Digest) ocispec.Descriptor {
 	t.Helper()
 	content := payloadOf(image)
-	e, err := d.Sign(someone, someIdP, content)
+	e, err := d.Sign(someone, someIssuer, content)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,9 +363,9 @@ func (d deployment) statement(t testing.TB, content []byte, newLog bool) *protob
 	var e *ca.TestEntity
 	var err error
 	if newLog {
-		e, err = d.AttestHashedRekordV2(someone, someIdP, content)
+		e, err = d.AttestHashedRekordV2(someone, someIssuer, content)
 	} else {
-		e, err = d.AttestAtTime(someone, someIdP, content, time.Now().Add(5*time.Minute), true)
+		e, err = d.AttestAtTime(someone, someIssuer, content, time.Now().Add(5*time.Minute), true)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -392,7 +392,7 @@ func (d deployment) statement(t testing.TB, content []byte, newLog bool) *protob
 // message signs the manifest itself by a certificate for someone.
 func (d deployment) message(t testing.TB, manifest []byte) *protobundle.Bundle {
 	t.Helper()
-	e, err := d.Sign(someone, someIdP, manifest)
+	e, err := d.Sign(someone, someIssuer, manifest)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// ErrRejected: the policy does not let the image be used, or cannot tell, as a file of it is broken.
+// ErrRejected is returned when the policy does not let the image be used, or cannot tell, as a file of it is broken.
 var ErrRejected = errors.New("image rejected by signature policy")
 
 // Requirement is what is asked of the images of a scope.
