@@ -26,6 +26,7 @@ type Config struct {
 	Registry Registry `toml:"registry"`
 	CNI      CNI      `toml:"cni"`
 	Snapshot Snapshot `toml:"snapshot"`
+	Trust    Trust    `toml:"trust" comment:"Which images may be used, by their signatures. A file that is named here is read again when it has changed.\n[[trust.policy]]\nscope = \"quay.io/org\" # a registry, or that and the beginning of a path; \"_default\" is all the rest\nrequire = \"signed\" # or \"reject\", or \"accept\", as without any policy\nkeys = [\"/etc/criserver/org.pub\"] # public keys (PEM); cosign's signatures by any key or identity suffice\nkeyless = [{identity_regexp = \"https://github\\\\.com/org/.*\", issuer = \"https://token.actions.githubusercontent.com\"}]\ntrusted_root = \"/etc/criserver/trusted_root.json\" # sigstore's authorities and logs, for keyless and the following\ntransparency_log = true # signatures must be in a log; the default for keyless, not for keys\ntimestamp_authority = true # must have the time of an authority; not the default\nsct = true # certificates must be in a log; the default"`
 
 	// Files are those that Load has read, in order.
 	Files []string `toml:"-"`

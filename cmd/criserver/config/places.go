@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"strconv"
 	"strings"
 
@@ -16,18 +17,34 @@ type place struct {
 // places tells where each key was set last.
 type places map[string]place
 
-// add notes the keys of a file, which has been decoded without an error.
+// add notes the keys of a file, which has been decoded without an error. The tables of an array are numbered:
+// "trust.policy.0".
 func (p places) add(file string, doc []byte) {
 	var parser unstable.Parser
 	parser.Reset(doc)
 	var table []string
+	arrays := map[string]int{} // how many tables each has so far
 	for parser.NextExpression() {
 		e := parser.Expression()
 		if e.Kind == unstable.Table || e.Kind == unstable.ArrayTable {
 			table = nil
 		}
 		p.addNode(&parser, file, &table, e)
+		if e.Kind == unstable.ArrayTable {
+			p.number(arrays, &table)
+		}
 	}
+}
+
+// number gives the table of an array its place. The first replaces what another file has said.
+func (p places) number(arrays map[string]int, table *[]string) {
+	array := joinKey(*table...)
+	if arrays[array] == 0 {
+		maps.DeleteFunc(p, func(key string, _ place) bool { return strings.HasPrefix(key, array+".") })
+	}
+	*table = append(*table, strconv.Itoa(arrays[array]))
+	arrays[array]++
+	p[joinKey(*table...)] = p[array]
 }
 
 // addNode notes a table or a key below the table prefix. A table becomes the prefix.

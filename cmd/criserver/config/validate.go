@@ -35,6 +35,7 @@ func (c *Config) problems() []*Problem {
 	}
 	v.builtin(c.CNI.Builtin)
 	v.snapshot(c.Snapshot)
+	v.trust(c.Trust)
 	return v.problems
 }
 
