@@ -21,6 +21,7 @@ import (
 	"criserver/pkg/cri"
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/trust"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
@@ -112,8 +113,13 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 	if err != nil {
 		return d, fmt.Errorf("configure registries: %w", err)
 	}
+	policy, err := trust.New(c.Trust.Config())
+	if err != nil {
+		return d, fmt.Errorf("configure trust: %w", err)
+	}
 	images := imagesvc.Config{
-		Root: c.Root, LayerRoot: layers, Pinned: c.Image.Pinned,
+		Policy: policy,
+		Root:   c.Root, LayerRoot: layers, Pinned: c.Image.Pinned,
 		ParallelLayers: c.Image.MaxParallelLayers, Connections: c.Image.ConnectionsPerLayer,
 		Limits:    unpack.Limits{Bytes: int64(c.Image.MaxLayerSize), Entries: c.Image.MaxLayerFiles},
 		KeepBlobs: c.Image.KeepLayers, KeepDownloads: time.Duration(c.Image.KeepDownloads),

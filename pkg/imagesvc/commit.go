@@ -2,13 +2,10 @@ package imagesvc
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -57,10 +54,14 @@ func (s *Service) commit(ctx context.Context, ref registry.Reference, o CommitOp
 		return Image{}, err
 	}
 	defer layer.file.Close()
-	from, err := committed(base, manifest, layer, o)
+	if base.Artifact {
+		return Image{}, fmt.Errorf("%w: %s is an artifact", ErrInvalid, base.ID)
+	}
+	made, err := change.Commit(base.Config, manifest, layer.desc, change.Options{Author: o.Author, Comment: o.Comment, Changes: o.Changes})
 	if err != nil {
 		return Image{}, err
 	}
+	from := &origin.Local{Document: made.Manifest, Config: made.Config, Open: layer.open}
 	docs, err := document.Read(ctx, from)
 	if err != nil {
 		return Image{}, err
@@ -127,41 +128,4 @@ func (l *newLayer) open(d ocispec.Descriptor) (*os.File, error) {
 		return nil, fmt.Errorf("open layer: %w", err)
 	}
 	return f, nil
-}
-
-// committed puts a layer on an image.
-func committed(base Image, manifest []byte, layer *newLayer, o CommitOptions) (*origin.Local, error) {
-	if base.Artifact {
-		return nil, fmt.Errorf("%w: %s is an artifact", ErrInvalid, base.ID)
-	}
-	now := time.Now().UTC()
-	config := base.Config
-	if err := change.Apply(&config.Config, o.Changes); err != nil {
-		return nil, err
-	}
-	config.Created, config.Author = &now, o.Author
-	config.RootFS.DiffIDs = append(slices.Clone(config.RootFS.DiffIDs), layer.desc.Digest)
-	config.History = append(slices.Clone(config.History), ocispec.History{
-		Created: &now, CreatedBy: "criserver image commit", Author: o.Author, Comment: o.Comment,
-	})
-	raw, err := json.Marshal(config)
-	if err != nil {
-		return nil, fmt.Errorf("encode configuration: %w", err)
-	}
-	var m ocispec.Manifest
-	if err := json.Unmarshal(manifest, &m); err != nil {
-		return nil, fmt.Errorf("decode manifest of image %s: %w", base.ID, err)
-	}
-	m.SchemaVersion, m.MediaType, m.Annotations, m.Subject = 2, ocispec.MediaTypeImageManifest, nil, nil
-	m.Config = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
-	m.Layers = append(slices.Clone(m.Layers), layer.desc)
-	for i := range m.Layers {
-		m.Layers[i].MediaType = outgoing.OCILayer(m.Layers[i].MediaType)
-	}
-	data, err := json.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("encode manifest: %w", err)
-	}
-	desc := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	return &origin.Local{Document: registry.Manifest{Descriptor: desc, Data: data}, Config: raw, Open: layer.open}, nil
 }

@@ -57,12 +57,15 @@ func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registr
 	if err != nil {
 		return "", err
 	}
-	if id, ok := s.unchanged(ctx, repo, ref); ok {
-		return id, nil
-	}
 	from := &origin.Remote{Repository: repo, Downloads: s.downloads}
+	if id, resolved, ok := s.unchanged(ctx, repo, ref); ok {
+		return id, s.trusted(ctx, from, ref, resolved)
+	}
 	docs, err := document.Read(ctx, from)
 	if err != nil {
+		return "", err
+	}
+	if err := s.trusted(ctx, from, ref, docs.Resolved.Digest); err != nil {
 		return "", err
 	}
 	release, err := s.lease(ctx, parts(docs))
@@ -127,18 +130,18 @@ func isNoSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is
 
 // unchanged asks the registry for no more than a digest when the name is known here: on most pulls of policy Always there
 // is nothing to do, and registries count fetches of manifests against their limits, but not questions for digests.
-func (s *Service) unchanged(ctx context.Context, repo *registry.Repository, ref registry.Reference) (digest.Digest, bool) {
+func (s *Service) unchanged(ctx context.Context, repo *registry.Repository, ref registry.Reference) (id, resolved digest.Digest, ok bool) {
 	s.mu.RLock()
 	img, known := named(s.images, ref)
 	s.mu.RUnlock()
 	if !known {
-		return "", false
+		return "", "", false
 	}
 	// What goes wrong now is told by the fetch that follows.
 	d, err := repo.Digest(ctx)
 	if err != nil || d == "" || !slices.Contains(img.Digests, ref.WithDigest(d).String()) {
-		return "", false
+		return "", "", false
 	}
 	logrus.WithField("image", ref.String()).Debug("image has not changed")
-	return img.ID, true
+	return img.ID, d, true
 }

@@ -32,6 +32,7 @@ import (
 	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/shared"
+	"criserver/pkg/imagesvc/trust"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/snapshot"
@@ -44,7 +45,7 @@ var (
 	// ErrInvalid: the image, or its name, is not one that can be used.
 	ErrInvalid = document.ErrInvalid
 	// ErrUntrusted: the policy asks for signatures that the image does not have.
-	ErrUntrusted = errors.New("image is not trusted")
+	ErrUntrusted = trust.ErrRejected
 	// ErrNoSpace: the disk is full, or a quota of it.
 	ErrNoSpace = errors.New("no space left on the image file system")
 )
@@ -98,6 +99,8 @@ type Config struct {
 	KeepBlobs bool
 	// KeepDownloads is how long what is there of an aborted download waits for the next try.
 	KeepDownloads time.Duration
+	// Policy says which images may be used; nil is all.
+	Policy Policy
 	// Limits are what one layer may take when it is unpacked.
 	Limits unpack.Limits
 	// Pinned are name patterns (path.Match) of images that must not be removed to free space.

@@ -3,6 +3,7 @@ package origin
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 
@@ -34,7 +35,8 @@ type Blob interface {
 	Consumed() int64
 	// CopyTo copies the blob, once it has been read to its end.
 	CopyTo(w io.Writer) (int64, error)
-	// Close ends the use of the blob and keeps what the next use of it can spare; Discard keeps nothing.
+	// Close ends the use of the blob and keeps what the next use of it can spare; Discard keeps nothing. Both may be called
+	// again.
 	Close() error
 	Discard() error
 }
@@ -155,8 +157,13 @@ func (f *File) CopyTo(w io.Writer) (int64, error) {
 	return io.Copy(w, io.NewSectionReader(f.file, 0, f.size))
 }
 
-// Close implements Blob.
-func (f *File) Close() error { return f.file.Close() }
+// Close implements Blob. It may be called again.
+func (f *File) Close() error {
+	if err := f.file.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
 
 // Discard implements Blob.
-func (f *File) Discard() error { return f.file.Close() }
+func (f *File) Discard() error { return f.Close() }

@@ -1,0 +1,132 @@
+package imagesvc_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/registry/registrytest"
+)
+
+func (n *node) check(t testing.TB, repair bool) []imagesvc.Finding {
+	t.Helper()
+	found, err := n.Check(t.Context(), repair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// What is damaged is found, named, and made anew, from a kept blob or the registry, and nothing else is fetched.
+func TestCheckRepairs(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		img := twoLayers(t, ocispec.MediaTypeImageLayerGzip)
+		server := registrytest.Start(t, registrytest.Options{})
+		server.Push(t, "a/b", "v1", img)
+		for name, test := range map[string]struct {
+			damage func(t *testing.T, n *node, tree string) error
+			kind   string
+			says   string
+		}{
+			"content": {func(_ *testing.T, _ *node, tree string) error {
+				return os.WriteFile(filepath.Join(tree, "etc/release"), []byte("owl"), 0o644)
+			}, "layer", "etc/release"},
+			"missing file": {func(_ *testing.T, _ *node, tree string) error { return os.Remove(filepath.Join(tree, "dir/file")) }, "layer", "dir/file"},
+			"extra file": {func(_ *testing.T, _ *node, tree string) error {
+				return os.WriteFile(filepath.Join(tree, "extra"), nil, 0o644)
+			}, "layer", "extra"},
+			"mode": {func(_ *testing.T, _ *node, tree string) error {
+				return os.Chmod(filepath.Join(tree, "dir/file"), 0o4755)
+			}, "layer", "dir/file"},
+			"configuration": {func(_ *testing.T, n *node, _ string) error {
+				return os.Truncate(filepath.Join(n.root, "content/sha256", img.ID().Encoded()), 3)
+			}, "blob", "damaged"},
+			"manifest": {func(_ *testing.T, n *node, _ string) error {
+				return os.Remove(filepath.Join(n.root, "content/sha256", img.Digest().Encoded()))
+			}, "blob", "not found"},
+		} {
+			t.Run(name, func(t *testing.T) {
+				n := newNode(t, registry.Config{})
+				n.config.KeepBlobs = keep
+				n.restart(t)
+				id := n.pull(t, server.Host+"/a/b:v1")
+				if found := n.check(t, false); len(found) > 0 {
+					t.Fatalf("nothing is wrong, but found %+v", found)
+				}
+				tree, _, err := n.layers.Tree(t.Context(), img.Layers[1].DiffID())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := test.damage(t, n, tree); err != nil {
+					t.Fatal(err)
+				}
+				for range 2 { // looking changes nothing
+					found := n.check(t, false)
+					if len(found) != 1 || found[0].Kind != test.kind || !strings.Contains(found[0].Problem, test.says) || found[0].Repaired || found[0].Images[0].String() != id {
+						t.Fatalf("found %+v", found)
+					}
+				}
+				found := n.check(t, true)
+				if len(found) != 1 || !found[0].Repaired || found[0].Action == "" {
+					t.Fatalf("found %+v", found)
+				}
+				if kept := strings.Contains(found[0].Action, "kept"); test.kind == "layer" && kept != keep {
+					t.Errorf("%s", found[0].Action)
+				}
+				if found := n.check(t, false); len(found) > 0 {
+					t.Errorf("after the repair: %+v", found)
+				}
+				n.wantTwoLayers(t, id)
+				n.restart(t)
+				n.wantTwoLayers(t, id)
+			})
+		}
+	}
+}
+
+// What cannot be had stays as it is, and is said so.
+func TestCheckCannotRepair(t *testing.T) {
+	m := registrytest.NewMemory(t)
+	img := twoLayers(t, ocispec.MediaTypeImageLayerGzip)
+	m.Add("a/b", "v1", img)
+	n := newNode(t, direct(m))
+	id := n.pull(t, m.Host+"/a/b:v1")
+	m.Server.Close()
+	tree, _, err := n.layers.Tree(t.Context(), img.Layers[0].DiffID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(tree, "gone"), []byte("LOWER"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	found := n.check(t, true)
+	if len(found) != 1 || found[0].Repaired || !strings.Contains(found[0].Action, m.Host) {
+		t.Errorf("found %+v", found)
+	}
+	n.wantTwoLayers(t, id)
+}
+
+// An image that is out of sight because a layer is gone comes back.
+func TestCheckBringsBack(t *testing.T) {
+	server := registrytest.Start(t, registrytest.Options{})
+	img := twoLayers(t, ocispec.MediaTypeImageLayerGzip)
+	server.Push(t, "a/b", "v1", img)
+	n := newNode(t, registry.Config{})
+	id := n.pull(t, server.Host+"/a/b:v1")
+	if err := n.layers.RemoveLayer(t.Context(), img.Layers[0].DiffID()); err != nil {
+		t.Fatal(err)
+	}
+	n.restart(t)
+	if len(n.List()) != 0 {
+		t.Fatal("it is in sight")
+	}
+	if found := n.check(t, true); len(found) != 1 || !found[0].Repaired || !strings.Contains(found[0].Problem, "missing") {
+		t.Errorf("found %+v", found)
+	}
+	n.wantTwoLayers(t, id)
+}
