@@ -205,3 +205,31 @@ func FuzzExact(f *testing.F) {
 		}
 	})
 }
+
+func TestNoDescriptorsAreLeft(t *testing.T) {
+	root, meta := unpacked(t, everything(t))
+	count := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := count()
+	for range 3 {
+		_, err := Verify(t.Context(), bytes.NewReader(meta), root)
+		err = errors.Join(err, Rebuild(bytes.NewReader(meta), root, io.Discard), Changes(t.Context(), root, io.Discard))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Rebuild(bytes.NewReader(meta), t.TempDir(), io.Discard); !errors.Is(err, ErrDamaged) {
+			t.Fatal(err)
+		}
+		if _, err := Verify(t.Context(), bytes.NewReader(meta), t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := count(); after != before {
+		t.Errorf("%d descriptors, before %d", after, before)
+	}
+}
