@@ -23,18 +23,17 @@ type Client struct {
 	http   *http.Client
 }
 
-// NewClient makes a client for the daemon on a socket, which need not be there yet. Close ends its use.
+// NewClient makes a client for the daemon on a socket, which need not be there yet. It holds nothing between calls.
 func NewClient(socket string) *Client {
 	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 		DisableCompression: true, // nothing is saved on a socket
+		// A connection is cheap, and one that the daemon closes as it is taken again is an error of a call.
+		DisableKeepAlives: true,
 	}}}
 }
-
-// Close closes idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // List returns all images, the newest first.
 func (c *Client) List(ctx context.Context) ([]Image, error) {
@@ -106,8 +105,10 @@ func (c *Client) Import(ctx context.Context, archive io.Reader, name string, on 
 	if name != "" {
 		path += "?" + url.Values{importNameKey: {name}}.Encode()
 	}
-	source := &source{r: archive}
-	r, err := c.do(ctx, http.MethodPost, path, io.NopCloser(source))
+	source := newSource(archive)
+	defer source.Close()
+	defer context.AfterFunc(ctx, func() { source.Close() })()
+	r, err := c.do(ctx, http.MethodPost, path, source)
 	if err == nil {
 		defer r.Body.Close()
 		var resp ImportResponse
@@ -115,8 +116,8 @@ func (c *Client) Import(ctx context.Context, archive io.Reader, name string, on 
 			return resp.Images, nil
 		}
 	}
-	if failed := source.failed.Load(); failed != nil {
-		return nil, fmt.Errorf("read archive: %w", *failed)
+	if failed := source.failed(); failed != nil {
+		return nil, fmt.Errorf("read archive: %w", failed)
 	}
 	return nil, err
 }

@@ -386,7 +386,7 @@ func TestCommit(t *testing.T) {
 		got, err := c.Commit(within(t), CommitRequest{
 			Container: "0123", Name: "n:1", Author: "me", Comment: "why", Changes: []string{"CMD x"}, NoPause: tc.noPause,
 		})
-		if !errors.Is(err, tc.err) || (err == nil) != (tc.err == nil && tc.text == "") || err != nil && !strings.Contains(err.Error(), tc.text) {
+		if tc.err != nil && !errors.Is(err, tc.err) || (err == nil) != (tc.err == nil && tc.text == "") || err != nil && !strings.Contains(err.Error(), tc.text) {
 			t.Errorf("%s: got %v", name, err)
 		}
 		if err == nil {

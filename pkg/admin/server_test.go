@@ -37,7 +37,6 @@ func serve(t *testing.T, f *Funcs) (*Client, *Server) {
 	go func() { served <- s.Serve(l) }()
 	c := NewClient(path)
 	t.Cleanup(func() {
-		c.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		if err := s.Stop(ctx); err != nil {
