@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"io"
 	"sync/atomic"
 )
@@ -38,7 +39,7 @@ type callers struct {
 
 func (c callers) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	if err != nil && err != io.EOF { //nolint:errorlint // io.Copy compares too
+	if err != nil && !errors.Is(err, io.EOF) {
 		c.s.err.Store(&err)
 	}
 	return n, err

@@ -92,12 +92,14 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 
 // encode answers with a value.
 func encode(w http.ResponseWriter, value any) error {
-	body, err := json.Marshal(value)
-	if err != nil {
+	var body bytes.Buffer
+	e := json.NewEncoder(&body)
+	e.SetEscapeHTML(false) // people read it too
+	if err := e.Encode(value); err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
 	w.Header().Set(contentType, mediaJSON)
-	_, err = w.Write(append(body, '\n'))
+	_, err := body.WriteTo(w)
 	return err
 }
 

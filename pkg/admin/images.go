@@ -78,12 +78,13 @@ func (s *Server) removable(img imagesvc.Image, name string) error {
 	if users := s.users(img); len(users) > 0 {
 		return fmt.Errorf("%q: %w by %d containers, such as %.12s; remove them first, or force it", name, ErrInUse, len(users), users[0])
 	}
-	ref, err := registry.Parse(name)
-	if err != nil || !slices.Contains(img.Tags, ref.String()) && !slices.Contains(img.Digests, ref.String()) {
-		return nil // it was named by its ID
+	var full string // "" for an ID that cannot be a name
+	if ref, err := registry.Parse(name); err == nil {
+		full = ref.String()
 	}
-	others := slices.DeleteFunc(slices.Clone(img.Tags), func(tag string) bool { return tag == ref.String() })
-	if len(others) > 0 {
+	byName := slices.Contains(img.Tags, full) || slices.Contains(img.Digests, full)
+	others := slices.DeleteFunc(slices.Clone(img.Tags), func(tag string) bool { return tag == full })
+	if byName && len(others) > 0 {
 		return fmt.Errorf("%q: %w under other names, which would go with it: %s; remove it by its ID, or force it",
 			name, ErrInUse, strings.Join(others, ", "))
 	}

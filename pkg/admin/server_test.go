@@ -237,7 +237,7 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/", "", 501, "unsupported", "different versions"},
 		{"POST", "/v1/images/pull", "", 400, "invalid", "EOF"},
 		{"POST", "/v1/images/pull", "{", 400, "invalid", "EOF"},
-		{"POST", "/v1/images/pull", `{"nmae":"a"}`, 400, "invalid", `"nmae"`},
+		{"POST", "/v1/images/pull", `{"image":"a"}`, 400, "invalid", `"image"`},
 		{"POST", "/v1/images/pull", `{"name":1}`, 400, "invalid", "name"},
 		{"POST", "/v1/images/pull", `{"name":"a"}{}`, 400, "invalid", "more than one"},
 		{"POST", "/v1/images/pull", `{}`, 400, "invalid", "name is missing"},
@@ -251,7 +251,7 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/v1/images/export", `{}`, 400, "invalid", "names"},
 		{"POST", "/v1/images/export", `{"names":[""]}`, 400, "invalid", "names"},
 		{"POST", "/v1/images/export", `{"names":["a"],"format":"zip"}`, 400, "invalid", `"zip"`},
-		{"POST", "/v1/images/import?nmae=a", "", 400, "invalid", "nmae"},
+		{"POST", "/v1/images/import?image=a", "", 400, "invalid", "image"},
 		{"POST", "/v1/images/import?name=a&name=b", "", 400, "invalid", "name=b"},
 	} {
 		status, header, e := raw(t, c, tc.method, tc.path, tc.body)

@@ -49,8 +49,7 @@ func (s *Server) operate(
 		case <-ticker.C:
 			if err := report(); err != nil {
 				cancel()
-				<-done
-				return err
+				return errors.Join(err, <-done)
 			}
 		}
 	}
