@@ -10,8 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketMode lets root and the socket's group in, whom an administrator may choose.
-const socketMode = 0o660
+// Modes of sockets.
+const (
+	socketMode      = 0o660 // root and the socket's group, whom an administrator may choose
+	adminSocketMode = 0o600
+)
 
 // lockState keeps a second daemon off the state directory. The kernel drops the lock with the process, however it ends.
 func lockState(dir string) (*os.File, error) {
@@ -43,7 +46,7 @@ func lockState(dir string) (*os.File, error) {
 
 // listen takes the socket. A socket file that nobody answers on is replaced; one that somebody does answer on, and a file
 // that is no socket, are refused.
-func listen(path string) (net.Listener, error) {
+func listen(path string, mode os.FileMode) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, fmt.Errorf("make socket directory: %w", err)
 	}
@@ -67,7 +70,7 @@ func listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	if err := os.Chmod(path, socketMode); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil

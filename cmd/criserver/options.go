@@ -25,6 +25,8 @@ var textFlags = []struct {
 	{"log-level", "debug, info, warn or error", func(c *config.Config) *string { return &c.Log.Level }},
 	{"log-format", "text or json", func(c *config.Config) *string { return &c.Log.Format }},
 	{"log-file", "the file to log to, instead of standard error", func(c *config.Config) *string { return &c.Log.File }},
+	{"admin-socket", "the administrator's Unix socket, instead of admin.sock in the state directory",
+		func(c *config.Config) *string { return &c.Admin.Socket }},
 	{"monitor", "the crimonitor program, instead of the one beside criserver or in PATH",
 		func(c *config.Config) *string { return &c.Monitor.Path }},
 	{"monitor-log", "crimonitor's log file, instead of crimonitor.log in the state directory",

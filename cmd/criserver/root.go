@@ -40,6 +40,7 @@ func newRoot(serve serveFunc) *cobra.Command {
 			Args:  cobra.NoArgs,
 			RunE:  runServe,
 		},
+		newImage(&o),
 		newConfig(&o),
 		newVersion(),
 	)

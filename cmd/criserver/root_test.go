@@ -48,7 +48,8 @@ func TestServeIsTheDefault(t *testing.T) {
 func TestFlagsWin(t *testing.T) {
 	file := writeFile(t, "socket = '/file.sock'\nstate = '/state-of-file'\n[log]\nlevel = 'warn'\nformat = 'json'\n")
 	got, err := served(t, "--config", file, "--socket=/1", "--root=/2", "--log-level=debug", "--log-file=/3", "--monitor=/4",
-		"--monitor-log=/5", "--monitor-socket=/6", "--cgroup-root=/7", "--cni-conf-dir=/8", "--cni-bin-dir=/9,9", "--cni-bin-dir=/10")
+		"--monitor-log=/5", "--monitor-socket=/6", "--cgroup-root=/7", "--cni-conf-dir=/8", "--cni-bin-dir=/9,9", "--cni-bin-dir=/10",
+		"--admin-socket=/11")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +57,7 @@ func TestFlagsWin(t *testing.T) {
 	want.Socket, want.State, want.Root = "/1", "/state-of-file", "/2"
 	want.Log = config.Log{Level: "debug", Format: "json", File: "/3"}
 	want.Monitor = config.Monitor{Path: "/4", Log: "/5", Socket: "/6"}
-	want.Runtime.CgroupRoot = "/7"
+	want.Admin.Socket, want.Runtime.CgroupRoot = "/11", "/7"
 	want.CNI.ConfDir, want.CNI.BinDirs = "/8", []string{"/9,9", "/10"}
 	want.Files = []string{file}
 	if !reflect.DeepEqual(got, want) {

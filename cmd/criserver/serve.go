@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"criserver/cmd/criserver/config"
+	"criserver/pkg/admin"
 	"criserver/pkg/cni"
 	"criserver/pkg/cri"
 	"criserver/pkg/imagesvc"
@@ -60,23 +61,43 @@ func serve(ctx context.Context, c *config.Config) error {
 	if err != nil {
 		return errors.Join(err, d.close())
 	}
-	listener, err := listen(c.Socket)
+	err = d.serve(ctx, c)
+	return errors.Join(err, d.close())
+}
+
+// serve answers on both sockets until ctx ends.
+func (d *daemon) serve(ctx context.Context, c *config.Config) error {
+	listener, err := listen(c.Socket, socketMode)
 	if err != nil {
-		return errors.Join(err, d.close())
+		return err
+	}
+	adminListener, err := listen(adminSocket(c), adminSocketMode)
+	if err != nil {
+		return errors.Join(err, listener.Close())
 	}
 	server := grpc.NewServer(cri.Options()...)
 	cri.Register(server, d.backends())
-	served := make(chan error, 1)
+	administration := admin.NewServer(d.adminBackends())
+	served := make(chan error, 2)
 	go func() { served <- server.Serve(listener) }()
-	logrus.WithFields(logrus.Fields{"version": version, "socket": c.Socket, "pid": os.Getpid()}).Info("criserver serves")
+	go func() { served <- administration.Serve(adminListener) }()
+	logrus.WithFields(logrus.Fields{
+		"version": version, "socket": c.Socket, "admin": adminSocket(c), "pid": os.Getpid(),
+	}).Info("criserver serves")
 	select {
-	case err = <-served:
+	case err = <-served: // none ends by itself, but on error
+		served <- nil
 	case <-ctx.Done():
 		logrus.Info("criserver stops; containers go on")
-		stopServer(server)
-		err = <-served
 	}
-	return errors.Join(err, d.close())
+	stopped := make(chan error, 1)
+	go func() {
+		limit, cancel := context.WithTimeout(context.Background(), stopLimit)
+		defer cancel()
+		stopped <- administration.Stop(limit)
+	}()
+	stopServer(server)
+	return errors.Join(err, <-stopped, <-served, <-served)
 }
 
 // stopServer lets the calls under way end, for a while.

@@ -20,6 +20,7 @@ type Config struct {
 	Root   string `toml:"root" comment:"What outlives a reboot: images, snapshots, records."`
 
 	Log      Log      `toml:"log"`
+	Admin    Admin    `toml:"admin" comment:"How criserver image reaches the daemon."`
 	Monitor  Monitor  `toml:"monitor" comment:"crimonitor, the parent process of all containers. It is started when it does not run."`
 	Runtime  Runtime  `toml:"runtime"`
 	Image    Image    `toml:"image"`
@@ -37,6 +38,11 @@ type Log struct {
 	Level  string `toml:"level" comment:"The least level that is logged: debug, info, warn or error."`
 	Format string `toml:"format" comment:"text or json."`
 	File   string `toml:"file" comment:"A file to append to. Empty is standard error."`
+}
+
+// Admin is how administrators reach the daemon.
+type Admin struct {
+	Socket string `toml:"socket" comment:"Its Unix socket, for root only. Empty is admin.sock in the state directory."`
 }
 
 // Monitor is how to reach and start crimonitor.

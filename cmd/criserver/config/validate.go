@@ -83,16 +83,25 @@ func (v *validator) paths(c *Config) {
 	for _, dir := range c.CNI.BinDirs {
 		v.absolute("cni.bin_dirs", dir)
 	}
-	if c.Monitor.Socket != "" {
-		v.socket("monitor.socket", c.Monitor.Socket)
-	}
-	if v.absolute("state", c.State) && c.Monitor.Socket == "" {
-		const name = "crimonitor.sock"
-		v.check(len(path.Join(c.State, name)) <= maxSocketPath, "state",
-			"%s is too long for %s in it, whose path has at most %d bytes; set monitor.socket", c.State, name, maxSocketPath)
-	}
+	v.stateSockets(c)
 	// One is emptied by a reboot, the other one must not be.
 	v.check(path.Clean(c.State) != path.Clean(c.Root), "state", "%s is root as well", c.State)
+}
+
+// stateSockets checks the sockets that are in the state directory if nothing else is said.
+func (v *validator) stateSockets(c *Config) {
+	absolute := v.absolute("state", c.State)
+	for _, s := range []struct{ key, value, name string }{
+		{"admin.socket", c.Admin.Socket, "admin.sock"}, {"monitor.socket", c.Monitor.Socket, "crimonitor.sock"},
+	} {
+		switch {
+		case s.value != "":
+			v.socket(s.key, s.value)
+		case absolute:
+			v.check(len(path.Join(c.State, s.name)) <= maxSocketPath, "state",
+				"%s is too long for %s in it, whose path has at most %d bytes; set %s", c.State, s.name, maxSocketPath, s.key)
+		}
+	}
 }
 
 func (v *validator) runtime(r Runtime) {

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/admin"
+	"criserver/pkg/imagesvc"
+	"criserver/pkg/sandbox"
+)
+
+func TestImageImport(t *testing.T) {
+	var archive string
+	c := administer(t, &admin.Funcs{ImportFunc: func(_ context.Context, r io.Reader, o imagesvc.ImportOptions) ([]imagesvc.Image, error) {
+		data, err := io.ReadAll(r)
+		if archive = string(data); archive == "bad" {
+			return nil, imagesvc.ErrInvalid
+		}
+		return []imagesvc.Image{{ID: "sha256:i", Tags: []string{"t:" + o.Name}}, {ID: "sha256:j"}}, err
+	}})
+	file := writeFile(t, "of a file")
+	c.wants("t: is sha256:i\nj is sha256:j\n", "import", file)
+	if archive != "of a file" {
+		t.Errorf("got %q", archive)
+	}
+	for _, args := range [][]string{{"import", "--name", "n"}, {"import", "-", "--name", "n"}} {
+		if r := c.run("of stdin", args...); r.err != nil || r.out != "t:n is sha256:i\nj is sha256:j\n" || archive != "of stdin" {
+			t.Errorf("%q: got %+v, %q", args, r, archive)
+		}
+	}
+	if r := c.run("x", "import", "--json"); r.err != nil || !strings.Contains(r.out, `{"result":{"images":[{"id":"sha256:i"`) {
+		t.Errorf("got %+v", r)
+	}
+	if r := c.run("bad", "import"); !errors.Is(r.err, imagesvc.ErrInvalid) || r.out != "" {
+		t.Errorf("got %+v", r)
+	}
+	c.fails("/nonexistent", "import", "/nonexistent")
+	c.fails("is a directory", "import", t.TempDir())
+}
+
+func TestImageExport(t *testing.T) {
+	var fail error
+	c := administer(t, &admin.Funcs{ExportFunc: func(_ context.Context, w io.Writer, names []string, f imagesvc.Format) error {
+		_, err := io.WriteString(w, string(f)+" of "+strings.Join(names, ","))
+		return errors.Join(err, fail)
+	}})
+	c.wants("oci of a", "export", "a")
+	c.wants("docker of a,b", "export", "a", "b", "--format", "docker", "-o", "-")
+	c.fails(`"zip"`, "export", "a", "--format", "zip")
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "a.tar"), filepath.Join(dir, "link")
+	if err := os.Symlink("a.tar", link); err != nil {
+		t.Fatal(err)
+	}
+	content := func(want string) {
+		t.Helper()
+		if got, err := os.ReadFile(file); string(got) != want {
+			t.Errorf("the file has %q, %v", got, err)
+		}
+		if entries, _ := os.ReadDir(dir); len(entries) != 2 {
+			t.Errorf("left are %v", entries)
+		}
+	}
+	c.wants(file+" has 8 B\n", "export", "a", "-o", file)
+	content("oci of a")
+	fail = errors.New("disk is burning")
+	c.fails("disk is burning", "export", "b", "-o", file)
+	content("oci of a") // as it was
+	fail = nil
+	c.wants("{\n  \"file\": \""+link+"\",\n  \"size\": 8\n}\n", "export", "c", "-o", link, "--json")
+	content("oci of c")
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link is gone: %v, %v", info, err)
+	}
+	c.fails("no such file", "export", "a", "-o", "/nonexistent/a.tar")
+	c.wants("/dev/null has 8 B\n", "export", "a", "-o", "/dev/null")
+	if info, err := os.Stat("/dev/null"); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		t.Fatalf("/dev/null is replaced: %v, %v", info, err)
+	}
+}
+
+func TestTerminalsAreNoFiles(t *testing.T) {
+	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("no terminals here:", err)
+	}
+	defer ptmx.Close()
+	if !isTerminal(ptmx) || isTerminal(strings.NewReader("")) {
+		t.Error("terminals are not told apart")
+	}
+	who := credentials{username: "me", passwordStdin: true}
+	if _, err := who.read(ptmx); err == nil || !strings.Contains(err.Error(), "terminal") {
+		t.Errorf("got %v", err)
+	}
+	if _, _, err := (&session{in: ptmx}).archive(nil); err == nil || !strings.Contains(err.Error(), "terminal") {
+		t.Errorf("got %v", err)
+	}
+	c := administer(t, &admin.Funcs{})
+	root := newRoot(nil)
+	root.SetArgs([]string{"image", "--config", writeFile(t, ""), "--state", c.state, "export", "a"})
+	root.SetOut(ptmx)
+	if err := root.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "not written to a terminal") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestImageCommit(t *testing.T) {
+	var got imagesvc.CommitOptions
+	c := administer(t, &admin.Funcs{
+		ContainerFunc: func(id string) (sandbox.ContainerStatus, error) {
+			return sandbox.ContainerStatus{ID: id, ImageID: "sha256:base", Phase: sandbox.ContainerRunning}, nil
+		},
+		ResolveFunc: func(name string) (imagesvc.Image, error) { return imagesvc.Image{ID: digest.Digest(name)}, nil },
+		CommitFunc: func(_ context.Context, o imagesvc.CommitOptions) (imagesvc.Image, error) {
+			got = o
+			return imagesvc.Image{ID: "sha256:new"}, nil
+		},
+	})
+	c.wants("sha256:new\n", "commit", "c1", "n:1", "--no-pause", "--author", "me", "--message", "why, indeed",
+		"--change", `CMD ["a,b", "c"]`, "--change", "USER 1")
+	if got.Snapshot != "c1" || got.Name != "n:1" || got.Author != "me" || got.Comment != "why, indeed" ||
+		len(got.Changes) != 2 || got.Changes[0] != `CMD ["a,b", "c"]` {
+		t.Errorf("got %+v", got)
+	}
+	c.fails("not supported", "commit", "c1", "n:1")
+}
+
+func TestImageCheck(t *testing.T) {
+	c := administer(t, &admin.Funcs{CheckFunc: func(_ context.Context, repair bool) ([]imagesvc.Finding, error) {
+		return []imagesvc.Finding{
+			{Kind: "layer", Name: "sha256:l", Problem: "is gone", Images: []digest.Digest{"sha256:i"}, Repaired: repair, Action: "none"},
+		}, nil
+	}})
+	r := c.run("", "check")
+	if want := "KIND    NAME       PROBLEM   REPAIRED   ACTION   IMAGES\nlayer   sha256:l   is gone   no         none      i\n"; r.out != want {
+		t.Errorf("got %q", r.out)
+	}
+	if r.err == nil || !strings.Contains(r.err.Error(), "1 problems were found") {
+		t.Errorf("got %v", r.err)
+	}
+	if r := c.run("", "check", "--repair", "--json"); r.err != nil || !strings.Contains(r.out, `"repaired": true`) {
+		t.Errorf("got %+v", r)
+	}
+	administer(t, &admin.Funcs{CheckFunc: func(context.Context, bool) ([]imagesvc.Finding, error) { return nil, nil }}).
+		wants("nothing is wrong\n", "check")
+}
+
+func TestImageExplain(t *testing.T) {
+	value := map[string]any{
+		"ref": "docker.io/library/a:1", "endpoints": []any{
+			map[string]any{"url": "https://m", "pull": map[string]any{"ok": false, "reason": "no <answer>"}, "from": "hosts.toml",
+				"capabilities": []any{"pull", "resolve"}, "extra": 7, "dead_until": nil},
+			map[string]any{"resolve": "first\nsecond"}, "https://plain",
+		},
+	}
+	c := administer(t, &admin.Funcs{ExplainFunc: func(_ context.Context, _ string, probe bool) (any, error) {
+		if probe {
+			return []any{"of another form"}, nil
+		}
+		return value, nil
+	}})
+	c.wants(`ref:   docker.io/library/a:1
+1. https://m
+   from:           hosts.toml
+   capabilities:   pull, resolve
+   pull:           ok: no, reason: no <answer>
+   extra:          7
+2. endpoint
+   resolve:   first
+   resolve:   second
+3. https://plain
+`, "explain", "a")
+	if r := c.run("", "explain", "a", "--json"); r.err != nil || !strings.Contains(r.out, `"reason": "no <answer>"`) {
+		t.Errorf("got %+v", r)
+	}
+	c.fails("read explanation", "explain", "a", "--probe")
+	value = map[string]any{"endpoints": []any{}}
+	c.wants("no endpoint would be asked\n", "explain", "a")
+}

@@ -1,0 +1,123 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/registry"
+)
+
+func (s *Server) pull(w *answer, r *http.Request) error {
+	var req PullRequest
+	if err := decode(w, r, &req); err != nil {
+		return err
+	}
+	if err := named("name", req.Name); err != nil {
+		return err
+	}
+	full := req.Name
+	if ref, err := registry.Parse(req.Name); err == nil {
+		full = ref.String()
+	}
+	progress := func() Event {
+		// There may be two, with different credentials; their layers are the same.
+		if pulls := s.b.Transfers.Progress(full); len(pulls) > 0 {
+			return Event{Layers: pulls[0].Layers}
+		}
+		return Event{}
+	}
+	return s.operate(r.Context(), w, progress, func(ctx context.Context) (any, error) {
+		id, err := s.b.Transfers.Pull(ctx, req.Name, req.Auth.decode())
+		return PullResponse{ID: id}, err
+	})
+}
+
+func (s *Server) push(w *answer, r *http.Request) error {
+	var req PushRequest
+	if err := decode(w, r, &req); err != nil {
+		return err
+	}
+	if err := named("source", req.Source); err != nil {
+		return err
+	}
+	if req.Target == "" {
+		req.Target = req.Source
+	}
+	var layers board
+	return s.operate(r.Context(), w, layers.event, func(ctx context.Context) (any, error) {
+		d, err := s.b.Transfers.Push(ctx, req.Source, req.Target, req.Auth.decode(), layers.put)
+		return PushResponse{Digest: d}, err
+	})
+}
+
+func (s *Server) imports(w *answer, r *http.Request) error {
+	query := r.URL.Query()
+	for key, values := range query {
+		if key != importNameKey || len(values) != 1 {
+			return fmt.Errorf("%w: query %q", ErrInvalid, r.URL.RawQuery)
+		}
+	}
+	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+		return fmt.Errorf("answer while the archive comes: %w", err)
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	archive := &upload{body: r.Body, cancel: cancel}
+	return s.operate(ctx, w, archive.event, func(ctx context.Context) (any, error) {
+		images, err := s.b.Archives.Import(ctx, archive, imagesvc.ImportOptions{Name: query.Get(importNameKey)})
+		return ImportResponse{Images: encodeImages(images)}, err
+	})
+}
+
+func (s *Server) export(w *answer, r *http.Request) error {
+	var req ExportRequest
+	if err := decode(w, r, &req); err != nil {
+		return err
+	}
+	if len(req.Names) == 0 {
+		return fmt.Errorf("%w: names is empty", ErrInvalid)
+	}
+	for _, name := range req.Names {
+		if err := named("names", name); err != nil {
+			return err
+		}
+	}
+	switch req.Format {
+	case "":
+		req.Format = imagesvc.FormatOCI
+	case imagesvc.FormatOCI, imagesvc.FormatDocker:
+	default:
+		return fmt.Errorf("%w: format %q is not one of %s, %s", ErrInvalid, req.Format, imagesvc.FormatOCI, imagesvc.FormatDocker)
+	}
+	archive := download{w}
+	err := recovered(r.URL.Path, func() error { return s.b.Archives.Export(r.Context(), archive, req.Names, req.Format) })
+	return archive.end(r.Context(), err)
+}
+
+func (s *Server) check(w *answer, r *http.Request) error {
+	var req CheckRequest
+	if err := decode(w, r, &req); err != nil {
+		return err
+	}
+	return s.operate(r.Context(), w, noProgress, func(ctx context.Context) (any, error) {
+		findings, err := s.b.Checker.Check(ctx, req.Repair)
+		return CheckResponse{Findings: append([]imagesvc.Finding{}, findings...)}, err
+	})
+}
+
+func (s *Server) commit(w *answer, r *http.Request) error {
+	var req CommitRequest
+	if err := decode(w, r, &req); err != nil {
+		return err
+	}
+	if err := errors.Join(named("container", req.Container), named("name", req.Name)); err != nil {
+		return err
+	}
+	return s.operate(r.Context(), w, noProgress, func(ctx context.Context) (any, error) {
+		img, err := s.commitContainer(ctx, req)
+		return encodeImage(img), err
+	})
+}
