@@ -15,12 +15,10 @@ func adminSocket(c *config.Config) string {
 	return filepath.Join(c.State, "admin.sock")
 }
 
-// adminBackends are the parts of the daemon that administrators use. What is left out answers that it is not supported.
+// adminBackends are the parts of the daemon that administrators use.
 func (d *daemon) adminBackends() admin.Backends {
-	f := &admin.Funcs{
-		ListFunc: d.images.List, ResolveFunc: d.images.Resolve, RemoveFunc: d.images.Remove, PullFunc: d.images.Pull,
+	return admin.Backends{
+		Images: d.images, Transfers: d.images, Archives: d.images, Committer: d.images, Checker: d.images,
+		Explainer: &admin.Funcs{}, Containers: d.pods, Freezer: d.pods,
 	}
-	b := f.Backends()
-	b.Containers = d.pods
-	return b
 }

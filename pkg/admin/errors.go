@@ -63,6 +63,8 @@ var codeTable = []struct {
 	{sandbox.ErrNotFound, "container-not-found", http.StatusNotFound},
 	{imagesvc.ErrNotFound, "image-not-found", http.StatusNotFound},
 	{imagesvc.ErrInvalid, "image-invalid", http.StatusBadRequest},
+	{imagesvc.ErrUntrusted, "image-untrusted", http.StatusForbidden},
+	{imagesvc.ErrNoSpace, "no-space", http.StatusInsufficientStorage},
 	{registry.ErrInvalid, "registry-invalid", http.StatusBadRequest},
 	{registry.ErrNotFound, "registry-not-found", http.StatusNotFound},
 	{registry.ErrUnauthorized, "registry-unauthorized", http.StatusForbidden},
