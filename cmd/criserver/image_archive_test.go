@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"criserver/pkg/admin"
 	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
 )
 
@@ -88,11 +90,7 @@ func TestImageExport(t *testing.T) {
 }
 
 func TestTerminalsAreNoFiles(t *testing.T) {
-	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("no terminals here:", err)
-	}
-	defer ptmx.Close()
+	_, ptmx := newTerminal(t)
 	if !isTerminal(ptmx) || isTerminal(strings.NewReader("")) {
 		t.Error("terminals are not told apart")
 	}
@@ -184,4 +182,55 @@ func TestImageExplain(t *testing.T) {
 	c.fails("read explanation", "explain", "a", "--probe")
 	value = map[string]any{"endpoints": []any{}}
 	c.wants("no endpoint would be asked\n", "explain", "a")
+}
+
+// newTerminal returns both ends of a terminal.
+func newTerminal(t *testing.T) (person, program *os.File) {
+	t.Helper()
+	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("no terminals here:", err)
+	}
+	t.Cleanup(func() { person.Close() })
+	if err := unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("no terminals here:", err)
+	}
+	t.Cleanup(func() { program.Close() })
+	return person, program
+}
+
+func TestImagePullOnATerminal(t *testing.T) {
+	person, program := newTerminal(t)
+	if err := unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 100}); err != nil {
+		t.Fatal(err)
+	}
+	var auth registry.Auth
+	c := administer(t, pulling(&auth))
+	root := newRoot(nil)
+	root.SetArgs([]string{"image", "--config", writeFile(t, ""), "--state", c.state, "pull", "nginx"})
+	root.SetOut(program)
+	if err := root.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var text string
+	for screen := make([]byte, 64<<10); !strings.HasSuffix(text, "\r\nsha256:"+hex64+"\r\n"); { // the ID comes last
+		n, err := person.Read(screen)
+		if err != nil {
+			t.Fatalf("%v after %q", err, text)
+		}
+		text += string(screen[:n])
+	}
+	for _, want := range []string{"J0123456789ab done ", "\naa           exists ", "2.0 kB / 2.0 kB"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing in %q", want, text)
+		}
+	}
 }
