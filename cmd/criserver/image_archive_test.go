@@ -141,7 +141,7 @@ func TestImageCheck(t *testing.T) {
 	if want := "KIND    NAME       PROBLEM   REPAIRED   ACTION   IMAGES\nlayer   sha256:l   is gone   no         none      i\n"; r.out != want {
 		t.Errorf("got %q", r.out)
 	}
-	if r.err == nil || !strings.Contains(r.err.Error(), "1 problems were found") {
+	if r.err == nil || !strings.Contains(r.err.Error(), "problems were found: 1") {
 		t.Errorf("got %v", r.err)
 	}
 	if r := c.run("", "check", "--repair", "--json"); r.err != nil || !strings.Contains(r.out, `"repaired": true`) {

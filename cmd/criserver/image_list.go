@@ -70,10 +70,11 @@ func (c *imageCommands) inspect() *cobra.Command {
 
 // describe writes what there is of an image, a line for each value.
 func describe(w io.Writer, img admin.Image) {
-	line := func(key string, values ...string) {
+	line := func(name string, values ...string) {
+		key := name + ":"
 		for _, value := range values {
 			if value != "" {
-				fmt.Fprintf(w, "%s:\t%s\n", key, value)
+				fmt.Fprintf(w, "%s\t%s\n", key, value)
 				key = ""
 			}
 		}

@@ -135,8 +135,8 @@ func TestImageInspect(t *testing.T) {
 	c.wants(`ID:            sha256:`+hex64+`
 Manifest:      sha256:m
 Names:         docker.io/library/nginx:1
-:              docker.io/library/nginx:latest
-:              docker.io/library/nginx@sha256:m
+               docker.io/library/nginx:latest
+               docker.io/library/nginx@sha256:m
 Size:          12 MB (12345678 bytes to download)
 Created:       2 days ago
 Pulled:        2 days ago
@@ -144,7 +144,7 @@ Pinned:        yes: the kubelet does not remove it to free space
 Platform:      linux/amd64
 Command:       "nginx" "-g" "a b"
 Environment:   A=1
-:              B=2
+               B=2
 Labels:        l=v
 Layer:         sha256:layer
 Containers:    c1
@@ -173,7 +173,7 @@ func TestImageRemove(t *testing.T) {
 		ContainersFunc: func() []sandbox.ContainerStatus { return []sandbox.ContainerStatus{{ID: "c1", ImageID: "sha256:used"}} },
 	})
 	c.wants("removed a\nremoved sha256:a\nremoved b\nremoved sha256:b\n", "rm", "a", "b")
-	c.fails("remove used: \"used\": image is in use by 1 containers, such as c1", "rm", "used")
+	c.fails("remove used: \"used\": image is in use, containers: 1, such as c1", "rm", "used")
 	c.wants("removed used\nremoved sha256:used\n", "rm", "--force", "used")
 	r := c.run("", "rm", "nosuch", "c")
 	if r.err == nil || !strings.Contains(r.err.Error(), "remove nosuch: ") || r.out != "removed c\nremoved sha256:c\n" {

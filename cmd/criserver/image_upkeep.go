@@ -52,9 +52,9 @@ func (c *imageCommands) check() *cobra.Command {
 			case remain == 0:
 				return nil
 			case repair:
-				return fmt.Errorf("%d of %d problems could not be repaired", remain, len(findings))
+				return fmt.Errorf("problems that could not be repaired: %d of %d", remain, len(findings))
 			}
-			return fmt.Errorf("%d problems were found; --repair mends what can be", remain)
+			return fmt.Errorf("problems were found: %d; --repair mends what can be", remain)
 		})
 	cmd.Flags().BoolVar(&repair, "repair", false, "repair what can be, from the registry if need be")
 	return cmd

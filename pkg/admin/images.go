@@ -76,7 +76,7 @@ func (s *Server) remove(ctx context.Context, r RemoveRequest) (RemoveResponse, e
 // removable tells why an image should not go.
 func (s *Server) removable(img imagesvc.Image, name string) error {
 	if users := s.users(img); len(users) > 0 {
-		return fmt.Errorf("%q: %w by %d containers, such as %.12s; remove them first, or force it", name, ErrInUse, len(users), users[0])
+		return fmt.Errorf("%q: %w, containers: %d, such as %.12s; remove them first, or force it", name, ErrInUse, len(users), users[0])
 	}
 	var full string // "" for an ID that cannot be a name
 	if ref, err := registry.Parse(name); err == nil {

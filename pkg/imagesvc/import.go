@@ -114,17 +114,23 @@ func (s *Service) importImage(ctx context.Context, from *origin.Archived, refs [
 	if err != nil {
 		return img, err
 	}
-	release, err := s.lease(ctx, parts(docs))
-	if err != nil {
-		return img, err
-	}
-	defer release()
-	if img, err = s.fetchImage(ctx, from, docs, watched); err != nil {
-		return img, err
-	}
 	var names []name
 	for _, ref := range refs {
 		names = append(names, name{ref, docs.Resolved.Digest})
+	}
+	// One that is there keeps the manifest that it came with.
+	if known, release, err := s.hold(ctx, docs.ID().String()); err == nil {
+		defer release()
+		img = known
+	} else {
+		release, err := s.lease(ctx, parts(docs))
+		if err != nil {
+			return img, err
+		}
+		defer release()
+		if img, err = s.fetchImage(ctx, from, docs, watched); err != nil {
+			return img, err
+		}
 	}
 	if err := s.put(ctx, img, names...); err != nil {
 		return img, err
