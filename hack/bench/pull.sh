@@ -39,7 +39,7 @@ start_containerd2 unpacks "${unpacks[@]}"
 side '4 unpacks' "$containerd2" "$containerd2_pid" "$containerd2_root"
 if [[ $slow ]]; then
   start_containerd2 ranges "${unpacks[@]}" 'concurrent_layer_fetch_buffer = 4194304'
-  side '4 unpacks, ranges' "$containerd2" "$containerd2_pid" "$containerd2_root"
+  side '4 unpacks + ranges' "$containerd2" "$containerd2_pid" "$containerd2_root"
 fi
 say 'runs'
 "$bin/bench-pull" run "${sides[@]}" "$@"
