@@ -69,10 +69,13 @@ critest: build ## the CRI conformance suite against criserver
 bench: build ## start a pod and a container on criserver and on containerd, in turn
 	hack/bench/run.sh
 
+bench-pull: build ## pull images with criserver and with containerd 2, in turn
+	hack/bench/pull.sh
+
 memory: build ## what crimonitor costs, idle and per container
 	hack/memory.sh
 
 clean: ## remove what was built and cached
 	rm -rf bin .cache
 
-.PHONY: help deps build quickstart test test-unit test-e2e test-vm lint fmt critest critest-vm bench memory clean
+.PHONY: help deps build quickstart test test-unit test-e2e test-vm lint fmt critest critest-vm bench bench-pull memory clean

@@ -4,7 +4,7 @@
 #
 #   hack/deps.sh [build|test|lint|bench]...   default: build test lint
 #     build  C compiler and libseccomp: crimonitor          test   tools and daemons that tests drive
-#     lint   golangci-lint                                  bench  containerd and runc, to compare with
+#     lint   golangci-lint                                  bench  containerd 1 and 2 and runc, to compare with
 # shellcheck disable=SC2034 # the lists of packages are read by name
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,6 +12,7 @@ bin=$PWD/.cache/bin
 
 cri_tools=v1.36.0
 golangci_lint=v2.15.0
+containerd2=v2.4.2
 
 packages_build=(gcc libc6-dev libseccomp-dev pkg-config)
 packages_test=(apache2-utils binutils busybox-static containernetworking-plugins crun curl docker-registry
@@ -79,6 +80,14 @@ install_linter() {
     go build -trimpath -ldflags "-s -w -X main.version=${golangci_lint#v}" -o @OUT@ ./cmd/golangci-lint
 }
 
+# Of containerd only the daemon: it pulls without its shim and its client. The snapshotters left out need C libraries
+# or tools that nothing here uses.
+install_containerd2() {
+  local module=github.com/containerd/containerd/v2
+  build containerd2 $module $containerd2 go build -trimpath -tags 'no_btrfs no_devmapper no_zfs' \
+    -ldflags "-s -w -X $module/version.Version=$containerd2" -o @OUT@ ./cmd/containerd
+}
+
 (($#)) || set -- build test lint
 packages=()
 for group in "$@"; do
@@ -93,5 +102,6 @@ for group in "$@"; do
   case $group in
     test) install_test_tools ;;
     lint) install_linter ;;
+    bench) install_containerd2 ;;
   esac
 done

@@ -5,6 +5,9 @@
 #   start_registry [T]  sets $registry (host:port); with T only images that have T in a name
 #   start_criserver     sets $criserver (socket), $criserver_pid
 #   start_containerd    sets $containerd (socket): Debian's containerd with runc, to compare with
+#   start_containerd2 NAME [LINE]…
+#                       sets $containerd2 (socket), $containerd2_pid, $containerd2_root: containerd 2, for images only,
+#                       with the LINEs in the configuration of its transfer service; may be called again with another NAME
 #   crictl SOCKET …     crictl, against that socket
 #   finish              empties the runtimes, ends everything, fails if something is left; runs on exit too
 #
@@ -118,6 +121,36 @@ TOML
   containerd --config "$dir/config.toml" >"$log" 2>&1 </dev/null &
   pids+=($!) sockets+=("$containerd")
   await containerd "$log" $! answers "$containerd"
+}
+
+start_containerd2() {
+  local dir=$work/$1 log=$work/$1.log host
+  [[ -x $bin/containerd2 ]] || die 'no containerd 2: hack/deps.sh bench'
+  containerd2=$dir/cri.sock containerd2_root=$dir/root
+  for host in registry.k8s.io k8s.gcr.io gcr.io docker.io quay.io; do
+    mkdir -p "$dir/certs.d/$host"
+    printf 'server = "http://%s"\n[host."http://%s"]\ncapabilities = ["pull", "resolve"]\n' "$registry" "$registry" \
+      >"$dir/certs.d/$host/hosts.toml"
+  done
+  cat >"$dir/config.toml" <<TOML
+version = 3
+root = "$dir/root"
+state = "$dir/state"
+disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.native"]
+[grpc]
+address = "$containerd2"
+[plugins.'io.containerd.cri.v1.images'.registry]
+config_path = "$dir/certs.d"
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+conf_dir = "$dir/net.d"
+[plugins.'io.containerd.transfer.v1.local']
+config_path = "$dir/certs.d"
+$(printf '%s\n' "${@:2}")
+TOML
+  "$bin/containerd2" --config "$dir/config.toml" >"$log" 2>&1 </dev/null &
+  containerd2_pid=$!
+  pids+=("$containerd2_pid") sockets+=("$containerd2")
+  await "containerd 2" "$log" $! answers "$containerd2"
 }
 
 # strays: pids of processes with $work on their command line, that is, of daemons and monitors started for it.

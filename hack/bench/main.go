@@ -7,22 +7,19 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
-	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"criserver/hack/bench/turns"
 )
 
 func main() {
@@ -59,14 +56,13 @@ func run(ctx context.Context, args []string) error {
 		defer s.conn.Close()
 		sides = append(sides, s)
 	}
-	for i := range *warmup + *n {
-		// Who goes first alternates too: the second finds the machine warmer.
-		for j := range sides {
-			s := sides[(i+j)%len(sides)]
-			if err := s.once(ctx, i, i >= *warmup); err != nil {
-				return fmt.Errorf("%s: run %d: %w", s.name, i, err)
-			}
+	if err := turns.Take(sides, *warmup+*n, func(s *side, i int) error {
+		if err := s.once(ctx, i, i >= *warmup); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	return report(sides, *n)
 }
@@ -78,27 +74,21 @@ type side struct {
 	runtime     runtimeapi.RuntimeServiceClient
 	image       string
 	hostNetwork bool
-	times       map[string][]time.Duration // by step
+	times       map[string][]float64 // in ms, by step
 }
 
 // steps are in the order in which they happen. "start" is the sum of the first three.
 var steps = []string{"RunPodSandbox", "CreateContainer", "StartContainer", "start", "StopContainer", "StopPodSandbox", "RemovePodSandbox"}
 
 func dial(ctx context.Context, endpoint, image string, hostNetwork bool) (*side, error) {
-	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, name, err := turns.Dial(ctx, endpoint)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
+		return nil, err
 	}
 	s := &side{
-		conn: conn, runtime: runtimeapi.NewRuntimeServiceClient(conn), hostNetwork: hostNetwork,
-		image: image, times: map[string][]time.Duration{},
+		name: name, conn: conn, runtime: runtimeapi.NewRuntimeServiceClient(conn), hostNetwork: hostNetwork,
+		image: image, times: map[string][]float64{},
 	}
-	v, err := s.runtime.Version(ctx, &runtimeapi.VersionRequest{})
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("ask %s for its version: %w", endpoint, err)
-	}
-	s.name = v.RuntimeName + " " + strings.TrimPrefix(v.RuntimeVersion, "v")
 	if _, err := runtimeapi.NewImageServiceClient(conn).PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: image}}); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("pull %s: %w", image, err)
@@ -152,7 +142,7 @@ func (s *side) once(ctx context.Context, i int, count bool) error {
 	}
 	for step, d := range took {
 		if count {
-			s.times[step] = append(s.times[step], d)
+			s.times[step] = append(s.times[step], float64(d)/float64(time.Millisecond))
 		}
 	}
 	return nil
@@ -204,21 +194,17 @@ func (s *side) remove(ctx context.Context, podID, containerID string, measure fu
 }
 
 func report(sides []*side, n int) error {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "median of %d, ms\t%s\t%s\tB/A\t\n", n, "A: "+sides[0].name, "B: "+sides[1].name)
+	var names []string
+	for _, s := range sides {
+		names = append(names, s.name)
+	}
+	var rows []turns.Row
 	for _, step := range steps {
-		a, b := median(sides[0].times[step]), median(sides[1].times[step])
-		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.2f\t\n", step, milliseconds(a), milliseconds(b), float64(b)/float64(a))
+		row := turns.Row{Name: step, Decimals: 1}
+		for _, s := range sides {
+			row.Values = append(row.Values, turns.Median(s.times[step]))
+		}
+		rows = append(rows, row)
 	}
-	return w.Flush()
+	return turns.Print(os.Stdout, fmt.Sprintf("median of %d, ms", n), names, rows)
 }
-
-func median(d []time.Duration) time.Duration {
-	slices.SortFunc(d, cmp.Compare[time.Duration])
-	if len(d)%2 == 1 {
-		return d[len(d)/2]
-	}
-	return (d[len(d)/2-1] + d[len(d)/2]) / 2
-}
-
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

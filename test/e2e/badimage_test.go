@@ -1,0 +1,170 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
+
+	"criserver/pkg/imagesvc/registry/registrytest"
+)
+
+// tarLayer makes a layer of any entries. Regular ones have the content "escaped".
+func tarLayer(t *testing.T, entries ...tar.Header) registrytest.Layer {
+	t.Helper()
+	const body = "escaped\n"
+	var plain, blob bytes.Buffer
+	w := tar.NewWriter(&plain)
+	for _, h := range entries {
+		h.Mode = 0o755
+		if h.Typeflag == tar.TypeReg {
+			h.Size = int64(len(body))
+		}
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag == tar.TypeReg {
+			if _, err := w.Write([]byte(body)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	gz := gzip.NewWriter(&blob)
+	err := w.Close()
+	if err == nil {
+		_, err = gz.Write(plain.Bytes())
+	}
+	if err == nil {
+		err = gz.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return registrytest.Layer{MediaType: ocispec.MediaTypeImageLayerGzip, Plain: plain.Bytes(), Blob: blob.Bytes()}
+}
+
+func tarFile(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg} }
+
+func tarLink(kind byte, name, target string) tar.Header {
+	return tar.Header{Name: name, Typeflag: kind, Linkname: target}
+}
+
+// TestBadImages pulls images that no runtime should take, from a registry that takes them.
+func TestBadImages(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	canary := filepath.Join(t.TempDir(), "canary") // what layers try to write
+	up := strings.Repeat("../", 40)
+	invalid := []codes.Code{codes.InvalidArgument}
+	one := registrytest.NewLayer(t, ocispec.MediaTypeImageLayerGzip, map[string][]byte{"file": []byte("text")})
+	other := registrytest.NewLayer(t, ocispec.MediaTypeImageLayerGzip, map[string][]byte{"other": []byte("more")})
+	layers := func(l ...registrytest.Layer) *registrytest.Image { return registrytest.NewImage(runtime.GOARCH, l...) }
+	rows := []struct {
+		name string
+		img  *registrytest.Image
+		want outcome
+	}{
+		{"name-leaves", layers(one, tarLayer(t, tarFile(up+canary))), outcome{invalid, []string{"canary"}}},
+		{"passwd", layers(tarLayer(t, tarFile("../../etc/passwd"))), outcome{invalid, []string{"../../etc/passwd"}}},
+		{"symlink-leaves", layers(tarLayer(t, tarLink(tar.TypeSymlink, "tmp", up), tarFile("tmp"+canary))), outcome{invalid, []string{"tmp"}}},
+		{"symlink-of-lower", layers(tarLayer(t, tarLink(tar.TypeSymlink, "a", ".."), tarFile("a/../"+up+canary))), outcome{invalid, nil}},
+		{"hardlink-leaves", layers(tarLayer(t, tarLink(tar.TypeLink, "passwd", up+"etc/passwd"))), outcome{invalid, []string{"passwd"}}},
+		{"hardlink-by-symlink", layers(tarLayer(t, tarLink(tar.TypeSymlink, "out", up+"etc"), tarLink(tar.TypeLink, "passwd", "out/passwd"))),
+			outcome{invalid, []string{"passwd"}}},
+		{"10000-layers", changed(layers(repeat(one, 10_000)...), func(i *registrytest.Image) {
+			i.Layers = i.Layers[:1] // it is one blob to push
+		}), outcome{invalid, []string{"layers"}}},
+		{"layer-missing-in-config", changed(layers(one, other), func(i *registrytest.Image) {
+			i.Config.RootFS.DiffIDs = i.Config.RootFS.DiffIDs[:1]
+		}), outcome{invalid, []string{"layers"}}},
+		{"layer-missing-in-manifest", changed(layers(one, other), func(i *registrytest.Image) {
+			i.Manifest.Layers = i.Manifest.Layers[:1]
+		}), outcome{invalid, []string{"layers"}}},
+		{"wrong-diffid", changed(layers(one, other), func(i *registrytest.Image) {
+			i.Config.RootFS.DiffIDs[1] = digest.FromString("another tar")
+		}), outcome{invalid, []string{digest.FromString("another tar").String()}}},
+		{"no-tar", layers(registrytest.Layer{MediaType: ocispec.MediaTypeImageLayer, Plain: []byte(strings.Repeat("x", 2048)), Blob: []byte(strings.Repeat("x", 2048))}),
+			outcome{invalid, nil}},
+		{"no-gzip", layers(registrytest.Layer{MediaType: ocispec.MediaTypeImageLayerGzip, Plain: []byte("x"), Blob: []byte("no gzip")}),
+			outcome{invalid, nil}},
+		{"config-no-json", badConfig(t, layers(one), []byte("{no json")), outcome{invalid, []string{"config"}}},
+	}
+	for _, row := range rows {
+		r.Push(t, "bad/"+row.name, "v1", row.img)
+	}
+	foreign := registrytest.NewImage("s390x", one)
+	r.Push(t, "bad/foreign", "v0", foreign)
+	r.PushManifest(t, "bad/foreign", "v1", ocispec.MediaTypeImageIndex, registrytest.NewIndex(ocispec.MediaTypeImageIndex, foreign.Descriptor()))
+	n := newNode(t)
+	n.collect()
+	before := n.stored()
+	try := func(name string, want outcome) {
+		t.Run(name, func(t *testing.T) {
+			n.try(t, before, r.Host+"/bad/"+name+":v1", nil, want)
+			if _, err := os.Lstat(canary); err == nil {
+				t.Errorf("%s was written", canary)
+			}
+		})
+	}
+	for _, row := range rows {
+		try(row.name, row.want)
+	}
+	try("foreign", outcome{[]codes.Code{codes.InvalidArgument, codes.NotFound}, []string{"linux/" + runtime.GOARCH, "s390x"}})
+}
+
+// TestSymlinkToRoot: an absolute link is one within the image, and what is written behind it as well.
+func TestSymlinkToRoot(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	name := fmt.Sprintf("criserver-e2e-%d", os.Getpid())
+	r.Push(t, "links/root", "v1", registrytest.NewImage(runtime.GOARCH,
+		tarLayer(t, tarLink(tar.TypeSymlink, "tmp", "/"), tarFile("tmp/"+name))))
+	n := newNode(t)
+	n.collect()
+	before := n.stored()
+	image := r.Host + "/links/root:v1"
+	err := n.pullAs(image, nil)
+	if _, err := os.Lstat("/" + name); err == nil {
+		_ = os.Remove("/" + name)
+		t.Errorf("/%s was written", name)
+	}
+	if err != nil { // a runtime may refuse it by name
+		outcome{[]codes.Code{codes.InvalidArgument}, []string{"tmp/" + name}}.check(t, err)
+	}
+	n.removeImage(image)
+	n.collect()
+	n.wantStored(before)
+}
+
+func changed(i *registrytest.Image, change func(*registrytest.Image)) *registrytest.Image {
+	change(i)
+	return i.Seal()
+}
+
+// badConfig has an image say that these bytes are its configuration.
+func badConfig(t *testing.T, i *registrytest.Image, config []byte) *registrytest.Image {
+	t.Helper()
+	i.ConfigData = config
+	i.Manifest.Config.Digest, i.Manifest.Config.Size = digest.FromBytes(config), int64(len(config))
+	var err error
+	if i.ManifestData, err = json.Marshal(i.Manifest); err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+func repeat(l registrytest.Layer, n int) []registrytest.Layer {
+	all := make([]registrytest.Layer, n)
+	for i := range all {
+		all[i] = l
+	}
+	return all
+}
