@@ -37,12 +37,24 @@ bin/crimonitor:
 quickstart: ## install, build and run one container from a local registry; removes all it made but the packages
 	@hack/quickstart.sh
 
-test: deps lint build test-unit test-e2e ## all that CI runs: deps, lint, build, unit and e2e tests
+test: deps lint build test-unit test-fuzz test-e2e ## all that CI runs: deps, lint, build, unit tests, fuzzing, e2e tests
 
 test-unit: ## unit tests of every package, on the real kernel (root)
 	go test -race -tags $(TAGS) $(PURE)
 	go test -race -p 1 -tags $(TAGS) $(KERNEL)
 	go test -p 1 -tags $(TAGS) $(SLIM)
+
+# The parsers of what strangers write: each fuzz target with its package.
+FUZZ     := registry:FuzzParse registry/hosts:FuzzHosts document:FuzzManifest document:FuzzConfig unpack:FuzzApply archive:FuzzRead
+FUZZTIME ?= 30s
+
+test-fuzz: ## fuzz the parsers of images, FUZZTIME (30s) each
+	@for f in $(FUZZ); do \
+	  echo "fuzz $${f#*:} for $(FUZZTIME)"; \
+	  go test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./pkg/imagesvc/$${f%:*} >.cache/fuzz.log 2>&1 || \
+	    { cat .cache/fuzz.log; exit 1; }; \
+	  tail -n 1 .cache/fuzz.log; \
+	done
 
 test-e2e: build ## black-box tests against the built binaries (root)
 	go test -p 1 -count=1 -timeout 30m -tags $(TAGS) ./test/e2e/...
@@ -78,4 +90,4 @@ memory: build ## what crimonitor costs, idle and per container
 clean: ## remove what was built and cached
 	rm -rf bin .cache
 
-.PHONY: help deps build quickstart test test-unit test-e2e test-vm lint fmt critest critest-vm bench bench-pull memory clean
+.PHONY: help deps build quickstart test test-unit test-fuzz test-e2e test-vm lint fmt critest critest-vm bench bench-pull memory clean
