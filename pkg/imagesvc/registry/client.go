@@ -34,6 +34,8 @@ type server struct {
 	*hosts.Endpoint
 	base *url.URL
 	http *http.Client
+	// transport is what http is made of, without repetitions.
+	transport http.RoundTripper
 	// own says that this is the registry itself.
 	own bool
 	// trusted with the credentials of pulls
@@ -59,7 +61,7 @@ func New(c Config) (*Client, error) {
 	}
 	client := &Client{config: c, resolver: resolver, pool: hosts.NewPool(c.NoProgress), health: &hosts.Health{}}
 	for host := range c.Mirrors {
-		if _, err := client.servers(host); err != nil {
+		if _, _, err := client.servers(host); err != nil {
 			return nil, fmt.Errorf("mirrors of %s: %w", host, err)
 		}
 	}
@@ -77,7 +79,7 @@ func (c *Client) newServer(e *hosts.Endpoint) (*server, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return &server{
-		Endpoint: e, base: e.Base, own: e.Own, trusted: e.Own || e.TakesCredentials, identity: c.pool.Identity(e),
+		Endpoint: e, base: e.Base, own: e.Own, trusted: e.Own || e.TakesCredentials, identity: c.pool.Identity(e), transport: transport,
 		http: &http.Client{CheckRedirect: checkRedirect, Transport: &retry.Transport{
 			Base:   transport,
 			Policy: func() retry.Policy { return &hosts.Retries{Backoff: c.config.Backoff} },
@@ -103,11 +105,11 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 // Repository returns what fetches one image, for one pull: it remembers tokens, and which endpoints do not work.
 // ErrInvalid: a malformed credential, or what an operator wrote on this registry.
 func (c *Client) Repository(ref Reference, a Auth) (*Repository, error) {
-	r := &Repository{ref: ref, config: &c.config, health: c.health}
-	servers, err := c.servers(ref.Domain())
+	servers, source, err := c.servers(ref.Domain())
 	if err != nil {
 		return nil, fmt.Errorf("reach %s: %w", ref.Domain(), err)
 	}
+	r := &Repository{ref: ref, config: &c.config, source: source, health: c.health, secrets: a.secrets()}
 	for _, s := range servers {
 		ep, err := c.newEndpoint(s, ref, a)
 		if err != nil {
@@ -117,8 +119,8 @@ func (c *Client) Repository(ref Reference, a Auth) (*Repository, error) {
 			return nil, fmt.Errorf("reach %s: %w: %w", ref.Domain(), ErrInvalid, err)
 		}
 		r.endpoints = append(r.endpoints, ep)
+		r.secrets = append(r.secrets, s.secrets()...)
 	}
-	r.secrets = a.secrets()
 	for _, configured := range c.config.Auth {
 		r.secrets = append(r.secrets, configured.secrets()...)
 	}
@@ -162,19 +164,35 @@ func (c *Client) configured(host string) Auth {
 	return Auth{}
 }
 
-// servers lists where to look for images of a registry, in order. ErrInvalid.
-func (c *Client) servers(domain string) ([]*server, error) {
-	endpoints, _, err := c.resolver.Endpoints(domain)
+// servers lists where to look for images of a registry, in order, and what the list was made of. ErrInvalid.
+func (c *Client) servers(domain string) ([]*server, string, error) {
+	endpoints, source, err := c.resolver.Endpoints(domain)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return nil, "", fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	var servers []*server
 	for _, e := range endpoints {
 		s, err := c.newServer(e)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		servers = append(servers, s)
 	}
-	return servers, nil
+	return servers, source, nil
+}
+
+// shortest is the least length of a header field's value that is taken for a secret: text has too much of what is shorter.
+const shortest = 8
+
+// secrets are parts that must not appear in any message, though a server may say them.
+func (s *server) secrets() []string {
+	var all []string
+	for _, values := range s.Header {
+		for _, v := range values {
+			if len(v) >= shortest {
+				all = append(all, v)
+			}
+		}
+	}
+	return all
 }

@@ -39,6 +39,7 @@ type Repository struct {
 	ref       Reference
 	config    *Config
 	endpoints []*endpoint
+	source    string // of the endpoints
 	health    *hosts.Health
 	secrets   []string
 }
@@ -168,7 +169,7 @@ func (r *Repository) eachThat(ctx context.Context, what string, can hosts.Capabi
 	var attempts []attempt
 	turn := r.turn(can)
 	if len(turn) == 0 {
-		return fmt.Errorf("%s: %w: no endpoint of %s is configured with the capability %s", what, ErrInvalid, r.ref.Domain(), can)
+		return fmt.Errorf("%s: %w", what, r.nobody(can))
 	}
 	for i, e := range turn {
 		e.last.Store(i == len(turn)-1)
@@ -188,6 +189,10 @@ func (r *Repository) eachThat(ctx context.Context, what string, can hosts.Capabi
 		attempts = append(attempts, attempt{e, err, kind})
 	}
 	return r.failed(what, attempts)
+}
+
+func (r *Repository) nobody(can hosts.Capability) error {
+	return fmt.Errorf("%w: %s configures no endpoint of %s with the capability %s", ErrInvalid, r.source, r.ref.Domain(), can)
 }
 
 // turn lists the endpoints of a capability in the order in which to ask them now: those that gave no answer to any pull
