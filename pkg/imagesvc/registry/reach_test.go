@@ -272,6 +272,22 @@ func TestDeadMirror(t *testing.T) {
 	}
 }
 
+// One that is asked for blobs only is found out as soon.
+func TestDeadMirrorForBlobs(t *testing.T) {
+	img := smallImage(t)
+	own := registrytest.NewMemory(t)
+	own.Add("a/b", "v1", img)
+	dead := registry.Endpoint{URL: "http://" + silent(t), DialTimeout: 100 * time.Millisecond, Capabilities: []string{"pull"}}
+	c := client(t, registry.Config{
+		Mirrors: map[string][]registry.Endpoint{own.Host: {dead, {URL: "http://" + own.Host}}}, NoProgress: time.Minute,
+	})
+	start := time.Now()
+	err := fetchAll(t.Context(), repository(t, c, own.Host+"/a/b:v1", registry.Auth{}), img)
+	if took := time.Since(start); err != nil || took > 5*time.Second {
+		t.Errorf("%v after %v", err, took)
+	}
+}
+
 // A mirror that failed rests, whoever asks for what; but it is asked when nobody else can help.
 func TestDeadMirrorIsRemembered(t *testing.T) {
 	img, other := smallImage(t), registrytest.NewImage("arm64", smallImage(t).Layers...)

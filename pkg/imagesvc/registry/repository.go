@@ -55,6 +55,8 @@ type endpoint struct {
 	avoid atomic.Bool
 	// last is set while there is no other to ask.
 	last atomic.Bool
+	// heard is set once it has said anything in this pull.
+	heard atomic.Bool
 }
 
 // Manifest is a manifest or index as it came.
@@ -232,13 +234,35 @@ func (r *Repository) remember(e *endpoint, err, kind error) {
 // errNoAnswer: a mirror took a connection, and then said nothing.
 var errNoAnswer = errors.New("no answer in time")
 
-// silence is how long a mirror may say nothing when it is asked for a manifest and there are others to ask, in dial
-// timeouts. It may be a cache that has to ask the registry first. Blobs are not waited for in this way: some caches fetch
-// them whole before they say a word.
+// silence is how long a mirror may say nothing when there are others to ask, in dial timeouts. It may be a cache that has
+// to ask the registry first. Blobs are not waited for in this way: some caches fetch them whole before they say a word.
 const silence = 3
+
+// limited tells whether an endpoint must answer soon, since there are others.
+func (e *endpoint) limited() bool { return !e.own && !e.Last && !e.last.Load() }
+
+// greet finds out whether a mirror is there before it is given the time that a blob takes.
+func (r *Repository) greet(ctx context.Context, e *endpoint) error {
+	if !e.limited() || e.heard.Load() {
+		return nil
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, silence*e.DialTimeout, errNoAnswer)
+	defer cancel()
+	_, err := r.ping(limited, e)
+	if err != nil && errors.Is(context.Cause(limited), errNoAnswer) {
+		return errNoAnswer
+	}
+	return err
+}
 
 // send makes one request to one endpoint. The body of the response gives up when nothing comes, see watched.
 func (r *Repository) send(ctx context.Context, e *endpoint, method, path string, header http.Header) (*http.Response, error) {
+	isManifest := strings.HasPrefix(path, "manifests/")
+	if !isManifest {
+		if err := r.greet(ctx, e); err != nil {
+			return nil, err
+		}
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	if scope, ok := e.Scope(e.path); ok {
 		// Said beforehand, the scope finds the token of the requests before this one.
@@ -250,7 +274,7 @@ func (r *Repository) send(ctx context.Context, e *endpoint, method, path string,
 		return nil, err
 	}
 	req.Header = header
-	if !e.Last && !e.own && !e.last.Load() && strings.HasPrefix(path, "manifests/") {
+	if isManifest && e.limited() {
 		limit := time.AfterFunc(silence*e.DialTimeout, func() { cancel(errNoAnswer) })
 		defer limit.Stop()
 	}
@@ -262,6 +286,7 @@ func (r *Repository) send(ctx context.Context, e *endpoint, method, path string,
 		cancel(nil)
 		return nil, err
 	}
+	e.heard.Store(true)
 	resp.Body = watch(ctx, cancel, resp.Body, r.config.NoProgress)
 	if resp.StatusCode/100 != 2 {
 		err := newStatus(resp)
