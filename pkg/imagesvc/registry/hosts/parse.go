@@ -127,14 +127,12 @@ func (p *parser) index(doc []byte) {
 // note takes the key of a node, and those within an inline table.
 func (p *parser) note(parser *unstable.Parser, prefix []string, n *unstable.Node) []string {
 	key := slices.Clone(prefix)
-	line := 0
 	for it := n.Key(); it.Next(); {
 		part := it.Node()
 		key = append(key, string(part.Data))
-		line = parser.Shape(part.Raw).Start.Line
-	}
-	if name := dotted(key); p.lines[name] == 0 {
-		p.lines[name] = line
+		if name := dotted(key); p.lines[name] == 0 {
+			p.lines[name] = parser.Shape(part.Raw).Start.Line
+		}
 	}
 	if len(key) > 1 && key[0] == "host" && !slices.Contains(p.order, key[1]) {
 		p.order = append(p.order, key[1])
