@@ -19,6 +19,6 @@ func adminSocket(c *config.Config) string {
 func (d *daemon) adminBackends() admin.Backends {
 	return admin.Backends{
 		Images: d.images, Transfers: d.images, Archives: d.images, Committer: d.images, Checker: d.images,
-		Explainer: &admin.Funcs{}, Containers: d.pods, Freezer: d.pods,
+		Explainer: d.images, Containers: d.pods, Freezer: d.pods,
 	}
 }

@@ -271,12 +271,11 @@ func registryConfig(c *config.Config) registry.Config {
 	out := registry.Config{
 		Mirrors: map[string][]registry.Endpoint{}, Auth: map[string]registry.Auth{}, Hosts: map[string]registry.HostConfig{},
 		NoProgress: time.Duration(c.Image.NoProgressTimeout), UserAgent: "criserver/" + version,
+		ConfigPath: c.Registry.ConfigPath,
 	}
 	for host, m := range c.Registry.Mirrors {
 		for _, e := range m.Endpoints {
-			out.Mirrors[host] = append(out.Mirrors[host], registry.Endpoint{
-				URL: e.URL, CA: e.CA, SkipVerify: e.SkipVerify, TakesCredentials: e.TakesCredentials,
-			})
+			out.Mirrors[host] = append(out.Mirrors[host], e.Entry())
 		}
 		out.Hosts[host] = registry.HostConfig{NoFallback: m.NoFallback, Insecure: m.Insecure}
 	}

@@ -279,6 +279,18 @@ func (s *Service) Progress(name string) []Progress {
 	return s.progress.Pulls(name)
 }
 
+// Explain tells how an image would be pulled, see registry.Explanation; with probe each endpoint is asked whether it is there.
+func (s *Service) Explain(ctx context.Context, name string, probe bool) (any, error) {
+	ref, err := registry.Parse(name)
+	if err != nil {
+		return nil, fmt.Errorf("explain: %w: %w", ErrInvalid, err)
+	}
+	if probe {
+		return s.registry.Probe(ctx, ref, registry.Auth{}), nil
+	}
+	return s.registry.Explain(ctx, ref, registry.Auth{}), nil
+}
+
 // Counters returns what was done since the start.
 func (s *Service) Counters() progress.Counters { return s.progress.Counters() }
 

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"criserver/pkg/imagesvc/registry/hosts"
 )
 
 // Config is the whole configuration. Comments in the field tags are those of the sample file.
@@ -71,8 +73,9 @@ type Image struct {
 
 // Registry is how registries are reached.
 type Registry struct {
-	Mirrors map[string]Mirror `toml:"mirrors" comment:"Where to pull from instead, by the host name in an image's name, in order; the registry itself comes last.\nAn endpoint is a URL, or a table with a certificate authority of its own:\n[registry.mirrors.\"docker.io\"]\nendpoints = [\"https://mirror.example\", {url = \"https://cache.example:5000\", ca = \"/etc/ssl/cache.pem\", takes_credentials = true}]\nno_fallback = true # never ask the registry itself\nWith insecure = true the registry itself may have any certificate, or none."`
-	Auth    map[string]Auth   `toml:"auth" comment:"Who to be where, by host name of a registry or mirror, for pulls that come without credentials:\n[registry.auth.\"mirror.example\"]\nusername = \"node\"\npassword = \"secret\""`
+	ConfigPath []string          `toml:"config_path" comment:"Directories of certs.d/<host>/hosts.toml, in the form that containerd reads, or with the certificates that docker reads.\nThe first directory that has anything for a host counts. Changes need no restart."`
+	Mirrors    map[string]Mirror `toml:"mirrors" comment:"Where to pull from instead, by the host name in an image's name, in order; the registry itself comes last.\nWhat is said here of a host counts instead of config_path; \"_default\" is for hosts that neither names.\nAn endpoint is a URL, or a table with settings of its own:\n[registry.mirrors.\"docker.io\"]\nendpoints = [\"https://mirror.example\", {url = \"https://cache.example:5000\", ca = \"/etc/ssl/cache.pem\", takes_credentials = true}]\nno_fallback = true # never ask the registry itself\nWith insecure = true the registry itself may have any certificate, or none.\nMore keys of an endpoint:\noverride_path = true # the URL is the root of the API: no /v2 is added\ncapabilities = [\"pull\"] # not \"resolve\": tags are looked up elsewhere\nca = [\"/etc/ssl/a.pem\", \"/etc/ssl/certs.d\"] # a directory counts for the *.crt in it\nclient_cert = \"/etc/ssl/node.pem\"\nclient_key = \"/etc/ssl/node.key\"\nskip_verify = true # any certificate will do\nheader = {x-tenant = \"a\"} # sent to this host\nrewrite = {\"^library/(.*)\" = \"hub/$1\"} # its name for the repository, by regular expression\ndial_timeout = \"5s\" # then the next endpoint is tried; one that does not answer is tried last for a while\nproxy = \"http://proxy.example:3128\" # instead of what the environment says"`
+	Auth       map[string]Auth   `toml:"auth" comment:"Who to be where, by host name of a registry or mirror, for pulls that come without credentials:\n[registry.auth.\"mirror.example\"]\nusername = \"node\"\npassword = \"secret\""`
 }
 
 // Mirror tells how to reach a registry.
@@ -87,18 +90,60 @@ type Mirror struct {
 // Endpoint is the base URL of a registry's API, without "/v2/". A plain string in a file is the URL.
 type Endpoint struct {
 	URL string `toml:"url"`
-	// CA is a PEM file of certificates that are trusted beside the system's.
-	CA string `toml:"ca,omitempty"`
+	// OverridePath says that the URL is the root of the API: no /v2 is added.
+	OverridePath bool `toml:"override_path,omitempty"`
+	// Capabilities are resolve, pull, push; none are all.
+	Capabilities []string `toml:"capabilities,omitempty"`
+	// CA are PEM files, or directories of *.crt, of certificates that are trusted beside the system's.
+	CA Paths `toml:"ca,omitempty"`
+	// ClientCert and ClientKey are shown to the server. Without ClientKey the key is in ClientCert too.
+	ClientCert string `toml:"client_cert,omitempty"`
+	ClientKey  string `toml:"client_key,omitempty"`
 	// SkipVerify trusts any certificate.
 	SkipVerify bool `toml:"skip_verify,omitempty"`
+	// Header is sent with each request to the server.
+	Header map[string]string `toml:"header,omitempty"`
+	// Rewrite changes names of repositories: regular expressions, and replacements with $1 and so on.
+	Rewrite map[string]string `toml:"rewrite,omitempty"`
+	// DialTimeout is how long to wait for a connection.
+	DialTimeout Duration `toml:"dial_timeout,omitempty"`
+	// Proxy is the URL of a proxy.
+	Proxy string `toml:"proxy,omitempty"`
 	// TakesCredentials lets it see the credentials of pulls, which are meant for the registry.
 	TakesCredentials bool `toml:"takes_credentials,omitempty"`
+}
+
+// Paths are file names. A plain string in a file is one.
+type Paths []string
+
+// UnmarshalText takes one.
+func (p *Paths) UnmarshalText(text []byte) error {
+	*p = Paths{string(text)}
+	return nil
 }
 
 // UnmarshalText takes the URL.
 func (e *Endpoint) UnmarshalText(text []byte) error {
 	*e = Endpoint{URL: string(text)}
 	return nil
+}
+
+// Entry is the endpoint as the registry client takes it.
+func (e Endpoint) Entry() hosts.Entry {
+	out := hosts.Entry{
+		URL: e.URL, OverridePath: e.OverridePath, Capabilities: e.Capabilities, CA: e.CA, SkipVerify: e.SkipVerify,
+		Rewrite: e.Rewrite, DialTimeout: time.Duration(e.DialTimeout), Proxy: e.Proxy, TakesCredentials: e.TakesCredentials,
+	}
+	if e.ClientCert != "" {
+		out.Client = []hosts.KeyPair{{Cert: e.ClientCert, Key: e.ClientKey}}
+	}
+	if len(e.Header) > 0 {
+		out.Header = map[string][]string{}
+		for name, value := range e.Header {
+			out.Header[name] = []string{value}
+		}
+	}
+	return out
 }
 
 // Auth is a user of a registry.
@@ -143,8 +188,9 @@ func Default() *Config {
 			KeepDownloads: Duration(24 * time.Hour), MaxLayerSize: 64 << 30, MaxLayerFiles: 5_000_000, Pinned: []string{},
 		},
 		Registry: Registry{
-			Mirrors: map[string]Mirror{},
-			Auth:    map[string]Auth{},
+			ConfigPath: []string{"/etc/criserver/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"},
+			Mirrors:    map[string]Mirror{},
+			Auth:       map[string]Auth{},
 		},
 		CNI: CNI{
 			ConfDir: "/etc/cni/net.d",

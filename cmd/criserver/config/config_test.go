@@ -40,9 +40,17 @@ func TestWriteTOMLLoadsAgain(t *testing.T) {
 	full.Log.File, full.Monitor.Path = "/var/log/criserver.log", "/usr/bin/crimonitor"
 	full.Image.Pinned = []string{"registry.k8s.io/*"}
 	full.Registry.Mirrors["docker.io"] = Mirror{Endpoints: []Endpoint{
-		{URL: "https://mirror.example", CA: "/etc/ca.pem"}, {URL: "https://b.example:5000", SkipVerify: true}, {URL: "http://c.example"},
+		{URL: "https://mirror.example", CA: Paths{"/etc/ca.pem"}}, {URL: "https://b.example:5000", SkipVerify: true}, {URL: "http://c.example"},
+		{
+			URL: "https://d.example/v2/hub", OverridePath: true, Capabilities: []string{"pull"}, CA: Paths{"/a.pem", "/etc/certs"},
+			ClientCert: "/node.pem", ClientKey: "/node.key", Header: map[string]string{"X-Tenant": "a"},
+			Rewrite: map[string]string{"^library/(.*)": "hub/$1"}, DialTimeout: Duration(time.Second), Proxy: "http://proxy.example:3128",
+			TakesCredentials: true,
+		},
 	}}
 	full.Snapshot.WritableSizeLimit, full.Snapshot.WritableFilesLimit = 10<<30, 100000
+	full.Registry.Mirrors["_default"] = Mirror{Endpoints: []Endpoint{{URL: "https://all.example"}}}
+	full.Registry.ConfigPath = []string{"/etc/certs.d"}
 	full.Registry.Auth["mirror.example:5000"] = Auth{Username: "u", Password: "p"}
 	for name, c := range map[string]*Config{"default": Default(), "full": full} {
 		t.Run(name, func(t *testing.T) {
@@ -90,7 +98,7 @@ format = "json"
 [cni]
 bin_dirs = ["/a", "/b"]
 [registry.mirrors."docker.io"]
-endpoints = ["https://one.example", {url = "https://two.example", ca = "/two.pem"}]
+endpoints = ["https://one.example", {url = "https://two.example", ca = "/two.pem"}, {url = "https://two.example", ca = ["/two.pem", "/too"]}]
 [registry.mirrors.quay]
 endpoints = ["http://quay.example"]
 `,
@@ -193,6 +201,15 @@ func TestLoadErrors(t *testing.T) {
 		"CA without TLS":     {"[registry.mirrors.a]\nendpoints = [{url = 'http://a', ca = '/c'}]\n", 2, `registry.mirrors.a.endpoints`},
 		"relative CA":        {"[registry.mirrors.a]\nendpoints = [{url = 'https://a', ca = 'c'}]\n", 2, `registry.mirrors.a.endpoints`},
 		"no endpoints":       {"\n[registry.mirrors.a]\n", 2, `registry.mirrors.a`},
+		"only insecure":      {"\n[registry.mirrors.a]\ninsecure = true\nno_fallback = true\n", 2, `registry.mirrors.a`},
+		"relative CA of two": {"[registry.mirrors.a]\nendpoints = [{url = 'https://a', ca = ['/b', 'c']}]\n", 2, `registry.mirrors.a.endpoints`},
+		"key without cert":   {"[registry.mirrors.a]\nendpoints = [{url = 'https://a', client_key = '/b'}]\n", 2, `registry.mirrors.a.endpoints`},
+		"capability":         {"[registry.mirrors.a]\nendpoints = [{url = 'https://a', capabilities = ['fly']}]\n", 2, `registry.mirrors.a.endpoints`},
+		"rewrite":            {"[registry.mirrors.a]\nendpoints = [{url = 'https://a', rewrite = {'(' = ''}}]\n", 2, `registry.mirrors.a.endpoints`},
+		"header":             {"[registry.mirrors.a]\nendpoints = [{url = 'https://a', header = {'a b' = ''}}]\n", 2, `registry.mirrors.a.endpoints`},
+		"proxy":              {"[registry.mirrors.a]\nendpoints = [{url = 'https://a', proxy = 'b'}]\n", 2, `registry.mirrors.a.endpoints`},
+		"dial timeout":       {"[registry.mirrors.a]\nendpoints = [{url = 'https://a', dial_timeout = '-1s'}]\n", 2, `registry.mirrors.a.endpoints`},
+		"relative config":    {"[registry]\nconfig_path = ['certs.d']\n", 2, `registry.config_path`},
 		"host is a URL":      {"[registry.mirrors.'https://a']\nendpoints = ['https://b']\n", 1, `registry.mirrors."https://a"`},
 		"auth without user":  {"[registry.auth.'a:5000']\npassword = 'x'\n", 1, `registry.auth."a:5000"`},
 		"bridge name":        {"[cni.builtin]\nbridge = 'a-bridge-of-a-name'\n", 2, "cni.builtin.bridge"},

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"criserver/pkg/imagesvc/registry/hosts"
 )
 
 // maxSocketPath is the longest address of a Unix socket, see unix(7): 108 bytes with the NUL.
@@ -25,6 +27,9 @@ func (c *Config) problems() []*Problem {
 	v.oneOf("log.format", c.Log.Format, "text", "json")
 	v.runtime(c.Runtime)
 	v.image(c.Image)
+	for _, dir := range c.Registry.ConfigPath {
+		v.absolute("registry.config_path", dir)
+	}
 	for _, host := range slices.Sorted(maps.Keys(c.Registry.Mirrors)) {
 		v.mirror(host, c.Registry.Mirrors[host])
 	}
@@ -133,8 +138,10 @@ func (v *validator) registryHost(key, host string) {
 
 func (v *validator) mirror(host string, m Mirror) {
 	table := joinKey("registry", "mirrors", host)
-	v.registryHost(table, host)
-	v.check(len(m.Endpoints) > 0, table, "endpoints is missing")
+	if host != hosts.Default {
+		v.registryHost(table, host)
+	}
+	v.check(len(m.Endpoints) > 0 || m.Insecure && !m.NoFallback, table, "endpoints is missing")
 	for _, e := range m.Endpoints {
 		v.endpoint(table+".endpoints", e)
 	}
@@ -148,9 +155,16 @@ func (v *validator) endpoint(key string, e Endpoint) {
 	}
 	v.check(u.User == nil, key, "the URL of %s has credentials in it; they belong in registry.auth", u.Host)
 	v.check(u.RawQuery == "" && u.Fragment == "", key, "%q has more than a host and a path", e.URL)
-	v.check(u.Scheme == "https" || e.CA == "" && !e.SkipVerify, key, "%q: ca and skip_verify need https", e.URL)
-	if e.CA != "" {
-		v.absolute(key, e.CA)
+	withoutTLS := len(e.CA) == 0 && !e.SkipVerify && e.ClientCert == ""
+	v.check(u.Scheme == "https" || withoutTLS, key, "%q: ca, client_cert and skip_verify need https", e.URL)
+	for _, file := range append([]string{e.ClientCert, e.ClientKey}, e.CA...) {
+		if file != "" {
+			v.absolute(key, file)
+		}
+	}
+	v.check(e.ClientKey == "" || e.ClientCert != "", key, "client_key without client_cert")
+	if err := e.Entry().Check(); err != nil {
+		v.check(false, key, "%s: %v", u.Host, err)
 	}
 }
 

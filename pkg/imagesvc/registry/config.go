@@ -1,18 +1,24 @@
 package registry
 
 import (
+	"fmt"
 	"time"
 
 	"criserver/pkg/imagesvc/registry/credential"
+	"criserver/pkg/imagesvc/registry/hosts"
 )
 
 // Config says how registries are reached. The zero value reaches each by HTTPS, those on localhost by HTTP too.
 type Config struct {
 	// Mirrors are tried in order before a registry's own host. The key is that host, as in the names of images:
-	// "docker.io", "localhost:5000". One that is the registry itself replaces the last try.
+	// "docker.io", "localhost:5000"; "_default" is for registries that have no settings of their own, here or in a
+	// ConfigPath. One that is the registry itself replaces the last try.
 	Mirrors map[string][]Endpoint
 	// Hosts are other settings of registries, by the same key.
 	Hosts map[string]HostConfig
+	// ConfigPath are directories of the layout certs.d/<host>/hosts.toml, for registries that are not keys of Mirrors or
+	// Hosts. They are read again when they change.
+	ConfigPath []string
 	// Auth are credentials by host of a registry or mirror, for when a pull comes without any for that host.
 	Auth map[string]Auth
 	// DockerConfigs are configuration files of docker to look for credentials in after that.
@@ -38,23 +44,23 @@ type HostConfig struct {
 }
 
 // Endpoint is a server to pull from.
-type Endpoint struct {
-	// URL is the base of its API, without "/v2/". Plain HTTP is used only if it begins with http://.
-	URL string
-	// CA is a PEM file of certificates to trust beside the system's. It is read once, by New.
-	CA string
-	// SkipVerify accepts any certificate.
-	SkipVerify bool
-	// TakesCredentials says that the endpoint may see the credentials of pulls, which are meant for the registry it is a
-	// mirror of. Those configured for the endpoint's own host need no permission.
-	TakesCredentials bool
+type Endpoint = hosts.Entry
+
+// hosts is how registries are reached, without what it takes to be let in.
+func (c *Config) hosts() hosts.Config {
+	out := hosts.Config{Registries: map[string]hosts.Registry{}, Dirs: c.ConfigPath}
+	for host, mirrors := range c.Mirrors {
+		r := out.Registries[host]
+		r.Mirrors, r.Source = mirrors, fmt.Sprintf("registry.mirrors.%q", host)
+		out.Registries[host] = r
+	}
+	for host, hc := range c.Hosts {
+		r := out.Registries[host]
+		r.NoFallback, r.Insecure, r.Source = hc.NoFallback, hc.Insecure, fmt.Sprintf("registry.mirrors.%q", host)
+		out.Registries[host] = r
+	}
+	return out
 }
 
 // apiHost is where a registry's API is. Docker's is not where its name says.
-func apiHost(domain string) string {
-	switch domain {
-	case "docker.io", "index.docker.io":
-		return "registry-1.docker.io"
-	}
-	return domain
-}
+func apiHost(domain string) string { return hosts.APIHost(domain) }

@@ -64,6 +64,7 @@ func (f *failure) Unwrap() []error {
 // status is an answer that is no success.
 type status struct {
 	code   int
+	host   string // which may be one that the endpoint redirected to
 	errors errcode.Errors
 }
 
@@ -78,7 +79,7 @@ func (s *status) Error() string {
 const maxErrorBody = 8 << 10
 
 func newStatus(resp *http.Response) error {
-	s := &status{code: resp.StatusCode}
+	s := &status{code: resp.StatusCode, host: resp.Request.URL.Host}
 	var body struct {
 		Errors errcode.Errors `json:"errors"`
 	}
@@ -112,7 +113,7 @@ func kindOf(err error) error {
 		}
 	case errors.Is(err, errNoUse), errors.Is(err, errPlain):
 		return ErrUnauthorized
-	case errors.As(err, &transport), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.As(err, &transport), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errNoAnswer):
 		return ErrUnavailable
 	}
 	switch {

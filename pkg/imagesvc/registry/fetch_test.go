@@ -93,7 +93,7 @@ func TestRealRegistry(t *testing.T) {
 	token.Push(t, "a/b", "v1", img)
 
 	encoded := base64.StdEncoding.EncodeToString([]byte("me:s3cret-word"))
-	trust := registry.Config{Mirrors: map[string][]registry.Endpoint{secure.Host: {{URL: secure.URL(), CA: secure.CA}}}}
+	trust := registry.Config{Mirrors: map[string][]registry.Endpoint{secure.Host: {{URL: secure.URL(), CA: []string{secure.CA}}}}}
 	for name, test := range map[string]struct {
 		config registry.Config
 		host   string
@@ -110,7 +110,7 @@ func TestRealRegistry(t *testing.T) {
 		"basic, no credentials":        {host: basic.Host, err: registry.ErrUnauthorized},
 		"basic, from the config":       {host: basic.Host, config: registry.Config{Auth: map[string]registry.Auth{basic.Host: {Auth: encoded}}}},
 		"TLS, own authority":           {host: secure.Host, config: trust},
-		"TLS, own authority, basic":    {host: both.Host, auth: registry.Auth{Auth: encoded}, config: registry.Config{Mirrors: map[string][]registry.Endpoint{both.Host: {{URL: both.URL(), CA: both.CA}}}}},
+		"TLS, own authority, basic":    {host: both.Host, auth: registry.Auth{Auth: encoded}, config: registry.Config{Mirrors: map[string][]registry.Endpoint{both.Host: {{URL: both.URL(), CA: []string{both.CA}}}}}},
 		"TLS, unknown authority":       {host: secure.Host, err: errAny},
 		"TLS, configured insecure":     {host: secure.Host, config: registry.Config{Hosts: map[string]registry.HostConfig{secure.Host: {Insecure: true}}}},
 		"TLS, mirror without checking": {host: "docker.io", config: registry.Config{Mirrors: map[string][]registry.Endpoint{"docker.io": {{URL: secure.URL(), SkipVerify: true}}}}},
@@ -183,8 +183,8 @@ func TestConfigIsChecked(t *testing.T) {
 		"password in URL": mirror(registry.Endpoint{URL: "https://me:s3cret@mirror.example"}),
 		"broken URL":      mirror(registry.Endpoint{URL: "https://s3cret:x%@mirror.example"}),
 		"query":           mirror(registry.Endpoint{URL: "https://mirror.example?token=s3cret"}),
-		"no such CA":      mirror(registry.Endpoint{URL: "https://mirror.example", CA: "/nowhere"}),
-		"CA is empty":     mirror(registry.Endpoint{URL: "https://mirror.example", CA: noCert}),
+		"no such CA":      mirror(registry.Endpoint{URL: "https://mirror.example", CA: []string{"/nowhere"}}),
+		"CA is empty":     mirror(registry.Endpoint{URL: "https://mirror.example", CA: []string{noCert}}),
 		"no endpoint":     {Hosts: map[string]registry.HostConfig{"docker.io": {NoFallback: true}}},
 		"bad credential":  {Auth: map[string]registry.Auth{"docker.io": {Auth: "s3cret"}}},
 	} {

@@ -15,6 +15,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/retry"
 
 	"criserver/pkg/imagesvc/registry/credential"
+	"criserver/pkg/imagesvc/registry/hosts"
 )
 
 var (
@@ -52,7 +53,7 @@ func (c *Client) newKeyring(s *server, image string, given credential.Credential
 		return found, err
 	}
 	g := &guard{base: s.http.Transport, once: s.http.Transport, allowed: func(host string) bool {
-		return host == s.base.Host && s.base.Scheme == "http" || isLocal(host) || c.hostConfig(host).Insecure
+		return host == s.base.Host && s.base.Scheme == "http" || hosts.IsLoopback(host) || c.insecure(host)
 	}}
 	if t, ok := s.http.Transport.(*retry.Transport); ok {
 		g.once = t.Base
@@ -67,7 +68,7 @@ func (c *Client) newKeyring(s *server, image string, given credential.Credential
 			Credential:         get,
 			ForceAttemptOAuth2: grant,
 		}
-		if isLocal(s.base.Host) {
+		if hosts.IsLoopback(s.base.Host) {
 			client.BlockedRealmPrefixes = []netip.Prefix{} // a registry on this machine may have its token server here too
 		}
 		return client

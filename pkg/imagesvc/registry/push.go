@@ -8,12 +8,14 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
+	"criserver/pkg/imagesvc/registry/hosts"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -46,12 +48,15 @@ type BlobOptions struct {
 // Pusher returns what uploads to the repository of ref. Mirrors have no part in it. ErrInvalid: a malformed credential, or
 // a registry that may not be asked itself.
 func (c *Client) Pusher(ref Reference, a Auth) (*Pusher, error) {
-	servers := c.pushServers(ref.Domain())
+	servers, source, err := c.pushServers(ref.Domain())
+	if err != nil {
+		return nil, fmt.Errorf("reach %s: %w", ref.Domain(), err)
+	}
 	if len(servers) == 0 {
 		return nil, fmt.Errorf("push to %s: %w: the configuration has mirrors only, and no fallback to the registry itself",
 			ref.Name(), ErrInvalid)
 	}
-	repo, err := c.repository(ref, a, servers)
+	repo, err := c.repository(ref, a, servers, source)
 	if err != nil {
 		return nil, err
 	}
@@ -59,14 +64,9 @@ func (c *Client) Pusher(ref Reference, a Auth) (*Pusher, error) {
 }
 
 // pushServers are those that take uploads.
-func (c *Client) pushServers(domain string) []*server {
-	var own []*server
-	for _, s := range c.servers(domain) {
-		if s.own {
-			own = append(own, s)
-		}
-	}
-	return own
+func (c *Client) pushServers(domain string) ([]*server, string, error) {
+	all, source, err := c.servers(domain)
+	return slices.DeleteFunc(all, func(s *server) bool { return !s.own || !s.Capabilities.Has(hosts.Push) }), source, err
 }
 
 // Reference is what the pusher was made for.
@@ -137,7 +137,7 @@ func (p *Pusher) Manifest(ctx context.Context, object, mediaType string, data []
 
 // ask makes a request below the repository. A response is a success.
 func (p *Pusher) ask(ctx context.Context, e *endpoint, method, path string, header http.Header, body []byte) (*http.Response, error) {
-	u := e.base.JoinPath("v2", p.repo.ref.Path(), path)
+	u := p.repo.url(e, path)
 	req, err := http.NewRequestWithContext(p.scoped(ctx, e), method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err

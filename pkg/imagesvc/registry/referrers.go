@@ -80,15 +80,12 @@ func referrersTag(d digest.Digest) string {
 
 // pages reads the whole list from one endpoint.
 func (r *Repository) pages(ctx context.Context, e *endpoint, d digest.Digest, artifactType string) ([]ocispec.Descriptor, error) {
-	next := e.base.JoinPath("v2", r.ref.Path(), "referrers", d.String())
-	q := url.Values{}
+	next := r.url(e, "referrers/"+d.String())
 	if artifactType != "" {
+		q := next.Query()
 		q.Set("artifactType", artifactType)
+		next.RawQuery = q.Encode()
 	}
-	if !e.own {
-		q.Set("ns", r.ref.Domain())
-	}
-	next.RawQuery = q.Encode()
 	var all []ocispec.Descriptor
 	for range maxPages {
 		page, following, err := r.page(ctx, e, next, artifactType)

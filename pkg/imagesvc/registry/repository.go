@@ -7,14 +7,17 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
+	"criserver/pkg/imagesvc/registry/hosts"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -36,15 +39,24 @@ type Repository struct {
 	ref       Reference
 	config    *Config
 	endpoints []*endpoint
-	secrets   *secrets
+	// configured is what the endpoints come from.
+	configured string
+	health     *hosts.Health
+	secrets    *secrets
 }
 
 // endpoint is a server with the credentials for it.
 type endpoint struct {
 	*server
 	keys *keyring
+	// path is the repository as this endpoint names it.
+	path string
 	// avoid is set when the endpoint gave no answer, or a wrong one: the rest of the pull goes to others.
 	avoid atomic.Bool
+	// last is set while there is no other to ask.
+	last atomic.Bool
+	// heard is set once it has said anything in this pull.
+	heard atomic.Bool
 }
 
 // Manifest is a manifest or index as it came.
@@ -59,18 +71,33 @@ func (r *Repository) Reference() Reference { return r.ref }
 // Digest asks which manifest the reference is of, without fetching it. "": the registry does not say.
 func (r *Repository) Digest(ctx context.Context) (digest.Digest, error) {
 	var found digest.Digest
-	err := r.each(ctx, "look up "+r.ref.String(), func(e *endpoint) error {
-		resp, err := r.send(ctx, e, http.MethodHead, "manifests/"+r.ref.object(), http.Header{"Accept": {acceptManifests}})
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if d := digest.Digest(resp.Header.Get("Docker-Content-Digest")); verify.CheckDigest(d) == nil {
-			found = d
-		}
-		return nil
+	err := r.eachThat(ctx, "look up "+r.ref.String(), r.ref.needs(), func(e *endpoint) (err error) {
+		found, err = r.head(ctx, e, r.ref)
+		return err
 	})
 	return found, err
+}
+
+// head asks one endpoint. "": it does not say.
+func (r *Repository) head(ctx context.Context, e *endpoint, ref Reference) (digest.Digest, error) {
+	resp, err := r.send(ctx, e, http.MethodHead, "manifests/"+ref.object(), http.Header{"Accept": {acceptManifests}})
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	d := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
+	if verify.CheckDigest(d) != nil {
+		return "", nil
+	}
+	return d, nil
+}
+
+// needs is what an endpoint must be able to, to be asked for the manifest.
+func (r Reference) needs() hosts.Capability {
+	if r.digest == "" {
+		return hosts.Resolve
+	}
+	return hosts.Pull
 }
 
 // Manifest fetches the manifest of the given digest, or with "" that of the reference. It is verified if it was asked
@@ -85,7 +112,14 @@ func (r *Repository) Manifest(ctx context.Context, d digest.Digest) (Manifest, e
 
 func (r *Repository) manifest(ctx context.Context, ref Reference) (Manifest, error) {
 	var m Manifest
-	err := r.each(ctx, "fetch manifest of "+ref.String(), func(e *endpoint) error {
+	var resolved digest.Digest
+	err := r.eachThat(ctx, "fetch manifest of "+ref.String(), ref.needs(), func(e *endpoint) (err error) {
+		if !e.Capabilities.Has(hosts.Pull) {
+			if resolved, err = r.head(ctx, e, ref); err == nil && resolved == "" {
+				err = errors.New("the registry does not say which manifest the tag is of")
+			}
+			return err
+		}
 		resp, err := r.send(ctx, e, http.MethodGet, "manifests/"+ref.object(), http.Header{"Accept": {acceptManifests}})
 		if err != nil {
 			return err
@@ -94,6 +128,9 @@ func (r *Repository) manifest(ctx context.Context, ref Reference) (Manifest, err
 		m, err = readManifest(resp, ref.Digest())
 		return err
 	})
+	if err == nil && resolved != "" {
+		return r.Manifest(ctx, resolved)
+	}
 	return m, err
 }
 
@@ -122,28 +159,29 @@ func readManifest(resp *http.Response, want digest.Digest) (Manifest, error) {
 	return Manifest{ocispec.Descriptor{MediaType: mediaType, Digest: want, Size: int64(len(data))}, data}, nil
 }
 
-// CanTryElsewhere tells whether an endpoint is left that has not failed this pull yet.
+// CanTryElsewhere tells whether an endpoint is left to pull from that has not failed this pull yet.
 func (r *Repository) CanTryElsewhere() bool {
-	return slices.ContainsFunc(r.endpoints, func(e *endpoint) bool { return !e.avoid.Load() })
+	return slices.ContainsFunc(r.endpoints, func(e *endpoint) bool { return e.Capabilities.Has(hosts.Pull) && !e.avoid.Load() })
 }
 
-// each asks the endpoints in order until one succeeds, those that failed only if there is no other.
+// each is eachThat for what is pulled.
 func (r *Repository) each(ctx context.Context, what string, ask func(*endpoint) error) error {
+	return r.eachThat(ctx, what, hosts.Pull, ask)
+}
+
+// eachThat asks the endpoints of a capability in order until one succeeds, those that failed this pull only if there is
+// no other.
+func (r *Repository) eachThat(ctx context.Context, what string, can hosts.Capability, ask func(*endpoint) error) error {
 	var attempts []attempt
-	var good, bad []*endpoint
-	for _, e := range r.endpoints {
-		if e.avoid.Load() {
-			bad = append(bad, e)
-		} else {
-			good = append(good, e)
-		}
+	turn := r.turn(can)
+	if len(turn) == 0 {
+		return fmt.Errorf("%s: %w", what, r.nobody(can))
 	}
-	if len(good) == 0 {
-		good = bad
-	}
-	for _, e := range good {
+	for i, e := range turn {
+		e.last.Store(i == len(turn)-1)
 		err := ask(e)
 		if err == nil {
+			r.health.Answered(e.identity)
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -153,36 +191,120 @@ func (r *Repository) each(ctx context.Context, what string, ask func(*endpoint) 
 		if errors.Is(kind, ErrUnavailable) || isDamage(kind) {
 			e.avoid.Store(true)
 		}
+		r.remember(e, err, kind)
 		attempts = append(attempts, attempt{e, err, kind})
 	}
 	return r.failed(what, attempts)
 }
 
+func (r *Repository) nobody(can hosts.Capability) error {
+	return fmt.Errorf("%w: %s configures no endpoint of %s with the capability %s", ErrInvalid, r.configured, r.ref.Domain(), can)
+}
+
+// turn lists the endpoints of a capability in the order in which to ask them now: those that gave no answer to any pull
+// lately come last.
+func (r *Repository) turn(can hosts.Capability) []*endpoint {
+	var good, resting, bad []*endpoint
+	for _, e := range r.endpoints {
+		switch {
+		case !e.Capabilities.Has(can):
+		case e.avoid.Load():
+			bad = append(bad, e)
+		case !r.health.RestsUntil(e.identity).IsZero():
+			resting = append(resting, e)
+		default:
+			good = append(good, e)
+		}
+	}
+	if good = append(good, resting...); len(good) == 0 {
+		return bad
+	}
+	return good
+}
+
+// remember has other pulls know whether an endpoint answers. What goes wrong where it redirects to is not its fault.
+func (r *Repository) remember(e *endpoint, err, kind error) {
+	var answer *status
+	answered := errors.As(err, &answer) && answer.host == e.base.Host
+	unavailable := errors.Is(kind, ErrUnavailable)
+	switch {
+	case errors.Is(err, errNoAnswer), unavailable && (answered || hosts.Unreached(err, e.base.Host)):
+		r.health.Failed(e.identity)
+	case answered:
+		r.health.Answered(e.identity)
+	}
+}
+
+// errNoAnswer: a mirror took a connection, and then said nothing.
+var errNoAnswer = errors.New("no answer in time")
+
+// silence is how long a mirror may say nothing when there are others to ask, in dial timeouts. It may be a cache that has
+// to ask the registry first. Blobs are not waited for in this way: some caches fetch them whole before they say a word.
+const silence = 3
+
+// limited tells whether an endpoint must answer soon, since there are others.
+func (e *endpoint) limited() bool { return !e.own && !e.Last && !e.last.Load() }
+
+// greet finds out whether a mirror is there before it is given the time that a blob takes.
+func (r *Repository) greet(ctx context.Context, e *endpoint) error {
+	if !e.limited() || e.heard.Load() {
+		return nil
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, silence*e.DialTimeout, errNoAnswer)
+	defer cancel()
+	_, err := r.ping(limited, e)
+	if err != nil && errors.Is(context.Cause(limited), errNoAnswer) {
+		return errNoAnswer
+	}
+	return err
+}
+
 // send makes one request to one endpoint. The body of the response gives up when nothing comes, see watched.
 func (r *Repository) send(ctx context.Context, e *endpoint, method, path string, header http.Header) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	// Said beforehand, the scope finds the token of the requests before this one.
-	ctx = auth.WithScopesForHost(ctx, e.base.Host, auth.ScopeRepository(r.ref.Path(), auth.ActionPull))
-	u := e.base.JoinPath("v2", r.ref.Path(), path)
-	if !e.own {
-		// A mirror of several registries can know by this whose image is wanted (containerd's convention).
-		u.RawQuery = "ns=" + r.ref.Domain()
+	isManifest := strings.HasPrefix(path, "manifests/")
+	if !isManifest {
+		if err := r.greet(ctx, e); err != nil {
+			return nil, err
+		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	ctx, cancel := context.WithCancelCause(ctx)
+	if scope, ok := e.Scope(e.path); ok {
+		// Said beforehand, the scope finds the token of the requests before this one.
+		ctx = auth.WithScopesForHost(ctx, e.base.Host, auth.ScopeRepository(scope, auth.ActionPull))
+	}
+	req, err := http.NewRequestWithContext(ctx, method, r.url(e, path).String(), nil)
 	if err != nil {
 		cancel(nil)
 		return nil, err
 	}
 	req.Header = header
+	if isManifest && e.limited() {
+		limit := time.AfterFunc(silence*e.DialTimeout, func() { cancel(errNoAnswer) })
+		defer limit.Stop()
+	}
 	resp, err := e.keys.do(req)
 	if err != nil {
+		if errors.Is(context.Cause(ctx), errNoAnswer) {
+			err = errNoAnswer
+		}
 		cancel(nil)
 		return nil, err
 	}
+	e.heard.Store(true)
 	resp.Body = watch(ctx, cancel, resp.Body, r.config.NoProgress)
 	if resp.StatusCode/100 != 2 {
 		err := newStatus(resp)
 		return nil, errors.Join(err, resp.Body.Close())
 	}
 	return resp, nil
+}
+
+// url is where an endpoint has something of the repository.
+func (r *Repository) url(e *endpoint, path string) *url.URL {
+	u := e.API.JoinPath(e.path, path)
+	if !e.own {
+		// A mirror of several registries can know by this whose image is wanted (containerd's convention).
+		u.RawQuery = "ns=" + r.ref.Domain()
+	}
+	return u
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"criserver/pkg/imagesvc/registry/hosts"
 )
 
 const (
@@ -66,7 +68,7 @@ func (u *upload) run(ctx context.Context, e *endpoint, from []string) (Pushed, e
 		if err = u.try(ctx, e); err == nil {
 			return PushUploaded, nil
 		}
-		if ctx.Err() != nil || u.failedToRead() != nil || attempt >= maxRetries && u.offset <= before || !u.again(err) {
+		if ctx.Err() != nil || u.failedToRead() != nil || attempt >= hosts.MaxRetries && u.offset <= before || !u.again(err) {
 			return "", err
 		}
 		if u.offset > before {
@@ -94,8 +96,7 @@ func (u *upload) again(err error) bool {
 		u.session = nil // the registry has forgotten the upload, or is elsewhere in it
 		return true
 	case unavailable && !u.begun:
-		worth, _ := worthRetrying(nil, err)
-		return worth || s != nil
+		return s != nil || hosts.WorthRetrying(nil, err)
 	}
 	return unavailable || errors.Is(err, ErrStalled)
 }
@@ -141,7 +142,7 @@ func (u *upload) begin(ctx context.Context, e *endpoint, from string) (mounted b
 		query = url.Values{"mount": {u.desc.Digest.String()}, "from": {from}}.Encode()
 		scoped = u.pusher.scoped(ctx, e, from)
 	}
-	to := e.base.JoinPath("v2", u.pusher.repo.ref.Path(), "blobs/uploads/")
+	to := u.pusher.repo.url(e, "blobs/uploads/")
 	to.RawQuery = query
 	req, err := http.NewRequestWithContext(scoped, http.MethodPost, to.String(), http.NoBody)
 	if err != nil {

@@ -34,6 +34,8 @@ type Server struct {
 	Host string
 	// CA is the PEM file of the authority that signed its certificate, if it has TLS.
 	CA string
+	// ClientCert and ClientKey are what it takes to be let in, if it asks for certificates of clients.
+	ClientCert, ClientKey string
 
 	client *http.Client
 	base   string
@@ -46,6 +48,10 @@ type Options struct {
 	User, Password string
 	// TLS has it use a certificate of its own authority.
 	TLS bool
+	// ClientCert has it refuse clients without the certificate of its own authority. It needs TLS.
+	ClientCert bool
+	// Prefix is the path below which its API is: "/a/b".
+	Prefix string
 	// Auth is a token server to send clients to.
 	Auth *TokenServer
 }
@@ -65,10 +71,15 @@ func Start(t testing.TB, o Options) *Server {
 	if o.TLS {
 		cert, key := newCert(t, dir)
 		s.CA, scheme = cert, "https"
-		tlsConfig = fmt.Sprintf(", tls: {certificate: %q, key: %q}", cert, key)
-		s.client.Transport = trusting(t, cert)
+		clients := ""
+		if o.ClientCert {
+			s.ClientCert, s.ClientKey = newCert(t, t.TempDir())
+			clients = fmt.Sprintf(", clientcas: [%q]", s.ClientCert)
+		}
+		tlsConfig = fmt.Sprintf(", tls: {certificate: %q, key: %q%s}", cert, key, clients)
+		s.client.Transport = s.trusting(t)
 	}
-	config += fmt.Sprintf("http: {addr: %q%s}\n", s.Host, tlsConfig)
+	config += fmt.Sprintf("http: {addr: %q, prefix: %q%s}\n", s.Host, o.Prefix+"/", tlsConfig)
 	if o.User != "" {
 		out, err := exec.Command("htpasswd", "-Bbn", o.User, o.Password).Output()
 		if err != nil {
@@ -82,7 +93,7 @@ func Start(t testing.TB, o Options) *Server {
 		config += fmt.Sprintf("auth: {token: {realm: %q, service: test, issuer: test, rootcertbundle: %q}}\n", o.Auth.URL, o.Auth.cert)
 		s.client.Transport = o.Auth.pusher()
 	}
-	s.base = scheme + "://" + s.Host + "/v2/"
+	s.base = scheme + "://" + s.Host + o.Prefix + "/v2/"
 	s.run(t, program, writeFile(t, filepath.Join(dir, "registry.yml"), []byte(config)))
 	return s
 }
@@ -212,7 +223,7 @@ func newCert(t testing.TB, dir string) (cert, key string) {
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "registrytest"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
@@ -227,17 +238,24 @@ func newCert(t testing.TB, dir string) (cert, key string) {
 	return cert, key
 }
 
-func trusting(t testing.TB, cert string) *http.Transport {
+func (s *Server) trusting(t testing.TB) *http.Transport {
 	t.Helper()
-	data, err := os.ReadFile(cert)
+	data, err := os.ReadFile(s.CA)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(data) {
-		t.Fatalf("%s has no certificate", cert)
+	config := &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
+	if !config.RootCAs.AppendCertsFromPEM(data) {
+		t.Fatalf("%s has no certificate", s.CA)
 	}
-	return &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	if s.ClientCert != "" {
+		pair, err := tls.LoadX509KeyPair(s.ClientCert, s.ClientKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return &http.Transport{TLSClientConfig: config}
 }
 
 // URL is the server's base URL, as for a mirror.
