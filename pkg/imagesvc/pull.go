@@ -23,11 +23,30 @@ type pullKey struct {
 // timeout of the registry client; cancelling the last caller's ctx ends it. The registry is asked each time whether
 // the credentials are good for the image, also when nothing is to be fetched. Its errors are those of pkg/imagesvc/registry,
 // and ErrInvalid.
+//
+// A short name may stand for several, which are tried in order.
 func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (string, error) {
-	ref, err := registry.Parse(name)
+	refs, err := s.registry.Names(name)
 	if err != nil {
 		return "", fmt.Errorf("pull: %w: %w", ErrInvalid, err)
 	}
+	auth = registry.AuthFor(name, auth)
+	var texts []string
+	for _, ref := range refs {
+		var id string
+		if id, err = s.pullShared(ctx, ref, auth); err == nil || ctx.Err() != nil {
+			return id, err
+		}
+		texts = append(texts, err.Error())
+	}
+	if len(texts) > 1 {
+		err = fmt.Errorf("%s may be one of %d images: %s; %w", name, len(texts), strings.Join(texts[:len(texts)-1], "; "), err)
+	}
+	return "", err
+}
+
+// pullShared joins an equal pull under way, or is one.
+func (s *Service) pullShared(ctx context.Context, ref registry.Reference, auth registry.Auth) (string, error) {
 	id, _, err := s.pulls.do(ctx, pullKey{ref.String(), auth}, func(ctx context.Context) (digest.Digest, error) {
 		start := time.Now()
 		id, err := s.pull(ctx, ref, auth)
@@ -111,8 +130,17 @@ func named(images map[digest.Digest]Image, ref registry.Reference) (Image, bool)
 // minPrefix is the shortest prefix of an ID that is taken for one.
 const minPrefix = 6
 
-// find looks an image up among some, see Resolve.
-func find(images map[digest.Digest]Image, name string) (Image, error) {
+// names are what a name may stand for, nothing if it is not a reference.
+func (s *Service) names(name string) []registry.Reference {
+	refs, err := s.registry.Names(name)
+	if err != nil {
+		return nil
+	}
+	return refs
+}
+
+// find looks an image up among some, see Resolve. refs are what the name may stand for.
+func find(images map[digest.Digest]Image, name string, refs []registry.Reference) (Image, error) {
 	if img, ok := images[digest.Digest(name)]; ok {
 		return img, nil
 	}
@@ -120,7 +148,7 @@ func find(images map[digest.Digest]Image, name string) (Image, error) {
 	if img, ok := images[digest.Digest("sha256:"+hex)]; ok {
 		return img, nil
 	}
-	if ref, err := registry.Parse(name); err == nil {
+	for _, ref := range refs {
 		if img, ok := named(images, ref); ok {
 			return img, nil
 		}

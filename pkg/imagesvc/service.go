@@ -212,9 +212,10 @@ func (s *Service) served(img Image) Image {
 
 // Resolve finds an image by tag, by digest in its repository, by ID, or by a unique prefix of its ID.
 func (s *Service) Resolve(name string) (Image, error) {
+	refs := s.names(name)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	img, err := find(s.images, name)
+	img, err := find(s.images, name, refs)
 	if err != nil {
 		return Image{}, err
 	}

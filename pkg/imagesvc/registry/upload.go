@@ -97,7 +97,7 @@ func (u *upload) again(err error) bool {
 		worth, _ := worthRetrying(nil, err)
 		return worth || s != nil
 	}
-	return unavailable || errors.Is(err, ErrStalled)
+	return unavailable
 }
 
 func (u *upload) wait(ctx context.Context, attempt int) error {
