@@ -22,6 +22,7 @@ import (
 	"criserver/pkg/cri"
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/registry/credential"
 	"criserver/pkg/imagesvc/trust"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
@@ -280,8 +281,14 @@ func registryConfig(c *config.Config) registry.Config {
 		out.Hosts[host] = registry.HostConfig{NoFallback: m.NoFallback, Insecure: m.Insecure}
 	}
 	for host, a := range c.Registry.Auth {
-		out.Auth[host] = registry.Auth{Username: a.Username, Password: a.Password}
+		out.Auth[host] = registry.Auth{
+			Username: a.Username, Password: a.Password, Auth: a.Auth, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken,
+		}
 	}
+	out.DockerConfigs = c.Registry.DockerConfigs
+	out.Providers = credential.ProviderConfig{Config: c.Registry.CredentialProvider.Config, BinDir: c.Registry.CredentialProvider.BinDir}
+	short := c.Registry.ShortNames
+	out.ShortNames = registry.ShortNames{Mode: short.Mode, Search: short.Search, Aliases: short.Aliases}
 	return out
 }
 

@@ -26,8 +26,17 @@ func named(images map[digest.Digest]Image, ref registry.Reference) (Image, bool)
 // minPrefix is the shortest prefix of an ID that is taken for one.
 const minPrefix = 6
 
-// find looks an image up among some, see Resolve.
-func find(images map[digest.Digest]Image, name string) (Image, error) {
+// names are what a name may stand for, nothing if it is not a reference.
+func (s *Service) names(name string) []registry.Reference {
+	refs, err := s.registry.Names(name)
+	if err != nil {
+		return nil
+	}
+	return refs
+}
+
+// find looks an image up among some, see Resolve. refs are what the name may stand for.
+func find(images map[digest.Digest]Image, name string, refs []registry.Reference) (Image, error) {
 	if img, ok := images[digest.Digest(name)]; ok {
 		return img, nil
 	}
@@ -35,7 +44,7 @@ func find(images map[digest.Digest]Image, name string) (Image, error) {
 	if img, ok := images[digest.Digest("sha256:"+hex)]; ok {
 		return img, nil
 	}
-	if ref, err := registry.Parse(name); err == nil {
+	for _, ref := range refs {
 		if img, ok := named(images, ref); ok {
 			return img, nil
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -27,11 +28,30 @@ type pullKey struct {
 // timeout of the registry client; cancelling the last caller's ctx ends it. The registry is asked each time whether
 // the credentials are good for the image, also when nothing is to be fetched. Its errors are those of pkg/imagesvc/registry,
 // ErrInvalid, ErrNoSpace and ErrUntrusted.
-func (s *Service) Pull(ctx context.Context, image string, auth registry.Auth) (string, error) {
-	ref, err := registry.Parse(image)
+//
+// A short name may stand for several, which are tried in order.
+func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (string, error) {
+	refs, err := s.registry.Names(name)
 	if err != nil {
 		return "", fmt.Errorf("pull: %w: %w", ErrInvalid, err)
 	}
+	auth = registry.AuthFor(name, auth)
+	var texts []string
+	for _, ref := range refs {
+		var id string
+		if id, err = s.pullShared(ctx, ref, auth); err == nil || ctx.Err() != nil {
+			return id, err
+		}
+		texts = append(texts, err.Error())
+	}
+	if len(texts) > 1 {
+		err = fmt.Errorf("%s may be one of %d images: %s; %w", name, len(texts), strings.Join(texts[:len(texts)-1], "; "), err)
+	}
+	return "", err
+}
+
+// pullShared joins an equal pull under way, or is one.
+func (s *Service) pullShared(ctx context.Context, ref registry.Reference, auth registry.Auth) (string, error) {
 	id, _, err := s.pulls.Do(ctx, pullKey{ref.String(), auth}, func(ctx context.Context) (digest.Digest, error) {
 		start := time.Now()
 		id, err := s.pull(ctx, ref, auth)

@@ -36,10 +36,11 @@ func (s *Service) drop(ctx context.Context, name string) (Image, error) {
 		return Image{}, err
 	}
 	defer leave()
+	refs := s.names(name)
 	s.mu.RLock()
-	img, err := find(s.images, name)
+	img, err := find(s.images, name, refs)
 	if errors.Is(err, ErrNotFound) {
-		img, err = find(s.broken, name)
+		img, err = find(s.broken, name, refs)
 	}
 	s.mu.RUnlock()
 	if err != nil {

@@ -262,9 +262,10 @@ func (s *Service) served(img Image) Image {
 
 // Resolve finds an image by tag, by digest in its repository, by ID, or by a unique prefix of its ID.
 func (s *Service) Resolve(name string) (Image, error) {
+	refs := s.names(name)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	img, err := find(s.images, name)
+	img, err := find(s.images, name, refs)
 	if err != nil {
 		return Image{}, err
 	}
@@ -273,22 +274,23 @@ func (s *Service) Resolve(name string) (Image, error) {
 
 // Progress tells of the pulls that are under way, the oldest first: of those of a name, or of all with "".
 func (s *Service) Progress(name string) []Progress {
-	if ref, err := registry.Parse(name); name != "" && err == nil {
-		name = ref.String()
+	if refs := s.names(name); len(refs) > 0 {
+		name = refs[0].String()
 	}
 	return s.progress.Pulls(name)
 }
 
 // Explain tells how an image would be pulled, see registry.Explanation; with probe each endpoint is asked whether it is there.
 func (s *Service) Explain(ctx context.Context, name string, probe bool) (any, error) {
-	ref, err := registry.Parse(name)
+	refs, err := s.registry.Names(name)
 	if err != nil {
 		return nil, fmt.Errorf("explain: %w: %w", ErrInvalid, err)
 	}
+	explain := s.registry.Explain
 	if probe {
-		return s.registry.Probe(ctx, ref, registry.Auth{}), nil
+		explain = s.registry.Probe
 	}
-	return s.registry.Explain(ctx, ref, registry.Auth{}), nil
+	return explain(ctx, refs[0], registry.Auth{}), nil
 }
 
 // Counters returns what was done since the start.

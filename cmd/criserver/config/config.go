@@ -75,7 +75,11 @@ type Image struct {
 type Registry struct {
 	ConfigPath []string          `toml:"config_path" comment:"Directories of certs.d/<host>/hosts.toml, in the form that containerd reads, or with the certificates that docker reads.\nThe first directory that has anything for a host counts. Changes need no restart."`
 	Mirrors    map[string]Mirror `toml:"mirrors" comment:"Where to pull from instead, by the host name in an image's name, in order; the registry itself comes last.\nWhat is said here of a host counts instead of config_path; \"_default\" is for hosts that neither names.\nAn endpoint is a URL, or a table with settings of its own:\n[registry.mirrors.\"docker.io\"]\nendpoints = [\"https://mirror.example\", {url = \"https://cache.example:5000\", ca = \"/etc/ssl/cache.pem\", takes_credentials = true}]\nno_fallback = true # never ask the registry itself\nWith insecure = true the registry itself may have any certificate, or none.\nMore keys of an endpoint:\noverride_path = true # the URL is the root of the API: no /v2 is added\ncapabilities = [\"pull\"] # not \"resolve\": tags are looked up elsewhere\nca = [\"/etc/ssl/a.pem\", \"/etc/ssl/certs.d\"] # a directory counts for the *.crt in it\nclient_cert = \"/etc/ssl/node.pem\"\nclient_key = \"/etc/ssl/node.key\"\nskip_verify = true # any certificate will do\nheader = {x-tenant = \"a\"} # sent to this host\nrewrite = {\"^library/(.*)\" = \"hub/$1\"} # its name for the repository, by regular expression\ndial_timeout = \"5s\" # then the next endpoint is tried; one that does not answer is tried last for a while\nproxy = \"http://proxy.example:3128\" # instead of what the environment says"`
-	Auth       map[string]Auth   `toml:"auth" comment:"Who to be where, by host name of a registry or mirror, for pulls that come without credentials:\n[registry.auth.\"mirror.example\"]\nusername = \"node\"\npassword = \"secret\""`
+	Auth       map[string]Auth   `toml:"auth" comment:"Who to be where, by host name of a registry or mirror, for pulls that come without good credentials:\n[registry.auth.\"mirror.example\"]\nusername = \"node\"\npassword = \"secret\"\nInstead of these two: auth (base64 of \"username:password\"), identity_token (OAuth2) or registry_token (bearer)."`
+
+	DockerConfigs      []string           `toml:"docker_configs" comment:"Docker's files to look for credentials in next. They need not exist, and are read again when they change."`
+	CredentialProvider CredentialProvider `toml:"credential_provider" comment:"The kubelet's credential provider plugins, which are asked last."`
+	ShortNames         ShortNames         `toml:"short_names" comment:"Names of images that do not begin with a registry, such as \"busybox\"."`
 }
 
 // Mirror tells how to reach a registry.
@@ -146,10 +150,28 @@ func (e Endpoint) Entry() hosts.Entry {
 	return out
 }
 
-// Auth is a user of a registry.
+// Auth is a user of a registry, in one of four forms.
 type Auth struct {
-	Username string `toml:"username"`
-	Password string `toml:"password"`
+	Username string `toml:"username,omitempty"`
+	Password string `toml:"password,omitempty"`
+	// Auth is base64 of "username:password".
+	Auth string `toml:"auth,omitempty"`
+	// IdentityToken is an OAuth2 refresh token, RegistryToken a bearer token.
+	IdentityToken string `toml:"identity_token,omitempty"`
+	RegistryToken string `toml:"registry_token,omitempty"`
+}
+
+// CredentialProvider is where the kubelet's plugins are.
+type CredentialProvider struct {
+	Config string `toml:"config" comment:"The file of kind CredentialProviderConfig, or a directory of such, as for the kubelet's\n--image-credential-provider-config. Empty is none. It is read again when it changes."`
+	BinDir string `toml:"bin_dir" comment:"The directory of the plugins."`
+}
+
+// ShortNames tells what names without a registry stand for.
+type ShortNames struct {
+	Mode    string            `toml:"mode" comment:"docker: in docker.io. refuse: nowhere. search: in the first of the registries in search that gives it."`
+	Search  []string          `toml:"search" comment:"Registries, in order, such as \"registry.example\" or \"registry.example/library\"."`
+	Aliases map[string]string `toml:"aliases" comment:"Full names by short name, both without tag, whatever the mode: busybox = \"registry.example/library/busybox\"."`
 }
 
 // CNI is how pods are networked.
@@ -191,6 +213,9 @@ func Default() *Config {
 			ConfigPath: []string{"/etc/criserver/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"},
 			Mirrors:    map[string]Mirror{},
 			Auth:       map[string]Auth{},
+			// Where the kubelet looks as well.
+			DockerConfigs: []string{"/var/lib/kubelet/config.json", "/root/.docker/config.json"},
+			ShortNames:    ShortNames{Mode: "docker", Search: []string{}, Aliases: map[string]string{}},
 		},
 		CNI: CNI{
 			ConfDir: "/etc/cni/net.d",

@@ -52,6 +52,11 @@ func TestWriteTOMLLoadsAgain(t *testing.T) {
 	full.Registry.Mirrors["_default"] = Mirror{Endpoints: []Endpoint{{URL: "https://all.example"}}}
 	full.Registry.ConfigPath = []string{"/etc/certs.d"}
 	full.Registry.Auth["mirror.example:5000"] = Auth{Username: "u", Password: "p"}
+	full.Registry.Auth["a.example"], full.Registry.Auth["b.example"] = Auth{Auth: "dTpw"}, Auth{IdentityToken: "t"}
+	full.Registry.Auth["c.example"] = Auth{RegistryToken: "t"}
+	full.Registry.DockerConfigs = []string{"/a/config.json"}
+	full.Registry.CredentialProvider = CredentialProvider{Config: "/etc/provider.yaml", BinDir: "/opt/bin"}
+	full.Registry.ShortNames = ShortNames{Mode: "search", Search: []string{"a.example", "docker.io"}, Aliases: map[string]string{"team/app": "a.example/b"}}
 	for name, c := range map[string]*Config{"default": Default(), "full": full} {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer
@@ -212,6 +217,17 @@ func TestLoadErrors(t *testing.T) {
 		"relative config":    {"[registry]\nconfig_path = ['certs.d']\n", 2, `registry.config_path`},
 		"host is a URL":      {"[registry.mirrors.'https://a']\nendpoints = ['https://b']\n", 1, `registry.mirrors."https://a"`},
 		"auth without user":  {"[registry.auth.'a:5000']\npassword = 'x'\n", 1, `registry.auth."a:5000"`},
+		"auth of nothing":    {"[registry.auth.a]\n", 1, `registry.auth.a`},
+		"auth of two forms":  {"[registry.auth.a]\nusername = 'u'\nidentity_token = 't'\n", 1, `registry.auth.a`},
+		"auth not base64":    {"[registry.auth.a]\nauth = 'x'\n", 2, `registry.auth.a.auth`},
+		"docker config":      {"[registry]\ndocker_configs = ['config.json']\n", 2, "registry.docker_configs"},
+		"provider path":      {"[registry.credential_provider]\nconfig = 'x'\nbin_dir = '/b'\n", 2, "registry.credential_provider.config"},
+		"provider, no dir":   {"[registry.credential_provider]\nconfig = '/x'\n", 1, "registry.credential_provider"},
+		"dir, no provider":   {"[registry.credential_provider]\nbin_dir = '/x'\n", 2, "registry.credential_provider.bin_dir"},
+		"short names":        {"[registry.short_names]\nmode = 'guess'\n", 2, "registry.short_names.mode"},
+		"search nothing":     {"[registry.short_names]\nmode = 'search'\n", 2, "registry.short_names.mode"},
+		"search no host":     {"[registry.short_names]\nsearch = ['https://a']\n", 2, "registry.short_names.search"},
+		"alias":              {"[registry.short_names.aliases]\nbusybox = 'b:1'\n", 2, "registry.short_names.aliases.busybox"},
 		"bridge name":        {"[cni.builtin]\nbridge = 'a-bridge-of-a-name'\n", 2, "cni.builtin.bridge"},
 		"subnet":             {"[cni.builtin]\nsubnets = ['10.0.0.0']\n", 2, "cni.builtin.subnets"},
 		"subnet's start":     {"[cni.builtin]\nsubnets = ['10.0.0.1/24']\n", 2, "cni.builtin.subnets"},

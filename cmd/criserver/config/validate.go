@@ -36,8 +36,10 @@ func (c *Config) problems() []*Problem {
 	for _, host := range slices.Sorted(maps.Keys(c.Registry.Auth)) {
 		key := joinKey("registry", "auth", host)
 		v.registryHost(key, host)
-		v.check(c.Registry.Auth[host].Username != "", key, "username is missing")
+		v.auth(key, c.Registry.Auth[host])
 	}
+	v.credentialFiles(c.Registry)
+	v.shortNames(c.Registry.ShortNames)
 	v.builtin(c.CNI.Builtin)
 	v.snapshot(c.Snapshot)
 	v.trust(c.Trust)

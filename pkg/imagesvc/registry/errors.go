@@ -108,8 +108,8 @@ func kindOf(err error) error {
 		code = s.code
 	case errors.As(err, &fromToken):
 		code = fromToken.StatusCode
-		if code == http.StatusNotFound || code == http.StatusBadRequest {
-			return ErrUnauthorized // the token server knows no such account
+		if code/100 == 4 && code != http.StatusTooManyRequests && code != http.StatusRequestTimeout {
+			return ErrUnauthorized // of the token server, whatever it has against the account
 		}
 	case errors.Is(err, errNoUse), errors.Is(err, errPlain):
 		return ErrUnauthorized

@@ -98,7 +98,7 @@ func (u *upload) again(err error) bool {
 	case unavailable && !u.begun:
 		return s != nil || hosts.WorthRetrying(nil, err)
 	}
-	return unavailable || errors.Is(err, ErrStalled)
+	return unavailable
 }
 
 func (u *upload) wait(ctx context.Context, attempt int) error {
