@@ -94,7 +94,7 @@ func (k *keyring) do(req *http.Request) (*http.Response, error) {
 		if !ok {
 			break
 		}
-		other, otherErr := k.as(i, again) //nolint:bodyclose // both ways
+		other, otherErr := k.as(i, again)
 		if refused(other, otherErr) || otherErr != nil && req.Context().Err() == nil {
 			discard(other)
 			continue
@@ -238,7 +238,7 @@ func rewound(req *http.Request) (*http.Request, bool) {
 
 func discard(resp *http.Response) {
 	if resp != nil {
-		resp.Body.Close() //nolint:errcheck // nobody reads it
+		resp.Body.Close()
 	}
 }
 
@@ -274,7 +274,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Method == http.MethodPost && req.Header.Get("Content-Type") == "application/x-www-form-urlencoded" // OAuth2
 	if req.URL.Scheme != "https" && secret && !g.allowed(req.URL.Host) {
 		if req.Body != nil {
-			req.Body.Close() //nolint:errcheck // nothing was read
+			req.Body.Close()
 		}
 		return nil, fmt.Errorf("%w to %s", errPlain, req.URL.Host)
 	}

@@ -230,7 +230,7 @@ func newCutter(t *testing.T, to string, after int64, cuts int64) *cutter {
 		r.Body = counting{r.Body, &c.puts}
 		proxy.ServeHTTP(w, r)
 	})}
-	go server.Serve(l) //nolint:errcheck // until it is closed
+	go server.Serve(l)
 	t.Cleanup(func() { server.Close() })
 	return c
 }

@@ -1,0 +1,107 @@
+package imagesvc_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/registry/registrytest"
+)
+
+func TestShortNames(t *testing.T) {
+	first, second := registrytest.NewMemory(t), registrytest.NewMemory(t)
+	second.Add("team/app", "v1", image(layer(t, "app")))
+	second.Add("lib/busybox", "v1", image(layer(t, "busybox")))
+	n := newNode(t, registry.Config{ShortNames: registry.ShortNames{
+		Mode: registry.ShortSearch, Search: []string{first.Host, second.Host}, Aliases: map[string]string{"busybox": second.Host + "/lib/busybox"},
+	}})
+	a := registry.Auth{Username: "me", Password: "s3cret-word"}
+	for short, full := range map[string]string{"team/app:v1": "/team/app:v1", "busybox:v1": "/lib/busybox:v1"} {
+		if _, err := n.Resolve(short); !errors.Is(err, imagesvc.ErrNotFound) {
+			t.Errorf("before: %v", err)
+		}
+		id, err := n.Pull(t.Context(), short, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := n.Resolve(short)
+		if err != nil || img.ID.String() != id || strings.Join(img.Tags, " ") != second.Host+full {
+			t.Errorf("%s is %s with %q, %v", short, img.ID, img.Tags, err)
+		}
+		if err := n.Remove(t.Context(), short); err != nil {
+			t.Error(err)
+		}
+		if _, err := n.Resolve(second.Host + full); !errors.Is(err, imagesvc.ErrNotFound) {
+			t.Errorf("after: %v", err)
+		}
+	}
+	_, err := n.Pull(t.Context(), "team/other:v1", a)
+	if !errors.Is(err, registry.ErrNotFound) || !strings.Contains(err.Error(), first.Host) || !strings.Contains(err.Error(), second.Host) {
+		t.Errorf("nowhere: %v", err)
+	}
+	for _, r := range append(first.Requests(), second.Requests()...) {
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("%s came with a credential that is for docker.io", r.URL)
+		}
+	}
+	refusing := newNode(t, registry.Config{ShortNames: registry.ShortNames{Mode: registry.ShortRefuse}})
+	if _, err := refusing.Pull(t.Context(), "team/app:v1", a); !errors.Is(err, imagesvc.ErrInvalid) || !strings.Contains(err.Error(), "docker.io/team/app:v1") {
+		t.Errorf("refused: %v", err)
+	}
+}
+
+// lines is what was logged.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// Pulls that fail, with each form of a credential, leave nothing of it in the error and in the log at its most talkative.
+func TestSecretsAreNotLogged(t *testing.T) {
+	log := &lines{}
+	level := logrus.GetLevel()
+	logrus.SetLevel(logrus.TraceLevel)
+	logrus.SetOutput(log)
+	t.Cleanup(func() { logrus.SetLevel(level); logrus.SetOutput(os.Stderr) })
+	tokens := registrytest.NewTokenServer(t, "me", "right", "right")
+	encoded := base64.StdEncoding.EncodeToString([]byte("me:s3cret-word"))
+	forms := map[string]registry.Auth{
+		"password": {Username: "me", Password: "s3cret-word"}, "base64": {Auth: encoded},
+		"refresh token": {IdentityToken: "s3cret-word"}, "bearer token": {RegistryToken: "s3cret-word"},
+	}
+	for _, host := range []string{
+		registrytest.Start(t, registrytest.Options{User: "me", Password: "right"}).Host, registrytest.Start(t, registrytest.Options{Auth: tokens}).Host,
+	} {
+		for name, a := range forms {
+			for where, n := range map[string]*node{
+				"given": newNode(t, registry.Config{}), "configured": newNode(t, registry.Config{Auth: map[string]registry.Auth{host: a}}),
+			} {
+				given := a
+				if where == "configured" {
+					given = registry.Auth{}
+				}
+				_, err := n.Pull(t.Context(), host+"/a/b:v1", given)
+				if !errors.Is(err, registry.ErrUnauthorized) || strings.Contains(err.Error(), "s3cret") || strings.Contains(err.Error(), encoded) {
+					t.Errorf("%s, %s: %v", name, where, err)
+				}
+			}
+		}
+	}
+	if text := log.b.String(); strings.Contains(text, "s3cret") || strings.Contains(text, encoded) || strings.Count(text, "pull failed") != 16 {
+		t.Errorf("the log is\n%s", text)
+	}
+}
