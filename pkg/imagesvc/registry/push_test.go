@@ -82,7 +82,7 @@ func TestPushToRealRegistry(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			host := test.server.Host
 			if test.server.CA != "" {
-				test.config.Mirrors = map[string][]registry.Endpoint{host: {{URL: test.server.URL(), CA: test.server.CA}}}
+				test.config.Mirrors = map[string][]registry.Endpoint{host: {{URL: test.server.URL(), CA: []string{test.server.CA}}}}
 			}
 			c := client(t, test.config)
 			p := pusher(t, c, host+"/new/repo:v1", test.auth)
