@@ -34,7 +34,14 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 		return made{}, cause(blob, err)
 	}
 	defer plain.Close()
-	verified := verify.NewReader(plain, job.id(), verify.Unknown)
+	// One goroutine reads, hashes and decompresses the blob, one hashes the tar, one writes files: what a large layer takes
+	// is spread over processors.
+	ahead, stop, err := unpack.ReadAhead(plain)
+	if err != nil {
+		return made{}, err
+	}
+	defer stop() //nolint:errcheck // what was wrong, reading has said
+	verified := verify.NewReader(ahead, job.id(), verify.Unknown)
 	recorder, err := layertar.Record(verified, stage.Meta())
 	if err != nil {
 		return made{}, err
@@ -43,6 +50,9 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 	exact, recordErr := recorder.Finish()
 	if err == nil {
 		err = recordErr
+	}
+	if stopErr := stop(); err == nil { // from here on the blob is this goroutine's
+		err = stopErr
 	}
 	if err != nil {
 		err = cause(blob, err)

@@ -3,7 +3,6 @@ package layertar
 import (
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"io"
 
 	"github.com/vbatts/tar-split/archive/tar"
@@ -60,7 +59,7 @@ func (d *disassembler) entry(hdr *tar.Header, tr *tar.Reader) error {
 	entry := storage.Entry{Type: storage.FileType}
 	entry.SetName(hdr.Name)
 	if hasContent(hdr) {
-		sum := crc64.New(storage.CRCTable)
+		sum := newSum()
 		n, err := io.CopyBuffer(sum, struct{ io.Reader }{tr}, d.buf)
 		if err != nil {
 			return fmt.Errorf("%w: entry %q: %w", ErrNotExact, hdr.Name, err)

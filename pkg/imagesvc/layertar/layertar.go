@@ -3,7 +3,7 @@
 // A tar is more than its files: the order of its entries, forms of names, padding. Capture puts that aside while a tar
 // passes by on its way to be unpacked: some per cent of its size, compressed. From it and the unpacked directory
 // Rebuild writes the same tar again, and Verify tells what in the directory is no longer what the tar said. The form
-// is that of github.com/vbatts/tar-split, as Docker and Podman keep it: JSON, here compressed with zstd.
+// is that of github.com/vbatts/tar-split, as Docker and Podman keep it, JSON, but compressed with zstd and with another checksum.
 //
 // The directory is in the form of overlayfs, as package unpack leaves it: a whiteout is a character device 0/0, an opaque
 // directory has the attribute trusted.overlay.opaque. None of them has content, so their entries come back from the
@@ -14,6 +14,8 @@ package layertar
 
 import (
 	"errors"
+	"hash"
+	"hash/crc32"
 	"path"
 	"strings"
 )
@@ -42,6 +44,12 @@ const (
 
 // maxDepth is how many components a name has at most: package unpack writes none deeper.
 const maxDepth = 256
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// newSum is the checksum of a file's content: CRC-32C, which processors have an instruction for. tar-split's own CRC-64 takes as
+// long as SHA-256 does where that has one too. It is for damage; forgery is found by the digest of the whole.
+func newSum() hash.Hash { return crc32.New(castagnoli) }
 
 // blockSize is what files are read by.
 const blockSize = 128 << 10

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"io"
 	"os"
 
@@ -15,7 +14,7 @@ import (
 
 // Rebuild writes the tar that Capture has seen, with the content of the files in dir. Nothing is opened outside of dir,
 // and no symbolic link followed. ErrDamaged, with its name: a file is missing, is no regular file, or has another size
-// or checksum; w has got a part of the tar then. ErrMetadata: meta is not what Capture wrote. A checksum of 64 bits finds
+// or checksum; w has got a part of the tar then. ErrMetadata: meta is not what Capture wrote. A checksum finds
 // damage, not forgery: who must know compares the digest of what was written with the diffID of the layer.
 func Rebuild(meta io.Reader, dir string, w io.Writer) error {
 	entries, err := openMeta(meta)
@@ -81,7 +80,7 @@ func rebuildFile(root *tree, entry *storage.Entry, w io.Writer, buf []byte) erro
 		return err
 	}
 	defer file.Close()
-	sum := crc64.New(storage.CRCTable)
+	sum := newSum()
 	n, err := io.CopyBuffer(io.MultiWriter(w, sum), io.LimitReader(plainReader{file}, entry.Size), buf)
 	if err != nil {
 		return fmt.Errorf("copy %q: %w", name, err)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"io"
 
 	"github.com/vbatts/tar-split/archive/tar"
@@ -229,7 +228,7 @@ func (v *verifier) content(name string, n node, entry *storage.Entry) error {
 		return fmt.Errorf("file %q: %w", name, err)
 	}
 	defer file.Close()
-	sum := crc64.New(storage.CRCTable)
+	sum := newSum()
 	if _, err := io.CopyBuffer(sum, contextReader{v.ctx, file}, v.buf); err != nil {
 		if ctxErr := v.ctx.Err(); ctxErr != nil {
 			return ctxErr

@@ -23,19 +23,19 @@ var aheadPool = sync.Pool{New: func() any {
 	return &blocks
 }}
 
-// readAhead reads r in a goroutine of its own, so that receiving, hashing and decompressing go on while files are
-// written. The stop function waits for that goroutine; r is the caller's again when it returns.
-func readAhead(r io.Reader) (io.Reader, func() error, error) {
+// ReadAhead reads r in a goroutine of its own, so that receiving, hashing and decompressing go on while files are
+// written. The stop function waits for that goroutine; r is the caller's again when it
+// returns. It may be called again.
+func ReadAhead(r io.Reader) (io.Reader, func() error, error) {
 	blocks := aheadPool.Get().(*[][]byte)
 	ahead, err := readahead.NewReaderBuffer(r, *blocks)
 	if err != nil {
 		return nil, nil, fmt.Errorf("start reading ahead: %w", err)
 	}
-	stop := func() error {
+	return ahead, sync.OnceValue(func() error {
 		defer aheadPool.Put(blocks)
 		return ahead.Close()
-	}
-	return ahead, stop, nil
+	}), nil
 }
 
 // source ends reading, between two reads, with the context's error, or with ErrInvalid at the first byte beyond the limit.

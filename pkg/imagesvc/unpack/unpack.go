@@ -48,7 +48,7 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result 
 	if err != nil {
 		return Result{}, fmt.Errorf("resolve layer directory: %w", err)
 	}
-	ahead, stop, err := readAhead(&source{ctx: ctx, r: r, limit: limits.Bytes})
+	ahead, stop, err := ReadAhead(&source{ctx: ctx, r: r, limit: limits.Bytes})
 	if err != nil {
 		return Result{}, err
 	}
