@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/registry/names"
 )
 
 // auth checks one table of registry.auth. Nothing that it says has any of the values.
@@ -48,14 +48,14 @@ func (v *validator) credentialFiles(r Registry) {
 
 func (v *validator) shortNames(s ShortNames) {
 	const table = "registry.short_names"
-	v.oneOf(table+".mode", s.Mode, registry.ShortDocker, registry.ShortRefuse, registry.ShortSearch)
-	v.check(s.Mode != registry.ShortSearch || len(s.Search) > 0, table+".mode", "search needs registries in search")
+	v.oneOf(table+".mode", s.Mode, names.ShortDocker, names.ShortRefuse, names.ShortSearch)
+	v.check(s.Mode != names.ShortSearch || len(s.Search) > 0, table+".mode", "search needs registries in search")
 	for _, host := range s.Search {
-		err := registry.CheckSearch(host)
+		err := names.CheckSearch(host)
 		v.check(err == nil, table+".search", "%v", err)
 	}
 	for _, short := range slices.Sorted(maps.Keys(s.Aliases)) {
-		err := registry.CheckAlias(short, s.Aliases[short])
+		err := names.CheckAlias(short, s.Aliases[short])
 		v.check(err == nil, joinKey("registry", "short_names", "aliases", short), "%v", err)
 	}
 }

@@ -2,12 +2,12 @@ package registry
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
-	"slices"
 	"strings"
-	"sync"
 
 	"criserver/pkg/imagesvc/registry/credential"
+	"criserver/pkg/imagesvc/registry/keyring"
 )
 
 // Auth is a credential as it comes with a pull (CRI AuthConfig). It is secret: no error tells any of it.
@@ -34,38 +34,17 @@ func newStore(c Config) (*credential.Store, error) {
 	return s, nil
 }
 
-// secrets are what no message of a pull may tell: credentials, and the tokens that were got for them.
-type secrets struct {
-	mu  sync.Mutex
-	all []string
-}
-
-func newSecrets(c Config, a Auth) *secrets {
-	s := &secrets{}
-	s.add(a.Secrets()...)
+func newSecrets(c Config, a Auth) *keyring.Secrets {
+	s := &keyring.Secrets{}
+	s.Add(a.Secrets()...)
 	for _, configured := range c.Auth {
-		s.add(configured.Secrets()...)
+		s.Add(configured.Secrets()...)
 	}
 	return s
 }
 
-func (s *secrets) add(more ...string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, secret := range more {
-		if secret != "" && !slices.Contains(s.all, secret) {
-			s.all = append(s.all, secret)
-		}
+func discard(resp *http.Response) {
+	if resp != nil {
+		resp.Body.Close()
 	}
-	// The longer first: one may be the beginning of another.
-	slices.SortFunc(s.all, func(a, b string) int { return len(b) - len(a) })
-}
-
-func (s *secrets) redact(text string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, secret := range s.all {
-		text = strings.ReplaceAll(text, secret, "…")
-	}
-	return text
 }

@@ -11,6 +11,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"criserver/pkg/imagesvc/registry/failure"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -63,7 +64,7 @@ func (b *Blob) Drain() error {
 // explain says where wrong content came from, and has the rest of the pull go elsewhere.
 func (b *Blob) explain(err error) error {
 	err = b.source.explain(err)
-	if isDamage(kindOf(err)) {
+	if failure.IsDamage(failure.KindOf(err)) {
 		b.source.from.avoid.Store(true)
 	}
 	return err
@@ -145,11 +146,11 @@ func (s *source) what() string {
 
 // explain says where an error came from.
 func (s *source) explain(err error) error {
-	var known *failure
+	var known *failure.Error
 	if errors.Is(err, io.EOF) || errors.As(err, &known) || s.ctx.Err() != nil {
 		return err
 	}
-	return s.repo.failed(s.what(), []attempt{{s.from, err, kindOf(err)}})
+	return s.repo.failed(s.what(), []attempt{{s.from, err, failure.KindOf(err)}})
 }
 
 func (s *source) drop() error {
@@ -261,36 +262,4 @@ func (s *source) position(resp *http.Response) (err error) {
 	}
 	_, err = io.CopyN(io.Discard, resp.Body, s.offset)
 	return err
-}
-
-// watched is a body that gives up when nothing comes for some time. Time in which nobody reads does not count.
-type watched struct {
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	body   io.ReadCloser
-	limit  time.Duration
-	timer  *time.Timer
-}
-
-func watch(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, limit time.Duration) io.ReadCloser {
-	w := &watched{ctx: ctx, cancel: cancel, body: body, limit: limit}
-	w.timer = time.AfterFunc(limit, func() { cancel(fmt.Errorf("nothing came for %v: %w", limit, ErrStalled)) })
-	w.timer.Stop()
-	return w
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	w.timer.Reset(w.limit)
-	n, err := w.body.Read(p)
-	w.timer.Stop()
-	if err != nil && !errors.Is(err, io.EOF) && w.ctx.Err() != nil {
-		err = context.Cause(w.ctx)
-	}
-	return n, err
-}
-
-func (w *watched) Close() error {
-	w.timer.Stop()
-	w.cancel(nil)
-	return w.body.Close()
 }

@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -12,6 +13,7 @@ import (
 
 	"criserver/pkg/imagesvc/registry/credential"
 	"criserver/pkg/imagesvc/registry/hosts"
+	"criserver/pkg/imagesvc/registry/keyring"
 )
 
 const (
@@ -65,7 +67,7 @@ func New(c Config) (*Client, error) {
 			return nil, fmt.Errorf("mirrors of %s: %w", host, err)
 		}
 	}
-	if err := c.ShortNames.check(); err != nil {
+	if err := c.ShortNames.Check(); err != nil {
 		return nil, err
 	}
 	if client.credentials, err = newStore(c); err != nil {
@@ -124,22 +126,27 @@ func (c *Client) repository(ref Reference, a Auth, servers []*server, source str
 			return nil, fmt.Errorf("reach %s: %w: %w", ref.Domain(), ErrInvalid, err)
 		}
 		r.endpoints = append(r.endpoints, ep)
-		r.secrets.add(s.secrets()...)
+		r.secrets.Add(s.secrets()...)
 	}
 	return r, nil
 }
 
 // newEndpoint decides who sees the credential of a pull.
-func (c *Client) newEndpoint(s *server, ref Reference, a Auth, known *secrets) (*endpoint, error) {
+func (c *Client) newEndpoint(s *server, ref Reference, a Auth, known *keyring.Secrets) (*endpoint, error) {
 	given, err := a.Credential("the pull")
 	if err != nil {
 		return nil, fmt.Errorf("credentials for %s: %w: %w", ref.Domain(), ErrInvalid, err)
 	}
-	known.add(given.Secrets()...)
+	known.Add(given.Secrets()...)
 	if !s.trusted || !isFor(a, ref.Domain()) {
 		given = credential.Credential{}
 	}
-	return &endpoint{server: s, keys: c.newKeyring(s, ref.Name(), given, known)}, nil
+	return &endpoint{server: s, keys: keyring.New(keyring.Options{
+		Base: s.base, HTTP: s.http, UserAgent: c.config.UserAgent, Given: given, MayBePlain: c.insecure, Known: known,
+		Find: func(ctx context.Context) ([]credential.Credential, error) {
+			return c.credentials.Lookup(ctx, ref.Name(), s.base.Host)
+		},
+	})}, nil
 }
 
 // servers lists where to look for images of a registry, in order, and what the list was made of. ErrInvalid.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"criserver/pkg/imagesvc/registry/failure"
 	"criserver/pkg/imagesvc/registry/hosts"
 )
 
@@ -104,6 +105,9 @@ func unreachable(ref Reference, err error) Explanation {
 	return Explanation{Reference: ref.String(), Registry: ref.Domain(), Error: err.Error(), Endpoints: []EndpointExplanation{}}
 }
 
+// maxProbeBody bounds what is read of an answer.
+const maxProbeBody = 8 << 10
+
 // probeTimeout is how long to wait for one endpoint.
 const probeTimeout = 10 * time.Second
 
@@ -113,7 +117,7 @@ func (c *Client) explain(ctx context.Context, repo *Repository, order []*endpoin
 	for _, e := range order {
 		out.Endpoints = append(out.Endpoints, c.explainEndpoint(ctx, repo, e, a))
 	}
-	for _, can := range []hosts.Capability{ref.needs(), hosts.Pull} {
+	for _, can := range []hosts.Capability{needs(ref), hosts.Pull} {
 		if len(repo.turn(can)) == 0 {
 			out.Error = repo.nobody(can).Error()
 		}
@@ -123,7 +127,7 @@ func (c *Client) explain(ctx context.Context, repo *Repository, order []*endpoin
 
 func (c *Client) explainEndpoint(ctx context.Context, r *Repository, e *endpoint, a Auth) EndpointExplanation {
 	out := EndpointExplanation{
-		URL: r.url(e, "manifests/"+r.ref.object()).String(), Source: e.Source, Own: e.own,
+		URL: r.url(e, "manifests/"+r.ref.Object()).String(), Source: e.Source, Own: e.own,
 		Capabilities: e.Capabilities.Names(), TLS: explainTLS(e.Endpoint), Headers: slices.Sorted(maps.Keys(e.Header)),
 		DialTimeout: e.DialTimeout.String(), Credential: c.credentialSource(ctx, e.server, r.ref, a),
 	}
@@ -137,7 +141,7 @@ func (c *Client) explainEndpoint(ctx context.Context, r *Repository, e *endpoint
 		out.RestsUntil = &until
 	}
 	switch {
-	case r.ref.digest != "":
+	case r.ref.Digest() != "":
 		out.Resolve = Decision{false, "the name has a digest: there is nothing to resolve"}
 	case !e.Capabilities.Has(hosts.Resolve):
 		out.Resolve = Decision{false, "it is configured without resolve"}
@@ -227,7 +231,7 @@ func (r *Repository) probe(ctx context.Context, e *endpoint) *ProbeResult {
 	start := time.Now()
 	out := &ProbeResult{}
 	if status, err := r.ping(ctx, e); err != nil {
-		out.Error = r.redact(innermost(err))
+		out.Error = r.redact(failure.Innermost(err))
 	} else {
 		out.Status = status
 	}
@@ -248,6 +252,6 @@ func (r *Repository) ping(ctx context.Context, e *endpoint) (int, error) {
 		return 0, err
 	}
 	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxErrorBody)) // else the connection cannot be used again
+	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxProbeBody)) // else the connection cannot be used again
 	return resp.StatusCode, err
 }

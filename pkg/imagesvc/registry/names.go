@@ -1,121 +1,25 @@
 package registry
 
-import (
-	"fmt"
-	"strings"
+import "criserver/pkg/imagesvc/registry/names"
 
-	"github.com/distribution/reference"
+// What callers see of package names.
+type (
+	Reference  = names.Reference
+	ShortNames = names.ShortNames
 )
 
-// Modes of ShortNames.
+// Modes of ShortNames, see package names.
 const (
-	// ShortDocker completes short names as docker does: "busybox" is "docker.io/library/busybox". "" is the same.
-	ShortDocker = "docker"
-	// ShortRefuse takes full names only.
-	ShortRefuse = "refuse"
-	// ShortSearch looks in a list of registries.
-	ShortSearch = "search"
+	ShortDocker = names.ShortDocker
+	ShortRefuse = names.ShortRefuse
+	ShortSearch = names.ShortSearch
 )
 
-// ShortNames says what names stand for that do not begin with a registry, such as "busybox" or "team/app".
-type ShortNames struct {
-	Mode string
-	// Search are registries, or repositories' beginnings in them ("registry.example/library"), in the order in which they
-	// are tried.
-	Search []string
-	// Aliases are full names without tag by short name, whatever the mode.
-	Aliases map[string]string
-}
+// Parse is the function of package names.
+func Parse(s string) (Reference, error) { return names.Parse(s) }
 
-func (s ShortNames) check() error {
-	switch s.Mode {
-	case "", ShortDocker, ShortRefuse:
-	case ShortSearch:
-		if len(s.Search) == 0 {
-			return fmt.Errorf("short names: %w: there is no registry to search", ErrInvalid)
-		}
-	default:
-		return fmt.Errorf("short names: %w: mode %q", ErrInvalid, s.Mode)
-	}
-	for _, registry := range s.Search {
-		if err := CheckSearch(registry); err != nil {
-			return fmt.Errorf("short names: %w", err)
-		}
-	}
-	for short, full := range s.Aliases {
-		if err := CheckAlias(short, full); err != nil {
-			return fmt.Errorf("short names: %w", err)
-		}
-	}
-	return nil
-}
-
-// CheckSearch tells whether a registry can be searched. ErrInvalid.
-func CheckSearch(registry string) error {
-	if isShort(registry + "/x") {
-		return fmt.Errorf("%q: %w: not a registry's host, such as \"registry.example\"", registry, ErrInvalid)
-	}
-	_, err := Parse(registry + "/x")
-	return err
-}
-
-// CheckAlias tells whether a short name can stand for a full one. ErrInvalid.
-func CheckAlias(short, full string) error {
-	if named, err := reference.ParseNormalizedNamed(short); err != nil || !isShort(short) || !reference.IsNameOnly(named) {
-		return fmt.Errorf("alias %q: %w: not a short name without a tag", short, ErrInvalid)
-	}
-	if named, err := reference.ParseNormalizedNamed(full); err != nil || isShort(full) || !reference.IsNameOnly(named) {
-		return fmt.Errorf("alias %q: %w: %q is not a name with a registry and without a tag", short, ErrInvalid, full)
-	}
-	return nil
-}
-
-// isShort tells whether the first part of a name is not a registry, as docker tells: "localhost/app" is not short.
-func isShort(name string) bool {
-	host, _, ok := strings.Cut(name, "/")
-	return !ok || !strings.ContainsAny(host, ".:") && host != "localhost" && host == strings.ToLower(host)
-}
-
-// ParseNames returns what a name may stand for, to be tried in that order. Of a full name that is Parse's result.
-// ErrInvalid.
-func ParseNames(s string, rules ShortNames) ([]Reference, error) {
-	plain, err := Parse(s)
-	if err != nil || !isShort(s) {
-		return []Reference{plain}, err
-	}
-	name, _, _ := strings.Cut(s, "@")
-	if i := strings.LastIndexByte(name, ':'); i >= 0 {
-		name = name[:i]
-	}
-	rest := s[len(name):]
-	if full, ok := rules.Aliases[name]; ok {
-		return parseAll(full + rest)
-	}
-	switch rules.Mode {
-	case ShortRefuse:
-		return nil, fmt.Errorf("image name %q: %w: short names are refused here, write the whole name with its registry, such as %q",
-			s, ErrInvalid, plain.String())
-	case ShortSearch:
-		var names []string
-		for _, registry := range rules.Search {
-			names = append(names, registry+"/"+s)
-		}
-		return parseAll(names...)
-	}
-	return []Reference{plain}, nil
-}
-
-func parseAll(names ...string) ([]Reference, error) {
-	var refs []Reference
-	for _, name := range names {
-		ref, err := Parse(name)
-		if err != nil {
-			return nil, err
-		}
-		refs = append(refs, ref)
-	}
-	return refs, nil
-}
+// ParseNames is names.ParseAll.
+func ParseNames(s string, rules ShortNames) ([]Reference, error) { return names.ParseAll(s, rules) }
 
 // Names is ParseNames by the client's configuration.
 func (c *Client) Names(s string) ([]Reference, error) { return ParseNames(s, c.config.ShortNames) }
@@ -123,7 +27,7 @@ func (c *Client) Names(s string) ([]Reference, error) { return ParseNames(s, c.c
 // AuthFor is the credential that came with a name. One without an address is for what the kubelet took the name for, and of
 // short names it knows docker's meaning only: no other registry sees it.
 func AuthFor(name string, a Auth) Auth {
-	if a.ServerAddress == "" && isShort(name) && a != (Auth{}) {
+	if a.ServerAddress == "" && names.IsShort(name) && a != (Auth{}) {
 		a.ServerAddress = "docker.io"
 	}
 	return a

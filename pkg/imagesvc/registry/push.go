@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
+	"criserver/pkg/imagesvc/registry/failure"
 	"criserver/pkg/imagesvc/registry/hosts"
 	"criserver/pkg/imagesvc/verify"
 )
@@ -104,7 +105,7 @@ func (p *Pusher) exists(ctx context.Context, object string, header http.Header) 
 // digest must fit; else under another tag or digest of the repository. ErrInvalid, ErrDigest.
 func (p *Pusher) Manifest(ctx context.Context, object, mediaType string, data []byte) (digest.Digest, error) {
 	if object == "" {
-		object = p.repo.ref.object()
+		object = p.repo.ref.Object()
 	}
 	what := "push manifest " + object + " to " + p.repo.ref.Name()
 	if len(data) > MaxManifest {
@@ -159,12 +160,12 @@ func (p *Pusher) scoped(ctx context.Context, e *endpoint, from ...string) contex
 
 // sent is do with an error for what is no success.
 func sent(e *endpoint, req *http.Request) (*http.Response, error) {
-	resp, err := e.keys.do(req)
+	resp, err := e.keys.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	if resp.StatusCode/100 != 2 {
-		err := newStatus(resp)
+		err := failure.NewStatus(resp)
 		return nil, errors.Join(err, resp.Body.Close())
 	}
 	return resp, nil

@@ -16,6 +16,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
+	"criserver/pkg/imagesvc/registry/failure"
+	"criserver/pkg/imagesvc/registry/stall"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -36,7 +38,7 @@ func (r *Repository) ManifestByTag(ctx context.Context, tag string) (Manifest, e
 	if !isTag(tag) {
 		return Manifest{}, fmt.Errorf("fetch manifest: %w: %q is not a tag", ErrInvalid, tag)
 	}
-	return r.manifest(ctx, Reference{named: r.ref.named, tag: tag})
+	return r.manifest(ctx, r.ref.WithTag(tag))
 }
 
 // Referrers lists the manifests that say they belong to a manifest of the repository, those of one kind or with "" all. A
@@ -51,8 +53,8 @@ func (r *Repository) Referrers(ctx context.Context, d digest.Digest, artifactTyp
 	err := r.each(ctx, "list referrers of "+r.ref.WithDigest(d).String(), func(e *endpoint) error {
 		var err error
 		all, err = r.pages(ctx, e, d, artifactType)
-		var s *status
-		unsupported = errors.As(err, &s) && (s.code == http.StatusNotFound || s.code == http.StatusMethodNotAllowed)
+		var s *failure.Status
+		unsupported = errors.As(err, &s) && (s.Code == http.StatusNotFound || s.Code == http.StatusMethodNotAllowed)
 		return err
 	})
 	if err == nil || !unsupported {
@@ -116,7 +118,7 @@ func (r *Repository) page(ctx context.Context, e *endpoint, u *url.URL, artifact
 	if err != nil {
 		return nil, nil, err
 	}
-	resp.Body = watch(ctx, cancel, resp.Body, r.config.NoProgress)
+	resp.Body = stall.Watch(ctx, cancel, resp.Body, r.config.NoProgress)
 	defer discard(resp)
 	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxManifest+1))
 	if err != nil {

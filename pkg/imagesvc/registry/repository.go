@@ -17,7 +17,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
+	"criserver/pkg/imagesvc/registry/failure"
 	"criserver/pkg/imagesvc/registry/hosts"
+	"criserver/pkg/imagesvc/registry/keyring"
+	"criserver/pkg/imagesvc/registry/stall"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -42,13 +45,13 @@ type Repository struct {
 	// configured is what the endpoints come from.
 	configured string
 	health     *hosts.Health
-	secrets    *secrets
+	secrets    *keyring.Secrets
 }
 
 // endpoint is a server with the credentials for it.
 type endpoint struct {
 	*server
-	keys *keyring
+	keys *keyring.Keyring
 	// path is the repository as this endpoint names it.
 	path string
 	// avoid is set when the endpoint gave no answer, or a wrong one: the rest of the pull goes to others.
@@ -71,7 +74,7 @@ func (r *Repository) Reference() Reference { return r.ref }
 // Digest asks which manifest the reference is of, without fetching it. "": the registry does not say.
 func (r *Repository) Digest(ctx context.Context) (digest.Digest, error) {
 	var found digest.Digest
-	err := r.eachThat(ctx, "look up "+r.ref.String(), r.ref.needs(), func(e *endpoint) (err error) {
+	err := r.eachThat(ctx, "look up "+r.ref.String(), needs(r.ref), func(e *endpoint) (err error) {
 		found, err = r.head(ctx, e, r.ref)
 		return err
 	})
@@ -80,7 +83,7 @@ func (r *Repository) Digest(ctx context.Context) (digest.Digest, error) {
 
 // head asks one endpoint. "": it does not say.
 func (r *Repository) head(ctx context.Context, e *endpoint, ref Reference) (digest.Digest, error) {
-	resp, err := r.send(ctx, e, http.MethodHead, "manifests/"+ref.object(), http.Header{"Accept": {acceptManifests}})
+	resp, err := r.send(ctx, e, http.MethodHead, "manifests/"+ref.Object(), http.Header{"Accept": {acceptManifests}})
 	if err != nil {
 		return "", err
 	}
@@ -93,8 +96,8 @@ func (r *Repository) head(ctx context.Context, e *endpoint, ref Reference) (dige
 }
 
 // needs is what an endpoint must be able to, to be asked for the manifest.
-func (r Reference) needs() hosts.Capability {
-	if r.digest == "" {
+func needs(ref Reference) hosts.Capability {
+	if ref.Digest() == "" {
 		return hosts.Resolve
 	}
 	return hosts.Pull
@@ -113,14 +116,14 @@ func (r *Repository) Manifest(ctx context.Context, d digest.Digest) (Manifest, e
 func (r *Repository) manifest(ctx context.Context, ref Reference) (Manifest, error) {
 	var m Manifest
 	var resolved digest.Digest
-	err := r.eachThat(ctx, "fetch manifest of "+ref.String(), ref.needs(), func(e *endpoint) (err error) {
+	err := r.eachThat(ctx, "fetch manifest of "+ref.String(), needs(ref), func(e *endpoint) (err error) {
 		if !e.Capabilities.Has(hosts.Pull) {
 			if resolved, err = r.head(ctx, e, ref); err == nil && resolved == "" {
 				err = errors.New("the registry does not say which manifest the tag is of")
 			}
 			return err
 		}
-		resp, err := r.send(ctx, e, http.MethodGet, "manifests/"+ref.object(), http.Header{"Accept": {acceptManifests}})
+		resp, err := r.send(ctx, e, http.MethodGet, "manifests/"+ref.Object(), http.Header{"Accept": {acceptManifests}})
 		if err != nil {
 			return err
 		}
@@ -187,8 +190,8 @@ func (r *Repository) eachThat(ctx context.Context, what string, can hosts.Capabi
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 		}
-		kind := kindOf(err)
-		if errors.Is(kind, ErrUnavailable) || isDamage(kind) {
+		kind := failure.KindOf(err)
+		if errors.Is(kind, ErrUnavailable) || failure.IsDamage(kind) {
 			e.avoid.Store(true)
 		}
 		r.remember(e, err, kind)
@@ -224,19 +227,16 @@ func (r *Repository) turn(can hosts.Capability) []*endpoint {
 
 // remember has other pulls know whether an endpoint answers. What goes wrong where it redirects to is not its fault.
 func (r *Repository) remember(e *endpoint, err, kind error) {
-	var answer *status
-	answered := errors.As(err, &answer) && answer.host == e.base.Host
+	var answer *failure.Status
+	answered := errors.As(err, &answer) && answer.Host == e.base.Host
 	unavailable := errors.Is(kind, ErrUnavailable)
 	switch {
-	case errors.Is(err, errNoAnswer), unavailable && (answered || hosts.Unreached(err, e.base.Host)):
+	case errors.Is(err, failure.ErrNoAnswer), unavailable && (answered || hosts.Unreached(err, e.base.Host)):
 		r.health.Failed(e.identity)
 	case answered:
 		r.health.Answered(e.identity)
 	}
 }
-
-// errNoAnswer: a mirror took a connection, and then said nothing.
-var errNoAnswer = errors.New("no answer in time")
 
 // silence is how long a mirror may say nothing when there are others to ask, in dial timeouts. It may be a cache that has
 // to ask the registry first. Blobs are not waited for in this way: some caches fetch them whole before they say a word.
@@ -250,11 +250,11 @@ func (r *Repository) greet(ctx context.Context, e *endpoint) error {
 	if !e.limited() || e.heard.Load() {
 		return nil
 	}
-	limited, cancel := context.WithTimeoutCause(ctx, silence*e.DialTimeout, errNoAnswer)
+	limited, cancel := context.WithTimeoutCause(ctx, silence*e.DialTimeout, failure.ErrNoAnswer)
 	defer cancel()
 	_, err := r.ping(limited, e)
-	if err != nil && errors.Is(context.Cause(limited), errNoAnswer) {
-		return errNoAnswer
+	if err != nil && errors.Is(context.Cause(limited), failure.ErrNoAnswer) {
+		return failure.ErrNoAnswer
 	}
 	return err
 }
@@ -279,21 +279,21 @@ func (r *Repository) send(ctx context.Context, e *endpoint, method, path string,
 	}
 	req.Header = header
 	if isManifest && e.limited() {
-		limit := time.AfterFunc(silence*e.DialTimeout, func() { cancel(errNoAnswer) })
+		limit := time.AfterFunc(silence*e.DialTimeout, func() { cancel(failure.ErrNoAnswer) })
 		defer limit.Stop()
 	}
-	resp, err := e.keys.do(req)
+	resp, err := e.keys.Do(req)
 	if err != nil {
-		if errors.Is(context.Cause(ctx), errNoAnswer) {
-			err = errNoAnswer
+		if errors.Is(context.Cause(ctx), failure.ErrNoAnswer) {
+			err = failure.ErrNoAnswer
 		}
 		cancel(nil)
 		return nil, err
 	}
 	e.heard.Store(true)
-	resp.Body = watch(ctx, cancel, resp.Body, r.config.NoProgress)
+	resp.Body = stall.Watch(ctx, cancel, resp.Body, r.config.NoProgress)
 	if resp.StatusCode/100 != 2 {
-		err := newStatus(resp)
+		err := failure.NewStatus(resp)
 		return nil, errors.Join(err, resp.Body.Close())
 	}
 	return resp, nil

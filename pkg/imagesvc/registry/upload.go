@@ -14,7 +14,9 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"criserver/pkg/imagesvc/registry/failure"
 	"criserver/pkg/imagesvc/registry/hosts"
+	"criserver/pkg/imagesvc/registry/keyring"
 )
 
 const (
@@ -51,7 +53,7 @@ func (u *upload) run(ctx context.Context, e *endpoint, from []string) (Pushed, e
 			continue
 		}
 		mounted, err := u.begin(ctx, e, repo)
-		if ctx.Err() != nil || errors.Is(kindOf(err), ErrUnavailable) {
+		if ctx.Err() != nil || errors.Is(failure.KindOf(err), ErrUnavailable) {
 			return "", err
 		}
 		if mounted {
@@ -64,7 +66,7 @@ func (u *upload) run(ctx context.Context, e *endpoint, from []string) (Pushed, e
 	var err error
 	for attempt := 0; ; attempt++ {
 		before := u.offset
-		ctx := context.WithValue(ctx, onceKey{}, true)
+		ctx := keyring.Once(ctx)
 		if err = u.try(ctx, e); err == nil {
 			return PushUploaded, nil
 		}
@@ -83,16 +85,16 @@ func (u *upload) run(ctx context.Context, e *endpoint, from []string) (Pushed, e
 
 // again tells whether an upload that failed may work the next time, and changes the way if that is what it takes.
 func (u *upload) again(err error) bool {
-	var s *status
-	unavailable := errors.Is(kindOf(err), ErrUnavailable)
+	var s *failure.Status
+	unavailable := errors.Is(failure.KindOf(err), ErrUnavailable)
 	switch {
-	case errors.As(err, &s) && s.code == http.StatusRequestEntityTooLarge && u.chunk == 0:
+	case errors.As(err, &s) && s.Code == http.StatusRequestEntityTooLarge && u.chunk == 0:
 		u.chunk, u.session = chunkSize, nil
 		return true
-	case errors.As(err, &s) && u.resumed && s.code/100 == 4 && s.code != http.StatusUnauthorized && s.code != http.StatusForbidden:
+	case errors.As(err, &s) && u.resumed && s.Code/100 == 4 && s.Code != http.StatusUnauthorized && s.Code != http.StatusForbidden:
 		u.whole, u.session = true, nil
 		return true
-	case errors.As(err, &s) && u.session != nil && (s.code == http.StatusNotFound || s.code == http.StatusRequestedRangeNotSatisfiable):
+	case errors.As(err, &s) && u.session != nil && (s.Code == http.StatusNotFound || s.Code == http.StatusRequestedRangeNotSatisfiable):
 		u.session = nil // the registry has forgotten the upload, or is elsewhere in it
 		return true
 	case unavailable && !u.begun:

@@ -1,4 +1,6 @@
-package registry
+// Package keyring signs in at a registry: it tries the credentials there are, one after the other, with the tokens got for them,
+// and keeps each where it belongs.
+package keyring
 
 import (
 	"context"
@@ -6,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -19,15 +22,15 @@ import (
 )
 
 var (
-	// errNoUse: the server asks for a kind of credential that there is not.
-	errNoUse = errors.New("no credential of the kind that the server asks for")
-	// errPlain: see guard.
-	errPlain = errors.New("credentials are not sent by plain HTTP")
+	// ErrNoUse: the server asks for a kind of credential that there is not.
+	ErrNoUse = errors.New("no credential of the kind that the server asks for")
+	// ErrPlain: see guard.
+	ErrPlain = errors.New("credentials are not sent by plain HTTP")
 )
 
-// keyring is the credentials for one endpoint, for one pull, in the order in which they are tried: the one that came
+// Keyring is the credentials for one endpoint, for one pull, in the order in which they are tried: the one that came
 // with the pull, those that the node has for the host, none at all. The node's are looked for when the server asks.
-type keyring struct {
+type Keyring struct {
 	find   func(context.Context) ([]credential.Credential, error)
 	client func(get auth.CredentialFunc, grant bool) *auth.Client
 	host   string
@@ -40,35 +43,52 @@ type keyring struct {
 	current int // what worked last
 }
 
-func (c *Client) newKeyring(s *server, image string, given credential.Credential, known *secrets) *keyring {
-	k := &keyring{host: s.base.Host, clients: map[int]*auth.Client{}}
-	if !given.IsZero() {
-		k.all = []credential.Credential{given}
+// Options are what a Keyring is for.
+type Options struct {
+	// Base is the endpoint. Its host alone gets the credentials.
+	Base *url.URL
+	// HTTP sends requests. If its transport is a *retry.Transport, requests marked by Once are not repeated.
+	HTTP      *http.Client
+	UserAgent string
+	// Given is the credential that came with the pull; Find looks for those that the node has.
+	Given credential.Credential
+	Find  func(context.Context) ([]credential.Credential, error)
+	// MayBePlain tells whether a host may see credentials by plain HTTP.
+	MayBePlain func(host string) bool
+	// Known gets what no message may tell.
+	Known *Secrets
+}
+
+// New returns a keyring for one pull.
+func New(o Options) *Keyring {
+	k := &Keyring{host: o.Base.Host, clients: map[int]*auth.Client{}}
+	if !o.Given.IsZero() {
+		k.all = []credential.Credential{o.Given}
 	}
 	k.find = func(ctx context.Context) ([]credential.Credential, error) {
-		found, err := c.credentials.Lookup(ctx, image, s.base.Host)
+		found, err := o.Find(ctx)
 		for _, f := range found {
-			known.add(f.Secrets()...)
+			o.Known.Add(f.Secrets()...)
 		}
 		return found, err
 	}
-	g := &guard{base: s.http.Transport, once: s.http.Transport, allowed: func(host string) bool {
-		return host == s.base.Host && s.base.Scheme == "http" || hosts.IsLoopback(host) || c.insecure(host)
+	g := &guard{base: o.HTTP.Transport, once: o.HTTP.Transport, allowed: func(host string) bool {
+		return host == o.Base.Host && o.Base.Scheme == "http" || hosts.IsLoopback(host) || o.MayBePlain(host)
 	}}
-	if t, ok := s.http.Transport.(*retry.Transport); ok {
+	if t, ok := o.HTTP.Transport.(*retry.Transport); ok {
 		g.once = t.Base
 	}
-	guarded := &http.Client{CheckRedirect: s.http.CheckRedirect, Transport: g}
+	guarded := &http.Client{CheckRedirect: o.HTTP.CheckRedirect, Transport: g}
 	k.client = func(get auth.CredentialFunc, grant bool) *auth.Client {
 		client := &auth.Client{
 			Client:             guarded,
-			Header:             http.Header{"User-Agent": {c.config.UserAgent}},
-			Cache:              &tokens{auth.NewCache(), known},
+			Header:             http.Header{"User-Agent": {o.UserAgent}},
+			Cache:              &tokens{auth.NewCache(), o.Known},
 			ClientID:           "criserver",
 			Credential:         get,
 			ForceAttemptOAuth2: grant,
 		}
-		if hosts.IsLoopback(s.base.Host) {
+		if hosts.IsLoopback(o.Base.Host) {
 			client.BlockedRealmPrefixes = []netip.Prefix{} // a registry on this machine may have its token server here too
 		}
 		return client
@@ -76,9 +96,9 @@ func (c *Client) newKeyring(s *server, image string, given credential.Credential
 	return k
 }
 
-// do sends a request as who worked last. If the server refuses that, it goes through the others; if it refuses all, the
+// Do sends a request as who worked last. If the server refuses that, it goes through the others; if it refuses all, the
 // answer is that to the first.
-func (k *keyring) do(req *http.Request) (*http.Response, error) {
+func (k *Keyring) Do(req *http.Request) (*http.Response, error) {
 	k.mu.Lock()
 	first := k.current
 	k.mu.Unlock()
@@ -109,7 +129,7 @@ func (k *keyring) do(req *http.Request) (*http.Response, error) {
 }
 
 // as sends a request with one of the credentials.
-func (k *keyring) as(i int, req *http.Request) (*http.Response, error) {
+func (k *Keyring) as(i int, req *http.Request) (*http.Response, error) {
 	resp, err := k.clientOf(i, false).Do(req)
 	var answer *errcode.ErrorResponse
 	if !errors.As(err, &answer) || answer.StatusCode != http.StatusNotFound && answer.StatusCode != http.StatusMethodNotAllowed {
@@ -127,7 +147,7 @@ func (k *keyring) as(i int, req *http.Request) (*http.Response, error) {
 }
 
 // clientOf keeps a client, with its tokens, for each credential.
-func (k *keyring) clientOf(i int, grant bool) *auth.Client {
+func (k *Keyring) clientOf(i int, grant bool) *auth.Client {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c := k.clients[i]
@@ -139,7 +159,7 @@ func (k *keyring) clientOf(i int, grant bool) *auth.Client {
 }
 
 // get is called when the server, or one that it redirected to, asks for a credential.
-func (k *keyring) get(ctx context.Context, host string, i int) (auth.Credential, error) {
+func (k *Keyring) get(ctx context.Context, host string, i int) (auth.Credential, error) {
 	if host != k.host {
 		return auth.EmptyCredential, nil
 	}
@@ -161,7 +181,7 @@ func (k *keyring) get(ctx context.Context, host string, i int) (auth.Credential,
 	return auth.EmptyCredential, nil
 }
 
-func (k *keyring) add(more []credential.Credential, problem error) {
+func (k *Keyring) add(more []credential.Credential, problem error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.found {
@@ -176,7 +196,7 @@ func (k *keyring) add(more []credential.Credential, problem error) {
 }
 
 // count is how many ways there are, the one without a credential included; before the server asked for any, just one.
-func (k *keyring) count() int {
+func (k *Keyring) count() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.found {
@@ -185,11 +205,10 @@ func (k *keyring) count() int {
 	return len(k.all) + 1
 }
 
-// explain says of a refusal who was refused.
-func (k *keyring) explain(err error) string {
+// Explain says of a refusal, whose text is given, who was refused.
+func (k *Keyring) Explain(err error, text string) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	text := innermost(err)
 	var sources []string
 	for _, c := range k.all {
 		sources = append(sources, c.Source)
@@ -214,7 +233,7 @@ func refused(resp *http.Response, err error) bool {
 	switch {
 	case err == nil:
 		return resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden
-	case errors.Is(err, errNoUse), errors.Is(err, errPlain):
+	case errors.Is(err, ErrNoUse), errors.Is(err, ErrPlain):
 		return true
 	case errors.As(err, &answer): // only token servers' answers come as errors
 		return answer.StatusCode >= 400 && answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests
@@ -245,16 +264,16 @@ func discard(resp *http.Response) {
 // tokens is a cache that has its content kept out of messages.
 type tokens struct {
 	auth.Cache
-	known *secrets
+	known *Secrets
 }
 
 // Set implements auth.Cache.
 func (t *tokens) Set(ctx context.Context, host string, scheme auth.Scheme, key string, fetch func(context.Context) (string, error)) (string, error) {
 	token, err := t.Cache.Set(ctx, host, scheme, key, fetch)
 	if err != nil && scheme == auth.SchemeBasic && ctx.Err() == nil {
-		err = fmt.Errorf("%w: %w", errNoUse, err)
+		err = fmt.Errorf("%w: %w", ErrNoUse, err)
 	}
-	t.known.add(token)
+	t.known.Add(token)
 	return token, err
 }
 
@@ -265,8 +284,10 @@ type guard struct {
 	allowed    func(host string) bool
 }
 
-// onceKey marks, in a context, requests that must not be repeated by the transport.
 type onceKey struct{}
+
+// Once marks requests that must not be repeated by the transport.
+func Once(ctx context.Context) context.Context { return context.WithValue(ctx, onceKey{}, true) }
 
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -276,7 +297,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		if req.Body != nil {
 			req.Body.Close()
 		}
-		return nil, fmt.Errorf("%w to %s", errPlain, req.URL.Host)
+		return nil, fmt.Errorf("%w to %s", ErrPlain, req.URL.Host)
 	}
 	if req.Context().Value(onceKey{}) != nil {
 		return g.once.RoundTrip(req)

@@ -1,6 +1,8 @@
-package registry
+// Package names reads names of images (distribution/reference), and knows what those without a registry stand for.
+package names
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/distribution/reference"
@@ -8,6 +10,9 @@ import (
 
 	"criserver/pkg/imagesvc/verify"
 )
+
+// ErrInvalid: a name, or a rule, that can never work.
+var ErrInvalid = errors.New("invalid")
 
 // Reference names an image in a registry, by tag or by digest.
 type Reference struct {
@@ -51,13 +56,16 @@ func (r Reference) Tag() string { return r.tag }
 // Digest is "" in a name with a tag.
 func (r Reference) Digest() digest.Digest { return r.digest }
 
+// WithTag is another name in the same repository. The tag must be one.
+func (r Reference) WithTag(tag string) Reference { return Reference{named: r.named, tag: tag} }
+
 // WithDigest is the name of another manifest in the same repository.
 func (r Reference) WithDigest(d digest.Digest) Reference {
 	return Reference{named: r.named, digest: d}
 }
 
-// object is how the registry's API names it: the tag or the digest.
-func (r Reference) object() string {
+// Object is how the registry's API names it: the tag or the digest.
+func (r Reference) Object() string {
 	if r.digest != "" {
 		return r.digest.String()
 	}
