@@ -82,10 +82,10 @@ func (s *Service) buildContainer(ctx context.Context, c *container, pod PodStatu
 	if err != nil {
 		return err
 	}
-	if err := s.mountRootFS(ctx, st.ID, img.Layers); err != nil {
+	if err := s.bundles.Make(ctx, st.ID, img.Layers); err != nil {
 		return err
 	}
-	volumes, err := s.mountVolumes(ctx, st.ID, st.Config.Volumes)
+	volumes, err := s.bundles.MountVolumes(ctx, st.ID, st.Config.Volumes)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (s *Service) buildContainer(ctx context.Context, c *container, pod PodStatu
 			return fmt.Errorf("make log directory: %w", err)
 		}
 	}
-	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{ID: st.ID, Bundle: s.bundle(st.ID), LogPath: st.LogPath})
+	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath})
 	if err != nil {
 		return err
 	}
@@ -210,22 +210,15 @@ func (s *Service) destroyParts(ctx context.Context, id string) error {
 	if err := s.cleanContainer(ctx, id); err != nil {
 		return err
 	}
-	var errs []error
-	if err := s.removeSnapshots(ctx, id); err != nil {
-		errs = append(errs, err)
-	}
-	if err := os.RemoveAll(s.bundle(id)); err != nil {
-		errs = append(errs, fmt.Errorf("remove bundle: %w", err))
-	}
-	return errors.Join(errs...)
+	return s.bundles.Remove(ctx, id)
 }
 
 // cleanContainer releases what only a running container needs: processes, cgroup, runtime state, the mounts of its root and
 // image volumes.
 // It kills what still runs. It is idempotent.
 func (s *Service) cleanContainer(ctx context.Context, id string) error {
-	if err := s.monitor.Delete(ctx, id, s.bundle(id)); err != nil {
+	if err := s.monitor.Delete(ctx, id, s.bundles.Dir(id)); err != nil {
 		return fmt.Errorf("delete from crimonitor: %w", err)
 	}
-	return errors.Join(s.unmountVolumes(id), unmount(s.rootfs(id)))
+	return s.bundles.Unmount(id)
 }

@@ -36,7 +36,7 @@ func (s *Service) ExecSync(ctx context.Context, id string, command []string, tim
 	if st.Phase != ContainerRunning {
 		return none, fmt.Errorf("container %s is %s, not running: %w", id, st.Phase, ErrState)
 	}
-	process, err := s.processOf(st.ID)
+	process, err := s.bundles.Process(st.ID)
 	if err != nil {
 		return none, err
 	}

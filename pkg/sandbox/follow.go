@@ -140,7 +140,7 @@ func (s *Service) onLost(ctx context.Context, c *container) {
 	defer cancel()
 	st := s.state.containerStatus(c)
 	log := logrus.WithField("container", st.ID)
-	if err := s.monitor.Delete(ctx, st.ID, s.bundle(st.ID)); err != nil {
+	if err := s.monitor.Delete(ctx, st.ID, s.bundles.Dir(st.ID)); err != nil {
 		log.WithError(err).Error("a container without a monitor cannot be ended")
 		return
 	}

@@ -11,7 +11,7 @@ import (
 // ticks is how many lines a container has written.
 func (f *fixture) ticks(id string) int {
 	f.t.Helper()
-	info, err := os.Stat(filepath.Join(f.rootfs(id), "ticks"))
+	info, err := os.Stat(filepath.Join(f.bundles.RootFS(id), "ticks"))
 	if errors.Is(err, os.ErrNotExist) {
 		return 0
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/spec"
 )
@@ -17,26 +18,26 @@ func podInitID(podID string) string                  { return podID + "-init" }
 func (s *Service) podInitBundle(podID string) string { return filepath.Join(s.podDir(podID), "init") }
 
 func (s *Service) startPodInit(ctx context.Context, st PodStatus) error {
-	bundle := s.podInitBundle(st.ID)
-	if err := os.MkdirAll(filepath.Join(bundle, "rootfs"), 0o711); err != nil {
+	dir := s.podInitBundle(st.ID)
+	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o711); err != nil {
 		return fmt.Errorf("make pod init: %w", err)
 	}
-	data, err := json.Marshal(spec.PodInit(s.specPod(st), podInitID(st.ID), filepath.Join(bundle, "rootfs"), s.config.Monitor.Binary))
+	data, err := json.Marshal(spec.PodInit(s.specPod(st), podInitID(st.ID), filepath.Join(dir, "rootfs"), s.config.Monitor.Binary))
 	if err != nil {
 		return err
 	}
-	if err := writeWhole(filepath.Join(bundle, "config.json"), data); err != nil {
+	if err := bundle.WriteWhole(filepath.Join(dir, "config.json"), data); err != nil {
 		return fmt.Errorf("make pod init: %w", err)
 	}
 	id := podInitID(st.ID)
-	if _, err := s.monitor.Create(ctx, monitor.CreateRequest{ID: id, Bundle: bundle}); err != nil {
+	if _, err := s.monitor.Create(ctx, monitor.CreateRequest{ID: id, Bundle: dir}); err != nil {
 		return fmt.Errorf("make pod init: %w", err)
 	}
 	state, err := s.monitor.Start(ctx, id)
 	if err != nil {
 		return fmt.Errorf("start pod init: %w", err)
 	}
-	return writeWhole(filepath.Join(bundle, "pid"), fmt.Appendf(nil, "%d", state.PID))
+	return bundle.WriteWhole(filepath.Join(dir, "pid"), fmt.Appendf(nil, "%d", state.PID))
 }
 
 // podPIDNS is the path of the PID namespace that the pod's containers share.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/want"
@@ -84,7 +85,7 @@ func (s *Service) repairFirst(ctx context.Context, repairs *sync.WaitGroup, seen
 		case ContainerRemoving:
 			repairs.Go(func() { s.repairContainer(ctx, c) })
 		case ContainerExited:
-			if _, held := seen[st.ID]; held || mounted(s.rootfs(st.ID)) {
+			if _, held := seen[st.ID]; held || s.bundles.Mounted(st.ID) {
 				repairs.Go(func() { s.settle(ctx, c) })
 			}
 		}
@@ -166,7 +167,7 @@ func (s *Service) collectGarbage(ctx context.Context) {
 	bundles, _ := os.ReadDir(s.containersDir())
 	podDirs, _ := os.ReadDir(s.podsDir())
 	cgroups, _ := cgroup.Children(s.config.CgroupRoot)
-	snapshots, err := s.snapshots.Snapshots(ctx)
+	snapshots, err := s.bundles.Snapshots.Snapshots(ctx)
 	if err != nil {
 		logrus.WithError(err).Error("cannot list snapshots")
 	}
@@ -185,7 +186,7 @@ func (s *Service) collectGarbage(ctx context.Context) {
 		snapshots = append(snapshots, e.Name())
 	}
 	for _, key := range snapshots {
-		id := volumeOwner(key)
+		id := bundle.Owner(key)
 		if _, ok := containers[id]; !ok {
 			s.removeStray(ctx, id)
 		}

@@ -24,16 +24,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
-
 	"criserver/pkg/cni"
 	"criserver/pkg/record"
+	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/launch"
-	"criserver/pkg/snapshot"
 )
 
 // Network wires pods; see package cni for the contracts.
@@ -43,13 +40,8 @@ type Network interface {
 	GC(ctx context.Context, live []string) error
 }
 
-// Snapshots gives containers their root file systems; see snapshot.Snapshotter.
-type Snapshots interface {
-	Prepare(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error)
-	View(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error)
-	Remove(ctx context.Context, key string) error
-	Snapshots(ctx context.Context) ([]string, error)
-}
+// ErrImageVolume: an image cannot be mounted into a container.
+var ErrImageVolume = bundle.ErrVolume
 
 // Config is what the service needs to know. All paths are absolute.
 type Config struct {
@@ -63,11 +55,11 @@ type Config struct {
 
 // Service holds the pods and containers of a node. Its methods may be called at the same time.
 type Service struct {
-	config    Config
-	network   Network
-	snapshots Snapshots
-	monitor   *monitor.Client
-	state     *state
+	config  Config
+	network Network
+	bundles *bundle.Store
+	monitor *monitor.Client
+	state   *state
 
 	podFlights       flight.Group[podKey]
 	containerFlights flight.Group[containerKey]
@@ -90,7 +82,7 @@ const (
 )
 
 // New opens the records in the database, which stays the caller's. Start begins the work.
-func New(ctx context.Context, c Config, db *record.DB, n Network, s Snapshots) (*Service, error) {
+func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snapshots) (*Service, error) {
 	pods, err := record.NewTable[PodStatus](ctx, db, "pods")
 	if err != nil {
 		return nil, fmt.Errorf("open pod records: %w", err)
@@ -100,13 +92,14 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s Snapshots) (
 		return nil, fmt.Errorf("open container records: %w", err)
 	}
 	svc := &Service{
-		config: c, network: n, snapshots: s,
+		config: c, network: n,
 		monitor: monitor.NewClient(c.Monitor.Socket),
 		state:   newState(pods, containers),
 		synced:  make(chan struct{}),
 
 		monitorErr: fmt.Errorf("%w: crimonitor is being connected", ErrUnavailable),
 	}
+	svc.bundles = &bundle.Store{Root: svc.containersDir(), Snapshots: s}
 	for _, dir := range []string{svc.podsDir(), svc.containersDir()} {
 		// Nobody else may pass: a set-uid program of an image must not be a set-uid program of the host
 		// (CVE-2021-41103).
@@ -201,8 +194,6 @@ func (s *Service) containersDir() string { return filepath.Join(s.config.StateDi
 
 func (s *Service) podDir(id string) string { return filepath.Join(s.podsDir(), id) }
 func (s *Service) nsDir(id string) string  { return filepath.Join(s.podsDir(), id, "ns") }
-func (s *Service) bundle(id string) string { return filepath.Join(s.containersDir(), id) }
-func (s *Service) rootfs(id string) string { return filepath.Join(s.containersDir(), id, "rootfs") }
 
 // idLength is the length of an ID.
 const idLength = 64
@@ -217,15 +208,4 @@ func newID() string {
 // detached returns a context for cleaning up: it outlives the request but not its own deadline.
 func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
-}
-
-// unmount removes a mount and its mount point. It is idempotent.
-func unmount(path string) error {
-	if err := snapshot.Unmount(path); err != nil {
-		return err
-	}
-	if err := unix.Rmdir(path); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove mount point %s: %w", path, err)
-	}
-	return nil
 }

@@ -14,12 +14,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"criserver/pkg/claim"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -53,9 +53,7 @@ const (
 // Store is a directory of downloads. Its methods may be called at the same time.
 type Store struct {
 	config Config
-
-	mu   sync.Mutex
-	busy map[string]chan struct{} // by the directory's name; closed when the download has ended
+	busy   claim.Claims // directories
 }
 
 // New opens or makes a store.
@@ -67,7 +65,7 @@ func New(c Config) (*Store, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make download directory: %w", err)
 	}
-	return &Store{config: c, busy: map[string]chan struct{}{}}, nil
+	return &Store{config: c}, nil
 }
 
 // Open begins or goes on with the download of a blob. The caller ends it with Close or Discard. One download of a blob is
@@ -80,7 +78,7 @@ func (s *Store) Open(ctx context.Context, d ocispec.Descriptor, origin Origin) (
 		return nil, fmt.Errorf("download %s: size %d", d.Digest, d.Size)
 	}
 	name := dirName(d.Digest)
-	release, err := s.claim(ctx, name)
+	release, err := s.busy.Acquire(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("download %s: %w", d.Digest, err)
 	}
@@ -94,31 +92,6 @@ func (s *Store) Open(ctx context.Context, d ocispec.Descriptor, origin Origin) (
 }
 
 func dirName(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() }
-
-// claim waits until nobody else has the name, and takes it until release is called.
-func (s *Store) claim(ctx context.Context, name string) (release func(), err error) {
-	for {
-		s.mu.Lock()
-		held, taken := s.busy[name]
-		if !taken {
-			mine := make(chan struct{})
-			s.busy[name] = mine
-			s.mu.Unlock()
-			return func() {
-				s.mu.Lock()
-				delete(s.busy, name)
-				s.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		s.mu.Unlock()
-		select {
-		case <-held:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
 
 // chunkSize grows with the blob, so that it has no more than maxChunks.
 func (s *Store) chunkSize(size int64) int64 {
@@ -150,20 +123,12 @@ func (s *Store) Purge(ctx context.Context, since time.Time) error {
 }
 
 func (s *Store) purge(name string) error {
-	s.mu.Lock()
-	if _, taken := s.busy[name]; taken {
-		s.mu.Unlock()
+	release, free := s.busy.Try(name)
+	if !free {
 		return nil
 	}
-	done := make(chan struct{})
-	s.busy[name] = done
-	s.mu.Unlock()
-	err := os.RemoveAll(filepath.Join(s.config.Dir, name))
-	s.mu.Lock()
-	delete(s.busy, name)
-	s.mu.Unlock()
-	close(done)
-	if err != nil {
+	defer release()
+	if err := os.RemoveAll(filepath.Join(s.config.Dir, name)); err != nil {
 		return fmt.Errorf("remove download: %w", err)
 	}
 	return nil

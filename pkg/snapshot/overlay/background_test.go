@@ -90,33 +90,6 @@ func TestCommitAfterFailedSync(t *testing.T) {
 	}
 }
 
-func TestClaimsExclude(t *testing.T) {
-	var c claims
-	release, err := c.acquire(t.Context(), "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := c.acquire(t.Context(), "b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	other()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if _, err := c.acquire(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("claim of a taken name: %v", err)
-	}
-	release()
-	again, err := c.acquire(t.Context(), "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	again()
-	if len(c.held) != 0 {
-		t.Errorf("claims left: %v", c.held)
-	}
-}
-
 func TestRemoveTreeStops(t *testing.T) {
 	tree := filepath.Join(t.TempDir(), "tree")
 	if err := os.MkdirAll(filepath.Join(tree, "a/b/c/d/e/f"), 0o755); err != nil {

@@ -156,7 +156,7 @@ func (st *stage) Commit(ctx context.Context, usage snapshot.Usage) error {
 // commit holds a claim on the layer's name throughout: who comes second finds the layer durable.
 func (st *stage) commit(ctx context.Context, record layerRecord) error {
 	s := st.s
-	release, err := s.claims.acquire(ctx, layersDir+"/"+layerName(st.diffID))
+	release, err := s.claims.Acquire(ctx, layersDir+"/"+layerName(st.diffID))
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func (s *Snapshotter) RemoveLayer(ctx context.Context, diffID digest.Digest) err
 	if err := checkDiffID(diffID); err != nil {
 		return fmt.Errorf("remove layer: %w", err)
 	}
-	release, err := s.claims.acquire(ctx, layersDir+"/"+layerName(diffID))
+	release, err := s.claims.Acquire(ctx, layersDir+"/"+layerName(diffID))
 	if err != nil {
 		return fmt.Errorf("remove layer: %w", err)
 	}

@@ -36,6 +36,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/claim"
 	"criserver/pkg/snapshot"
 	"criserver/pkg/snapshot/measure"
 )
@@ -59,7 +60,7 @@ type Snapshotter struct {
 	root     string
 	features features
 	lock     *os.File
-	claims   claims
+	claims   claim.Claims
 	syncer   *syncer
 	sweeper  *sweeper
 	projects *projects         // nil if the file system of root has no project quotas

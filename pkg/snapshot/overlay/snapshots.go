@@ -35,7 +35,7 @@ func (s *Snapshotter) create(ctx context.Context, record snapshotRecord) ([]snap
 	if err := snapshot.CheckKey(record.Key); err != nil {
 		return nil, fmt.Errorf("prepare snapshot: %w", err)
 	}
-	release, err := s.claims.acquire(ctx, snapshotsDir+"/"+record.Key)
+	release, err := s.claims.Acquire(ctx, snapshotsDir+"/"+record.Key)
 	if err != nil {
 		return nil, fmt.Errorf("prepare snapshot: %w", err)
 	}
@@ -157,7 +157,7 @@ func (s *Snapshotter) Mounts(_ context.Context, key string) ([]snapshot.Mount, e
 
 // Remove implements snapshot.Snapshotter. The space is freed in the background.
 func (s *Snapshotter) Remove(ctx context.Context, key string) error {
-	release, err := s.claims.acquire(ctx, snapshotsDir+"/"+key)
+	release, err := s.claims.Acquire(ctx, snapshotsDir+"/"+key)
 	if err != nil {
 		return fmt.Errorf("remove snapshot: %w", err)
 	}

@@ -1,0 +1,132 @@
+// Package bundle keeps the files of containers: the OCI bundle with its specification, the mounts of the root file system and of
+// image volumes, and the snapshots that these are of. Every removal is idempotent.
+package bundle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/snapshot"
+)
+
+// Snapshots gives containers their file systems; see snapshot.Snapshotter.
+type Snapshots interface {
+	Prepare(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error)
+	View(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error)
+	Remove(ctx context.Context, key string) error
+	Snapshots(ctx context.Context) ([]string, error)
+}
+
+// Store holds the bundles below a directory, by the IDs of containers.
+type Store struct {
+	Root      string
+	Snapshots Snapshots
+}
+
+// Dir is a container's bundle, RootFS where its root file system is mounted.
+func (s *Store) Dir(id string) string    { return filepath.Join(s.Root, id) }
+func (s *Store) RootFS(id string) string { return filepath.Join(s.Root, id, "rootfs") }
+
+func (s *Store) volumes(id string) string { return filepath.Join(s.Root, id, "volumes") }
+
+// Make makes the bundle of a container, with its root file system mounted.
+func (s *Store) Make(ctx context.Context, id string, layers []digest.Digest) error {
+	mounts, err := s.Snapshots.Prepare(ctx, id, layers)
+	if err != nil {
+		return fmt.Errorf("prepare snapshot: %w", err)
+	}
+	for _, dir := range []string{s.Dir(id), s.RootFS(id)} {
+		if err := os.Mkdir(dir, 0o711); err != nil {
+			return fmt.Errorf("make bundle: %w", err)
+		}
+	}
+	if err := snapshot.MountAll(mounts, s.RootFS(id)); err != nil {
+		return fmt.Errorf("mount root file system: %w", err)
+	}
+	return nil
+}
+
+// Mounted tells whether the root file system is mounted.
+func (s *Store) Mounted(id string) bool {
+	ok, err := mountinfo.Mounted(s.RootFS(id))
+	return err == nil && ok
+}
+
+// Unmount removes the mounts.
+func (s *Store) Unmount(id string) error {
+	return errors.Join(s.unmountVolumes(id), unmount(s.RootFS(id)))
+}
+
+// Remove removes the bundle, which is unmounted, and its snapshots.
+func (s *Store) Remove(ctx context.Context, id string) error {
+	var errs []error
+	keys, err := s.Snapshots.Snapshots(ctx)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("list snapshots: %w", err))
+	}
+	for _, key := range slices.DeleteFunc(keys, func(key string) bool { return Owner(key) != id }) {
+		if err := s.Snapshots.Remove(ctx, key); err != nil {
+			errs = append(errs, fmt.Errorf("remove snapshot: %w", err))
+		}
+	}
+	if err := os.RemoveAll(s.Dir(id)); err != nil {
+		errs = append(errs, fmt.Errorf("remove bundle: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// unmount removes a mount and its mount point.
+func unmount(path string) error {
+	if err := snapshot.Unmount(path); err != nil {
+		return err
+	}
+	if err := unix.Rmdir(path); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove mount point %s: %w", path, err)
+	}
+	return nil
+}
+
+// WriteSpec writes the specification of a container (OCI runtime-spec, config.md).
+func (s *Store) WriteSpec(id string, spec *specs.Spec) error {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("encode specification: %w", err)
+	}
+	if err := WriteWhole(filepath.Join(s.Dir(id), "config.json"), data); err != nil {
+		return fmt.Errorf("write specification: %w", err)
+	}
+	return nil
+}
+
+// Process reads the process of a container's specification, the model of every command that is run in it.
+func (s *Store) Process(id string) (*specs.Process, error) {
+	data, err := os.ReadFile(filepath.Join(s.Dir(id), "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("read specification: %w", err)
+	}
+	var v struct {
+		Process *specs.Process `json:"process"`
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		return nil, fmt.Errorf("decode specification: %w", err)
+	}
+	return v.Process, nil
+}
+
+// WriteWhole writes a file that is there whole or not at all, wherever this process is killed.
+func WriteWhole(path string, data []byte) error {
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
