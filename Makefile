@@ -61,6 +61,7 @@ test-e2e: build ## black-box tests against the built binaries (root)
 
 test-vm: build ## on pure cgroup v2, device-mapper and AppArmor, in a virtual machine: crictl smoke test, kernel tests, systemd units
 	hack/vm/smoke.sh
+	hack/vm/powercut.sh
 	hack/vm/test.sh
 	hack/vm/run-in-vm --systemd --timeout 300 -- hack/vm/systemd.sh
 

@@ -40,6 +40,14 @@ const (
 // its configuration.
 func newNode(t *testing.T, extra ...string) *node {
 	t.Helper()
+	n := newStoppedNode(t, extra...)
+	n.serve()
+	return n
+}
+
+// newStoppedNode has a directory and a configuration. What is to be mounted in it comes before serve.
+func newStoppedNode(t *testing.T, extra ...string) *node {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("pods need root")
 	}
@@ -64,14 +72,19 @@ subnets = ["%[4]s", "%[5]s"]
 	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return n
+}
+
+// serve starts the criserver of a node and ends it with the test, which checks that nothing of it is left.
+func (n *node) serve() {
+	n.t.Helper()
 	before := machineState()
 	n.start()
-	t.Cleanup(func() {
+	n.t.Cleanup(func() {
 		n.removeAll()
 		n.stop()
-		checkNothingLeft(t, n, before)
+		checkNothingLeft(n.t, n, before)
 	})
-	return n
 }
 
 func binary(name string) string {
