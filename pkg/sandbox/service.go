@@ -40,7 +40,7 @@ type Network interface {
 	GC(ctx context.Context, live []string) error
 }
 
-// ErrImageVolume: an image cannot be mounted into a container.
+// ErrImageVolume says that an image cannot be mounted into a container.
 var ErrImageVolume = bundle.ErrVolume
 
 // Config is what the service needs to know. All paths are absolute.

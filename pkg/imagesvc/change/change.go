@@ -15,7 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// ErrInvalid: an instruction that is not known, or not of its form.
+// ErrInvalid says that an instruction is not known, or not of its form.
 var ErrInvalid = errors.New("invalid instruction")
 
 // instructions are what can be changed, by name.

@@ -37,7 +37,7 @@ const (
 	maxNested = 2
 )
 
-// ErrInvalid: the image is not one that can be used.
+// ErrInvalid says that the image is not one that can be used.
 var ErrInvalid = errors.New("invalid image")
 
 // Origin is where an image comes from: a registry or an archive. What it returns is verified.

@@ -20,7 +20,7 @@ import (
 	"criserver/pkg/imagesvc/verify"
 )
 
-// ErrKept: content is wrong, and some of it was kept of an earlier download. It is thrown away: trying again may help.
+// ErrKept says that content is wrong, and some of it was kept of an earlier download. It is thrown away: trying again may help.
 var ErrKept = errors.New("kept of an earlier download, which is thrown away")
 
 // errEnded ends the connections of a download that has been closed.

@@ -19,7 +19,7 @@ const fileMagic = "criltar1"
 
 const fileHeader = len(fileMagic) + 8
 
-// ErrNone: nothing is kept to write a layer's tar from.
+// ErrNone says that nothing is kept to write a layer's tar from.
 var ErrNone = errors.New("its tar cannot be written again: pull or import the image again")
 
 // Recorder is Capture into a file.

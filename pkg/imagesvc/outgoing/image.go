@@ -24,7 +24,7 @@ import (
 	"criserver/pkg/snapshot"
 )
 
-// ErrInvalid: what is asked for cannot be.
+// ErrInvalid says that what is asked for cannot be.
 var ErrInvalid = errors.New("invalid")
 
 // Store is where the parts of images are.

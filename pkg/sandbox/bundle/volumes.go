@@ -16,7 +16,7 @@ import (
 	"criserver/pkg/snapshot"
 )
 
-// ErrVolume: an image cannot be mounted into a container.
+// ErrVolume says that an image cannot be mounted into a container.
 var ErrVolume = errors.New("image volume")
 
 // Image volumes are read-only snapshots, mounted in the container's bundle for as long as it may run.

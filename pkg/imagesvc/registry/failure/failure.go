@@ -38,7 +38,7 @@ var (
 	ErrTruncated = verify.ErrTruncated
 )
 
-// ErrNoAnswer: a mirror took a connection, and then said nothing. It is of the kind ErrUnavailable.
+// ErrNoAnswer says that a mirror took a connection, and then said nothing. It is of the kind ErrUnavailable.
 var ErrNoAnswer = errors.New("no answer in time")
 
 // advice is what to do about an error.
@@ -135,7 +135,7 @@ func KindOf(err error) error {
 	return nil
 }
 
-// IsDamage: what an endpoint sent cannot be used.
+// IsDamage tells of a kind that what the endpoint sent cannot be used.
 func IsDamage(kind error) bool {
 	return errors.Is(kind, ErrDigest) || errors.Is(kind, ErrTruncated) || errors.Is(kind, ErrStalled)
 }

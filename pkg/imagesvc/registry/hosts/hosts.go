@@ -184,7 +184,7 @@ func APIHost(host string) string {
 	return host
 }
 
-// IsLoopback: what goes to the machine itself cannot be listened to on the way.
+// IsLoopback tells whether a host is this machine: what goes to the machine itself cannot be listened to on the way.
 func IsLoopback(host string) bool {
 	name := host
 	if h, _, err := net.SplitHostPort(host); err == nil {

@@ -11,7 +11,7 @@ import (
 	"criserver/pkg/imagesvc/verify"
 )
 
-// ErrInvalid: a name, or a rule, that can never work.
+// ErrInvalid says that a name, or a rule, can never work.
 var ErrInvalid = errors.New("invalid")
 
 // Reference names an image in a registry, by tag or by digest.
