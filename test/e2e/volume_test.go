@@ -4,6 +4,9 @@ import (
 	"strings"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -55,5 +58,36 @@ func TestImageVolumes(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), row.says) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestArtifactVolume mounts files that are no image.
+func TestArtifactVolume(t *testing.T) {
+	p := pusher(t, "models/tiny", "v1")
+	config := pushBlob(t, p, ocispec.MediaTypeEmptyJSON, []byte("{}"))
+	var layers []ocispec.Descriptor
+	for _, name := range []string{"model.bin", "docs/readme"} {
+		l := pushBlob(t, p, "application/octet-stream", []byte("content of "+name))
+		l.Annotations = map[string]string{ocispec.AnnotationTitle: name}
+		layers = append(layers, l)
+	}
+	pushManifest(t, p, ocispec.Manifest{ArtifactType: "application/vnd.example.model", Config: config, Layers: layers})
+	n := newNode(t)
+	const artifact = "docker.io/models/tiny:v1"
+	n.pull(artifact)
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	c := shell("user", "cat /m/model.bin; echo; cat /d", func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = []*runtimeapi.Mount{
+			{ContainerPath: "/m", Image: &runtimeapi.ImageSpec{Image: artifact}},
+			{ContainerPath: "/d", ImageSubPath: "docs/readme", Image: &runtimeapi.ImageSpec{Image: artifact}},
+		}
+	})
+	if out, _ := n.output(podID, pod, c); out != "content of model.bin\ncontent of docs/readme" {
+		t.Errorf("the container sees %q", out)
+	}
+	_, err := n.create(podID, pod, shell("bad", "true", func(c *runtimeapi.ContainerConfig) { c.Image.Image = artifact }))
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "artifact") {
+		t.Errorf("a container of an artifact: %v", err)
 	}
 }

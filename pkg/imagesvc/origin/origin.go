@@ -14,6 +14,7 @@ import (
 	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/download"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/registry/failure"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -52,6 +53,15 @@ func (r *Remote) Content(ctx context.Context, d ocispec.Descriptor) ([]byte, err
 	if len(d.Data) > 0 && int64(len(d.Data)) == d.Size && d.Digest.Algorithm().FromBytes(d.Data) == d.Digest {
 		return d.Data, nil // image-spec, descriptor.md: embedded content
 	}
+	for {
+		data, err := r.read(ctx, d)
+		if err == nil || !failure.IsDamage(failure.KindOf(err)) || !r.CanTryElsewhere() || ctx.Err() != nil {
+			return data, err
+		}
+	}
+}
+
+func (r *Remote) read(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
 	blob, err := r.Blob(ctx, d)
 	if err != nil {
 		return nil, err

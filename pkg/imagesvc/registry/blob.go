@@ -18,6 +18,8 @@ import (
 const (
 	// maxResumes is how often a body that was cut off is taken up again without progress in between.
 	maxResumes = 5
+	// patience is how often the same endpoint may cut it off at the same place.
+	patience = 2
 	// progress is how many bytes make up for a cut.
 	progress = 8 << 20
 )
@@ -92,10 +94,12 @@ func (p *Part) Read(b []byte) (int, error) {
 	n, err := s.Read(b)
 	if errors.Is(err, io.EOF) && s.offset < s.end {
 		err = fmt.Errorf("content ends after %d of %d bytes: %w", s.offset, s.end, ErrTruncated)
-		s.from.avoid.Store(true)
 	}
 	if err != nil {
 		err = s.explain(err)
+	}
+	if failure.IsDamage(failure.KindOf(err)) {
+		s.from.avoid.Store(true)
 	}
 	return n, err
 }
@@ -196,6 +200,9 @@ func (s *source) resume() error {
 	s.cutAt = s.offset
 	if s.cuts++; s.cuts > maxResumes {
 		return fmt.Errorf("connection lost %d times, last after %d of %d bytes: %w: %w", s.cuts, s.offset, s.desc.Size, s.cut, ErrTruncated)
+	}
+	if s.cuts > patience {
+		s.from.avoid.Store(true) // if there is another, it has its turn
 	}
 	timer := time.NewTimer(min(s.repo.config.Backoff<<(s.cuts-1), maxBackoff))
 	defer timer.Stop()
