@@ -8,6 +8,7 @@
 #   start_containerd2 NAME [LINE]…
 #                       sets $containerd2 (socket), $containerd2_pid, $containerd2_root: containerd 2, for images only,
 #                       with the LINEs in the configuration of its transfer service; may be called again with another NAME
+#   give_disk NAME      before a runtime starts whose directory is $work/NAME: has that on an ext4 file system of its own
 #   crictl SOCKET …     crictl, against that socket
 #   finish              empties the runtimes, ends everything, fails if something is left; runs on exit too
 #
@@ -18,7 +19,7 @@ die() { echo "$name: $*" >&2; exit 1; }
 say() { echo "== $*"; }
 
 begin() {
-  name=$1 pids=() sockets=() finished='' had_portmap=yes
+  name=$1 pids=() sockets=() disks=() finished='' had_portmap=yes
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   bin=$PWD/.cache/bin
   [[ $EUID == 0 ]] || die 'needs root'
@@ -65,6 +66,19 @@ crictl() {
 }
 
 answers() { crictl "$1" version >/dev/null 2>&1; }
+
+# With a journal, as nodes have it: without one ext4 searches long for an inode that was not deleted lately (ext4,
+# find_inode_bit). Past the page cache of the file below, which would hide what a sync costs.
+give_disk() {
+  local loop dir=$work/$1
+  mkdir -p "$dir"
+  truncate -s 8G "$work/$1.disk"
+  mkfs.ext4 -q -F -m 0 -E lazy_itable_init=0,lazy_journal_init=0 "$work/$1.disk"
+  loop=$(losetup --find --show --direct-io=on "$work/$1.disk")
+  mount "$loop" "$dir"
+  losetup --detach "$loop" # when it is unmounted
+  disks+=("$dir")
+}
 
 start_criserver() {
   local dir=$work/criserver log=$work/criserver.log host
@@ -221,6 +235,7 @@ finish() {
   for ((s = ${#pids[@]} - 1; s >= 0; s--)); do end "${pids[s]}"; done
   mapfile -t left < <(strays)
   ((${#left[@]} == 0)) || end "${left[@]}"
+  for d in "${disks[@]}"; do umount "$d" || status=1; done
   found=$(for d in "${criserver_bridge:-}" "${containerd_bridge:-}"; do remove_bridge "$d"; done)
   [[ ! $had_portmap == no ]] || remove_portmap
   # The cgroup that the monitor put itself into, and the parent of all.

@@ -29,15 +29,19 @@ if [[ $slow ]]; then
   registry=$(<"$work/proxy.addr")
 fi
 say 'criserver'
+give_disk criserver
 start_criserver
 side '' "$criserver" "$criserver_pid" "$work/criserver/root"
 say 'containerd 2: as it comes, with parallel unpacking, and on a slow way with parallel ranges'
+give_disk containerd2
 start_containerd2 containerd2
 side '' "$containerd2" "$containerd2_pid" "$containerd2_root"
 unpacks=('max_concurrent_unpacks = 4' 'max_concurrent_downloads = 4')
+give_disk unpacks
 start_containerd2 unpacks "${unpacks[@]}"
 side '4 unpacks' "$containerd2" "$containerd2_pid" "$containerd2_root"
 if [[ $slow ]]; then
+  give_disk ranges
   start_containerd2 ranges "${unpacks[@]}" 'concurrent_layer_fetch_buffer = 4194304'
   side '4 unpacks + ranges' "$containerd2" "$containerd2_pid" "$containerd2_root"
 fi

@@ -91,6 +91,7 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("pull on a full disk: %v", err)
 		}
 		t.Logf("the error is: %v", err)
+		n.awaitDeletion() // what the pull had is still being given back when it returns
 		check.whole(small)
 		if st := n.status(lives); st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 			t.Errorf("a container that ran is %s", st.State)

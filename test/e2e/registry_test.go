@@ -66,6 +66,12 @@ func (n *node) collect() {
 	n.t.Helper()
 	n.pull(busyboxImage)
 	n.removeImage(busyboxImage)
+	n.awaitDeletion()
+}
+
+// awaitDeletion waits until nothing is deleted in the background.
+func (n *node) awaitDeletion() {
+	n.t.Helper()
 	eventually(n.t, "the trash is empty", func() bool {
 		left, _ := filepath.Glob(filepath.Join(n.dir, "root/overlay/trash/*"))
 		return len(left) == 0

@@ -25,7 +25,8 @@ func resetPeak(proc string) error {
 // spent is what a process and its dead children have used since they began.
 type spent struct {
 	cpu     time.Duration
-	written int64 // bytes that must go to the disk
+	kernel  time.Duration // of cpu
+	written int64         // bytes that must go to the disk
 }
 
 const ticks = 100 // a second: USER_HZ
@@ -44,15 +45,20 @@ func spentBy(proc string) (spent, error) {
 	if len(rest) < 15 {
 		return spent{}, fmt.Errorf("%s/stat: cannot be understood", proc)
 	}
-	var cpu int64
-	for _, text := range rest[11:15] {
+	var cpu, kernel int64
+	for i, text := range rest[11:15] {
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil {
 			return spent{}, fmt.Errorf("%s/stat: %w", proc, err)
 		}
 		cpu += n
+		if i%2 == 1 {
+			kernel += n
+		}
 	}
-	return spent{cpu: time.Duration(cpu) * time.Second / ticks, written: io["write_bytes:"]}, nil
+	return spent{
+		cpu: time.Duration(cpu) * time.Second / ticks, kernel: time.Duration(kernel) * time.Second / ticks, written: io["write_bytes:"],
+	}, nil
 }
 
 // watchPSS takes samples until the returned function is called, which returns the highest in bytes.

@@ -18,6 +18,7 @@ var columns = []struct {
 	{"then sync, ms", 0, func(s sample) float64 { return 1e3 * s.sync.Seconds() }},
 	{"both, ms", 0, func(s sample) float64 { return 1e3 * (s.pull + s.sync).Seconds() }},
 	{"CPU, ms", 0, func(s sample) float64 { return 1e3 * s.cpu.Seconds() }},
+	{"of it in the kernel, ms", 0, func(s sample) float64 { return 1e3 * s.kernel.Seconds() }},
 	{"written, MB", 1, func(s sample) float64 { return float64(s.written) / 1e6 }},
 	{"on disk then, MB", 1, func(s sample) float64 { return float64(s.unpacked) / 1e6 }},
 	{"peak RSS, MiB", 1, func(s sample) float64 { return float64(s.rss) / (1 << 20) }},

@@ -50,7 +50,7 @@ func (s *side) dial(ctx context.Context) (err error) {
 // sample is what one pull took.
 type sample struct {
 	pull, sync  time.Duration // sync: until all is on the disk after the pull
-	cpu         time.Duration
+	cpu, kernel time.Duration // kernel: of cpu
 	written     int64
 	rss, pss    int64 // peaks in bytes
 	unpacked    int64 // bytes below the root more than before
@@ -91,8 +91,8 @@ func (s *side) once(ctx context.Context, image string) (sample, error) {
 	if err != nil {
 		return got, err
 	}
-	got.rss, got.cpu, got.written = m.peakRSS, after.cpu-before.cpu, after.written-before.written
-	got.overRSSIdle = m.peakRSS - s.idle.rss
+	got.cpu, got.kernel, got.written = after.cpu-before.cpu, after.kernel-before.kernel, after.written-before.written
+	got.rss, got.overRSSIdle = m.peakRSS, m.peakRSS-s.idle.rss
 	full, err := bytesBelow(s.root)
 	if err != nil {
 		return got, err
