@@ -62,6 +62,9 @@ var codeTable = []struct {
 	{registry.ErrNotFound, codes.NotFound},
 	{registry.ErrUnauthorized, codes.Unauthenticated},
 	{imagesvc.ErrNoSpace, codes.ResourceExhausted},
+	{registry.ErrDigest, codes.DataLoss},
+	{registry.ErrTruncated, codes.DataLoss},
+	{registry.ErrStalled, codes.Unavailable},
 }
 
 // toStatus gives an error its gRPC code; an error that has one already keeps it.

@@ -86,11 +86,15 @@ func (s *Service) layer(ctx context.Context, job layerJob) error {
 // fill makes the layer in the stage, which it ends, from another endpoint when what the first one sends cannot be used.
 func (s *Service) fill(ctx context.Context, stage snapshot.Stage, job layerJob) (err error) {
 	defer func() {
-		if err != nil {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortLimit)
-			defer cancel()
-			err = errors.Join(err, stage.Abort(ctx))
+		if err == nil {
+			return
 		}
+		if isNoSpace(err) { // now, not in the background: whoever comes next needs it
+			err = errors.Join(err, emptyDir(stage.Dir()))
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortLimit)
+		defer cancel()
+		err = errors.Join(err, stage.Abort(ctx))
 	}()
 	for {
 		err := s.fetch(ctx, stage, job)
