@@ -69,10 +69,10 @@ func freeOf(t *testing.T, dir string) (bytes, inodes int64) {
 func TestDiskFull(t *testing.T) {
 	small, large := checkedImage(t, "small", 1, 64), checkedImage(t, "large", 3, 24<<10)
 	n := newStoppedNode(t)
-	root := mountRoot(t, n, 128)
+	root := mountRoot(t, n, 256)
 	n.serve()
 	filler := filepath.Join(root, "filler")
-	data := make([]byte, 64<<20)
+	data := make([]byte, 192<<20)
 	if err := os.WriteFile(filler, data, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -64,8 +64,15 @@ func (n *node) removeImage(image string) {
 // collect removes an image, with which goes what no image needs, and waits until nothing is deleted any more.
 func (n *node) collect() {
 	n.t.Helper()
+	layers := filepath.Join(n.dir, "root/overlay/l/*")
+	before, _ := filepath.Glob(layers)
 	n.pull(busyboxImage)
+	pulled, _ := filepath.Glob(layers)
 	n.removeImage(busyboxImage)
+	eventually(n.t, "the layers of the removed image are collected", func() bool {
+		now, _ := filepath.Glob(layers)
+		return !slices.ContainsFunc(now, func(l string) bool { return slices.Contains(pulled, l) && !slices.Contains(before, l) })
+	})
 	n.awaitDeletion()
 }
 
@@ -189,7 +196,7 @@ func TestRegistryLogins(t *testing.T) {
 		{"token, wrong", token, wrong, refused},
 		{"token, missing", token, nil, refused},
 		{"configured, missing", configured, nil, ok},
-		{"configured, wrong", configured, wrong, refused},
+		{"configured, wrong", configured, wrong, ok}, // the node's own are tried next, as the kubelet does
 	} {
 		t.Run(row.name, func(t *testing.T) { n.try(t, before, row.from.Host+"/"+repoTag, row.auth, row.want) })
 	}
@@ -291,7 +298,7 @@ func TestRegistryMirrors(t *testing.T) {
 	img := testImage(t)
 	good.Push(t, "team/app", "v1", img)
 	withTLS.Push(t, "team/app", "v1", img)
-	unavailable := []codes.Code{codes.Unavailable}
+	unavailable := []codes.Code{codes.Unknown}
 	// The CRI has no word for damaged content.
 	damaged := []codes.Code{codes.Unavailable, codes.DataLoss, codes.Unknown}
 	endpoint := func(u string) string { return fmt.Sprintf("%q", u) }
@@ -342,7 +349,7 @@ type row struct {
 
 // mirrorsOf configures two hosts an endpoint: with that alone, and with the good one after it.
 func mirrorsOf(rows []row, good string) string {
-	config := "[image]\nno_progress_timeout = \"1s\"\n"
+	config := "[image]\nno_progress_timeout = \"1s\"\nkeep_downloads = \"0s\"\n"
 	for _, r := range rows {
 		config += fmt.Sprintf("[registry.mirrors.\"%s.alone.test\"]\nendpoints = [%s]\nno_fallback = true\n", r.name, r.endpoint)
 		config += fmt.Sprintf("[registry.mirrors.\"%s.first.test\"]\nendpoints = [%s, %q]\nno_fallback = true\n", r.name, r.endpoint, good)

@@ -103,8 +103,8 @@ func sign(t *testing.T, key *ecdsa.PrivateKey, repository string, d digest.Diges
 func TestTrust(t *testing.T) {
 	key, public := signingKey(t)
 	stranger, _ := signingKey(t)
-	n := newNode(t, fmt.Sprintf("[[trust.policy]]\nscope = \"docker.io/trust\"\nrequire = \"signed\"\nkeys = [%q]\n"+
-		"[[trust.policy]]\nscope = \"docker.io/forbidden\"\nrequire = \"reject\"\n", public))
+	n := newNode(t, fmt.Sprintf("[[trust.policy]]\nscope = \"%[1]s/trust\"\nrequire = \"signed\"\nkeys = [%[2]q]\n"+
+		"[[trust.policy]]\nscope = \"%[1]s/forbidden\"\nrequire = \"reject\"\n", registryAddr, public))
 	img := testImage(t)
 	for _, repo := range []string{"trust/good", "trust/bad", "trust/none", "forbidden/x", "free/x"} {
 		p := pusher(t, repo, "v1")
@@ -119,7 +119,7 @@ func TestTrust(t *testing.T) {
 	sign(t, key, "trust/good", img.Digest())
 	sign(t, stranger, "trust/bad", img.Digest())
 	for repo, good := range map[string]bool{"trust/good": true, "trust/bad": false, "trust/none": false, "forbidden/x": false, "free/x": true} {
-		err := n.pullAs("docker.io/"+repo+":v1", nil)
+		err := n.pullAs(registryAddr+"/"+repo+":v1", nil)
 		if good != (err == nil) {
 			t.Errorf("%s: %v", repo, err)
 		}
