@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -34,28 +35,38 @@ type layerJob struct {
 	chain []digest.Digest
 	// file is the name of the file that an artifact's layer is; "" for a tar.
 	file string
+	// unpacked is called when only waiting for the disk is left, if not nil.
+	unpacked func()
 }
 
 func (j layerJob) id() digest.Digest { return j.chain[len(j.chain)-1] }
 
-// fetchLayers makes the layers that are not there, some at a time.
+// fetchLayers makes the layers that are not there. Some at a time are fetched and unpacked; those that wait for the disk do not
+// count.
 func (s *Service) fetchLayers(ctx context.Context, from origin.Origin, docs *document.Image, watched *progress.Tracked) error {
 	watched.Layers(docs.Parsed.Layers, docs.Layers)
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(max(1, s.config.ParallelLayers))
+	slots := make(chan struct{}, max(1, s.config.ParallelLayers))
+	group, working := errgroup.WithContext(ctx)
 	for i, desc := range docs.Parsed.Layers {
-		job := layerJob{from: from, desc: desc, chain: docs.Layers[:i+1]}
+		if _, err := take(working, slots); err != nil {
+			break
+		}
+		job := layerJob{from: from, desc: desc, chain: docs.Layers[:i+1], unpacked: sync.OnceFunc(func() { <-slots })}
 		if docs.Artifact {
 			job.file = docs.Files[i]
 		}
 		group.Go(func() error {
-			if err := s.layer(ctx, job); err != nil {
+			defer job.unpacked()
+			if err := s.layer(working, job); err != nil {
 				return fmt.Errorf("layer %s: %w", desc.Digest, err)
 			}
 			return nil
 		})
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(ctx) // else all have been begun
 }
 
 // layer makes sure that a layer is there. At any time one fetch a layer is under way, for whatever images.
@@ -126,7 +137,7 @@ func (s *Service) fetch(ctx context.Context, stage snapshot.Stage, job layerJob)
 	}
 	watched.Committing()
 	if made.keepBlob || s.config.KeepBlobs {
-		if err := s.content.WriteFrom(job.desc.Digest, blob.CopyTo); err != nil {
+		if err := s.keep(ctx, job, blob); err != nil {
 			return err
 		}
 	}
@@ -137,7 +148,26 @@ func (s *Service) fetch(ctx context.Context, stage snapshot.Stage, job layerJob)
 	if inheritor, ok := stage.(snapshot.Inheritor); ok {
 		inheritor.Inherit(made.implied)
 	}
+	if job.unpacked != nil {
+		job.unpacked()
+	}
 	return stage.Commit(ctx, made.usage)
+}
+
+// keep keeps a layer's blob, which is fetched again if it was not written to the disk.
+func (s *Service) keep(ctx context.Context, job layerJob, blob origin.Blob) error {
+	err := s.content.WriteFrom(job.desc.Digest, blob.CopyTo)
+	if !errors.Is(err, download.ErrNotWritten) {
+		return err
+	}
+	again, err := job.from.Layer(ctx, job.desc)
+	if err != nil {
+		return err
+	}
+	defer again.Discard() //nolint:errcheck // it has nothing on the disk
+	return s.content.WriteFrom(job.desc.Digest, func(w io.Writer) (int64, error) {
+		return io.Copy(w, struct{ io.Reader }{again})
+	})
 }
 
 // leave ends the use of a blob. One that was whole, but of no use, is not kept, nor is any on a full disk.

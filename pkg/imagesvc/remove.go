@@ -25,7 +25,7 @@ func (s *Service) Remove(ctx context.Context, name string) error {
 		return err
 	}
 	logrus.WithFields(logrus.Fields{"image": name, "id": img.ID}).Info("image is removed")
-	s.cleaner.wake()
+	s.cleaner.Wake()
 	return nil
 }
 
@@ -88,6 +88,20 @@ func (s *Service) lease(ctx context.Context, digests []digest.Digest) (func(), e
 		}
 	}
 	return release, nil
+}
+
+// cleanEvery is how often it is looked for what nothing needs: layers of containers that are gone, downloads that nobody has
+// taken up.
+const cleanEvery = 10 * time.Minute
+
+// CleanUp begins to run Collect in the background, after the delay, now and then, and after each removal, until Close. Without it,
+// nothing is deleted.
+func (s *Service) CleanUp(ctx context.Context, delay time.Duration) {
+	s.cleaner.Start(ctx, delay, cleanEvery, func(ctx context.Context) {
+		if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
+			logrus.WithError(err).Warn("not all unused layers could be removed; it is tried again")
+		}
+	})
 }
 
 // Collect deletes the layers and blobs that no image, container or pull needs, and downloads that nobody has taken up again.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
@@ -161,6 +162,11 @@ func TestKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-g.arrived
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // for the whole layer to be committed
+		if layers, _ := filepath.Glob(filepath.Join(n.root, "overlay/l/*")); len(layers) == 1 || time.Now().After(deadline) {
+			break
+		}
+	}
 	if err := child.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 
+	"criserver/pkg/imagesvc/cleaner"
 	"criserver/pkg/imagesvc/content"
 	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/download"
@@ -119,7 +120,7 @@ type Service struct {
 	pulls    shared.Calls[pullKey, digest.Digest]
 	fetches  shared.Calls[digest.Digest, struct{}]
 	progress progress.Tracker
-	cleaner  cleaner
+	cleaner  cleaner.Cleaner
 
 	mu     sync.RWMutex // guards the maps; never held across a call to the disk
 	images map[digest.Digest]Image
@@ -134,6 +135,9 @@ type Service struct {
 	writing, collecting chan struct{}
 }
 
+// smallBlob is the size in bytes up to which a half fetched layer is not kept: it is fetched again in little time.
+const smallBlob = 8 << 20
+
 // New opens the image records in the database, which must be synced (record.Options). Images whose layers or
 // configuration are not there whole are out of sight until they are pulled again; what is left of them is used then.
 // The database and the layers stay the caller's, who ends the use of both with Close.
@@ -147,7 +151,11 @@ func New(ctx context.Context, c Config, db *record.DB, r *registry.Client, layer
 	if err != nil {
 		return nil, err
 	}
-	downloads, err := download.New(download.Config{Dir: filepath.Join(c.Root, "downloads"), Connections: c.Connections})
+	small := int64(smallBlob)
+	if c.KeepBlobs { // they are needed once more
+		small = 0
+	}
+	downloads, err := download.New(download.Config{Dir: filepath.Join(c.Root, "downloads"), Connections: c.Connections, Small: small})
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +181,7 @@ func New(ctx context.Context, c Config, db *record.DB, r *registry.Client, layer
 
 // Close cancels the pulls under way and waits until nothing touches the layers any more.
 func (s *Service) Close() {
-	s.cleaner.stop()
+	s.cleaner.Stop()
 	s.pulls.Close()
 	s.fetches.Close()
 }

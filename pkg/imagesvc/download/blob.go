@@ -39,6 +39,7 @@ type Blob struct {
 	work    sync.WaitGroup
 	fetched atomic.Int64
 	follow  follower
+	part    Part // of a blob that is read as it comes; then there is nothing on the disk
 
 	mu      sync.Mutex // never held across a call to the disk or the network
 	have    []int64    // how much of each chunk is in its file
@@ -84,8 +85,13 @@ func (b *Blob) length(n int) int64 { return min(b.chunk, b.desc.Size-int64(n)*b.
 
 func (b *Blob) file(n int) string { return filepath.Join(b.dir, strconv.Itoa(n)) }
 
-// Fetched is how many bytes are on the disk.
-func (b *Blob) Fetched() int64 { return b.fetched.Load() }
+// Fetched is how many bytes are here.
+func (b *Blob) Fetched() int64 {
+	if b.part != nil {
+		return b.Count()
+	}
+	return b.fetched.Load()
+}
 
 // Consumed is how many bytes have been read from the blob.
 func (b *Blob) Consumed() int64 { return b.Count() }
@@ -122,7 +128,7 @@ func (b *Blob) Close() error {
 	if err := b.Reader.Err(); b.stopped() == nil && (errors.Is(err, verify.ErrDigest) || errors.Is(err, verify.ErrTruncated)) {
 		return b.Discard()
 	}
-	if b.end(); b.Fetched() == 0 {
+	if b.end(); b.Fetched() == 0 || b.part != nil {
 		return b.Discard()
 	}
 	b.release()
@@ -133,16 +139,23 @@ func (b *Blob) Close() error {
 func (b *Blob) Discard() error {
 	b.end()
 	defer b.release()
+	if b.part != nil {
+		return nil
+	}
 	if err := os.RemoveAll(b.dir); err != nil {
 		return fmt.Errorf("remove download: %w", err)
 	}
 	return nil
 }
 
-// CopyTo writes the whole blob, which must have been verified, to w. (It is not WriteTo, by which io.Copy would bypass Read.)
+// CopyTo writes the whole blob, which must have been verified, to w. ErrNotWritten.
+// (It is not WriteTo, by which io.Copy would bypass Read.)
 func (b *Blob) CopyTo(w io.Writer) (int64, error) {
 	if !errors.Is(b.Reader.Err(), io.EOF) {
 		return 0, fmt.Errorf("copy blob %s: it has not been verified", b.desc.Digest)
+	}
+	if b.part != nil {
+		return 0, fmt.Errorf("copy blob %s: %w", b.desc.Digest, ErrNotWritten)
 	}
 	var total int64
 	for n := range b.have {
@@ -162,6 +175,10 @@ func (b *Blob) CopyTo(w io.Writer) (int64, error) {
 // end stops the connections and waits for them.
 func (b *Blob) end() {
 	b.cancel(errEnded)
+	if b.part != nil {
+		b.part.Close()
+		return
+	}
 	b.work.Wait()
 	b.follow.close()
 }

@@ -321,3 +321,42 @@ func TestCancelled(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A small blob is read as it comes and leaves nothing.
+func TestSmall(t *testing.T) {
+	dir := t.TempDir()
+	s, err := download.New(download.Config{Dir: dir, Small: 2 * chunk, ChunkSize: chunk})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &server{data: random(2 * chunk)}
+	b := open(t, s, describe(srv.data), srv)
+	got, err := io.ReadAll(b)
+	if err != nil || !bytes.Equal(got, srv.data) || b.Fetched() != 2*chunk || b.Consumed() != 2*chunk {
+		t.Errorf("got %d bytes, %v; fetched %d", len(got), err, b.Fetched())
+	}
+	if _, err := b.CopyTo(io.Discard); !errors.Is(err, download.ErrNotWritten) {
+		t.Errorf("copy: %v", err)
+	}
+	if err := errors.Join(b.Discard(), b.Close()); err != nil {
+		t.Error(err)
+	}
+	d := describe(srv.data)
+	srv.data[0] ^= 1
+	b = open(t, s, d, srv)
+	if _, err := io.ReadAll(b); !errors.Is(err, verify.ErrDigest) || !errors.Is(b.Err(), verify.ErrDigest) || srv.blamed == 0 {
+		t.Errorf("wrong content: %v, blamed %d times", err, srv.blamed)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	srv.failAt = 10
+	b = open(t, s, d, srv)
+	if _, err := io.ReadAll(b); !errors.Is(err, errCut) {
+		t.Errorf("got %v", err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	wantEmpty(t, dir)
+}

@@ -40,6 +40,9 @@ type Config struct {
 	Dir string
 	// Connections is how many fetch a large blob at the same time; 0 is 1.
 	Connections int
+	// Small is the size up to which a blob is not written to the disk but read as it comes: what is half there of it is not
+	// worth keeping.
+	Small int64
 	// ChunkSize is the least number of bytes that a connection fetches of a blob which is larger; 0 is 8 MiB.
 	ChunkSize int64
 }
@@ -76,6 +79,9 @@ func (s *Store) Open(ctx context.Context, d ocispec.Descriptor, origin Origin) (
 	}
 	if d.Size < 0 {
 		return nil, fmt.Errorf("download %s: size %d", d.Digest, d.Size)
+	}
+	if s.config.Small > 0 && d.Size <= s.config.Small {
+		return direct(ctx, d, origin)
 	}
 	name := dirName(d.Digest)
 	release, err := s.busy.Acquire(ctx, name)

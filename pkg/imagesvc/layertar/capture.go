@@ -10,8 +10,8 @@ import (
 	"github.com/vbatts/tar-split/tar/storage"
 )
 
-// queued is how many blocks of the tar may wait to be taken apart: 1 MiB.
-const queued = 8
+// queued is how many blocks of the tar may wait to be taken apart: 512 KiB.
+const queued = 4
 
 var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
 
@@ -102,13 +102,25 @@ func (c *capture) finish() error {
 	return nil
 }
 
+// encoders are used again: each has some MiB.
+var encoders sync.Pool
+
+func newEncoder(w io.Writer) (*zstd.Encoder, error) {
+	if e, ok := encoders.Get().(*zstd.Encoder); ok {
+		e.Reset(w)
+		return e, nil
+	}
+	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
+}
+
 // run takes the tar apart and compresses what is to be kept.
 func (c *capture) run(w io.Writer) error {
-	compressed, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
+	compressed, err := newEncoder(w)
 	if err != nil {
 		return fmt.Errorf("start compressing tar metadata: %w", err)
 	}
+	defer encoders.Put(compressed)
 	source := &queueReader{queue: c.queue}
 	err = disassemble(source, storage.NewJSONPacker(compressed))
 	source.release()

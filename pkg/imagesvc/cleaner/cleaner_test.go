@@ -1,0 +1,48 @@
+package cleaner_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"criserver/pkg/imagesvc/cleaner"
+)
+
+func TestCleaner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c cleaner.Cleaner
+		c.Wake()
+		c.Stop() // before the start: nothing
+		runs := 0
+		run := func(ctx context.Context) { runs++ }
+		c.Start(t.Context(), time.Minute, time.Hour, run)
+		c.Start(t.Context(), 0, time.Second, run)
+		want := func(n int) {
+			t.Helper()
+			if synctest.Wait(); runs != n {
+				t.Errorf("%d runs, want %d", runs, n)
+			}
+		}
+		want(0)
+		time.Sleep(time.Minute)
+		want(1)
+		c.Wake()
+		want(2)
+		time.Sleep(time.Hour)
+		want(3)
+		c.Stop()
+		c.Wake()
+		time.Sleep(2 * time.Hour)
+		want(3)
+	})
+}
+
+func TestStopEndsTheRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c cleaner.Cleaner
+		c.Start(t.Context(), 0, time.Hour, func(ctx context.Context) { <-ctx.Done() })
+		synctest.Wait()
+		c.Stop()
+	})
+}

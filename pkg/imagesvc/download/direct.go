@@ -1,0 +1,29 @@
+package download
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"criserver/pkg/imagesvc/verify"
+)
+
+// ErrNotWritten says that a blob was too small to be written to the disk; it must be opened again to be had again.
+var ErrNotWritten = errors.New("blob was not written to the disk")
+
+// direct opens a blob that is read as it comes.
+func direct(ctx context.Context, d ocispec.Descriptor, origin Origin) (*Blob, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	part, err := origin(ctx, 0, d.Size)
+	if err != nil {
+		cancel(nil)
+		return nil, fmt.Errorf("download %s: %w", d.Digest, err)
+	}
+	b := &Blob{
+		desc: d, part: part, cancel: cancel, release: func() {}, blame: []func() string{part.Blame},
+		Reader: verify.NewReader(part, d.Digest, d.Size),
+	}
+	return b, nil
+}
