@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -117,7 +116,7 @@ func (s *Service) checkBlob(ctx context.Context, d digest.Digest) error {
 		return err
 	}
 	defer f.Close()
-	err = verify.NewReader(contextReader{ctx, f}, d, verify.Unknown).Drain()
+	err = verify.NewReader(verify.WithContext(ctx, f), d, verify.Unknown).Drain()
 	if errors.Is(err, verify.ErrDigest) {
 		return content.ErrDamaged
 	}
@@ -202,17 +201,4 @@ func (c *checking) layerOf(img Image, d digest.Digest) (i int, desc ocispec.Desc
 		return 0, desc, fmt.Errorf("layer %s is not in the manifest", d)
 	}
 	return i, m.Layers[i], nil
-}
-
-// contextReader ends reading, between two reads, with the context's error.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
 }

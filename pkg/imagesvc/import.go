@@ -6,9 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 
-	"github.com/containerd/platforms"
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/imagesvc/archive"
@@ -49,7 +47,7 @@ func (s *Service) importFrom(ctx context.Context, r io.Reader, dir string, given
 	if err != nil {
 		return nil, err
 	}
-	list := forThisMachine(from.Images())
+	list := archive.ForThisMachine(from.Images())
 	if given != nil && len(list) > 1 {
 		return nil, fmt.Errorf("%w: the archive has %d images; a name can be given to one", ErrInvalid, len(list))
 	}
@@ -76,16 +74,6 @@ const (
 	maxArchive        = 1 << 44
 	maxArchiveEntries = 100_000
 )
-
-// forThisMachine leaves out the images of other platforms: some archives list all platforms of an image side by side.
-func forThisMachine(images []archive.Image) []archive.Image {
-	matcher := platforms.Default()
-	mine := func(img archive.Image) bool { return img.Root.Platform == nil || matcher.Match(*img.Root.Platform) }
-	if !slices.ContainsFunc(images, mine) {
-		return images // to be told what is wrong with them
-	}
-	return slices.DeleteFunc(images, func(img archive.Image) bool { return !mine(img) })
-}
 
 // importNames are the names that an image of an archive gets.
 func importNames(entry archive.Image, given *registry.Reference) ([]registry.Reference, error) {

@@ -17,6 +17,7 @@ import (
 	"criserver/pkg/imagesvc/origin"
 	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/snapshot"
 )
 
@@ -101,7 +102,7 @@ func (s *Service) fill(ctx context.Context, stage snapshot.Stage, job layerJob) 
 			return
 		}
 		if isNoSpace(err) { // now, not in the background: whoever comes next needs it
-			err = errors.Join(err, emptyDir(stage.Dir()))
+			err = errors.Join(err, unpack.Empty(stage.Dir()))
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortLimit)
 		defer cancel()
@@ -115,7 +116,7 @@ func (s *Service) fill(ctx context.Context, stage snapshot.Stage, job layerJob) 
 		if !again || ctx.Err() != nil {
 			return err
 		}
-		if err := emptyDir(stage.Dir()); err != nil {
+		if err := unpack.Empty(stage.Dir()); err != nil {
 			return err
 		}
 	}

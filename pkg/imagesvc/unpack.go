@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"criserver/pkg/imagesvc/layertar"
 	"criserver/pkg/imagesvc/origin"
@@ -27,7 +25,11 @@ type made struct {
 // their digests.
 func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job layerJob, blob origin.Blob) (made, error) {
 	if job.file != "" {
-		return placeFile(stage.Dir(), job.file, blob)
+		usage, err := unpack.File(ctx, stage.Dir(), job.file, blob)
+		if err != nil {
+			err = cause(blob, err)
+		}
+		return made{usage: usage}, err
 	}
 	plain, err := unpack.Decompress(job.desc.MediaType, blob)
 	if err != nil {
@@ -82,38 +84,4 @@ func cause(blob origin.Blob, err error) error {
 		return blobErr
 	}
 	return err
-}
-
-// placeFile writes a file of an artifact. Its name has been checked.
-func placeFile(dir, name string, blob origin.Blob) (made, error) {
-	path := filepath.Join(dir, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return made{}, fmt.Errorf("make directory of an artifact: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-	if err != nil {
-		return made{}, fmt.Errorf("write file of an artifact: %w", err)
-	}
-	if _, err = io.Copy(f, blob); err != nil {
-		err = cause(blob, err)
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return made{}, fmt.Errorf("write file of an artifact: %w", err)
-	}
-	usage, err := snapshot.DiskUsage(context.Background(), dir)
-	return made{usage: usage}, err
-}
-
-// emptyDir removes what is in a directory.
-func emptyDir(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("empty stage: %w", err)
-	}
-	for _, entry := range entries {
-		if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
-			return fmt.Errorf("empty stage: %w", err)
-		}
-	}
-	return nil
 }

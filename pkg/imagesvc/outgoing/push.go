@@ -15,6 +15,7 @@ import (
 
 	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/verify"
 )
 
 // Push uploads an image under the pusher's tag and returns the digest of its manifest there. Layers that the repository has, or
@@ -132,7 +133,7 @@ func (p *pushing) compress(ctx context.Context, l layer) (ocispec.Descriptor, *o
 	}
 	hash := digest.Canonical.Digester()
 	zw := gzip.NewWriter(io.MultiWriter(f, hash.Hash()))
-	_, err = io.Copy(zw, contextReader{ctx, plain})
+	_, err = io.Copy(zw, verify.WithContext(ctx, plain))
 	err = errors.Join(err, zw.Close())
 	var size int64
 	if err == nil {
@@ -158,7 +159,7 @@ func (p *pushing) upload(ctx context.Context, g layer) error {
 		return err
 	}
 	defer f.Close()
-	if _, err := io.Copy(f, contextReader{ctx, r}); err != nil { // verified on the way
+	if _, err := io.Copy(f, verify.WithContext(ctx, r)); err != nil { // verified on the way
 		return fmt.Errorf("read layer %s: %w", g.desc.Digest, err)
 	}
 	return p.uploadFrom(ctx, g.desc, f)
@@ -178,17 +179,4 @@ func (p *pushing) uploadFrom(ctx context.Context, desc ocispec.Descriptor, conte
 	}
 	p.tell(desc, state, desc.Size)
 	return nil
-}
-
-// contextReader ends reading, between two reads, with the context's error.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
 }
