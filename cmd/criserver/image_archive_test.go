@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -152,36 +153,45 @@ func TestImageCheck(t *testing.T) {
 }
 
 func TestImageExplain(t *testing.T) {
-	value := map[string]any{
-		"ref": "docker.io/library/a:1", "endpoints": []any{
-			map[string]any{"url": "https://m", "pull": map[string]any{"ok": false, "reason": "no <answer>"}, "from": "hosts.toml",
-				"capabilities": []any{"pull", "resolve"}, "extra": 7, "dead_until": nil},
-			map[string]any{"resolve": "first\nsecond"}, "https://plain",
+	rests := time.Date(2030, 1, 2, 3, 4, 5, 0, time.Local)
+	x := registry.Explanation{Reference: "docker.io/library/a:1", Registry: "docker.io", Source: "hosts.toml", Endpoints: []registry.EndpointExplanation{
+		{
+			URL: "https://m/v2/a", Source: "hosts.toml:3", Credential: "none", DialTimeout: "5s", RestsUntil: &rests,
+			TLS:     registry.TLSExplanation{Verify: "system and configured authorities", CA: []string{"/ca.pem"}},
+			Resolve: registry.Decision{Why: "it is configured without resolve"}, Pull: registry.Decision{In: true, Why: "it is a mirror"},
 		},
-	}
+		{URL: "https://d/v2/a", Own: true, Probe: &registry.ProbeResult{Status: 401, Took: "3ms"}, Pull: registry.Decision{In: true, Why: "it is the registry"}},
+	}}
+	var value any = x
 	c := administer(t, &admin.Funcs{ExplainFunc: func(_ context.Context, _ string, probe bool) (any, error) {
 		if probe {
-			return []any{"of another form"}, nil
+			return nil, admin.ErrUnsupported
 		}
 		return value, nil
 	}})
-	c.wants(`ref:   docker.io/library/a:1
-1. https://m
-   from:           hosts.toml
-   capabilities:   pull, resolve
-   pull:           ok: no, reason: no <answer>
-   extra:          7
-2. endpoint
-   resolve:   first
-   resolve:   second
-3. https://plain
+	c.wants(`image:           docker.io/library/a:1
+configured by:   hosts.toml
+1. https://m/v2/a
+   from:           hosts.toml:3
+   tags:           no, it is configured without resolve
+   content:        yes, it is a mirror
+   credential:     none
+   TLS:            system and configured authorities, /ca.pem
+   dial timeout:   5s
+   rests until:    03:04:05, because it gave no answer; others are asked first
+2. https://d/v2/a
+   tags:      no, 
+   content:   yes, it is the registry
+   probe:     status 401 after 3ms
 `, "explain", "a")
-	if r := c.run("", "explain", "a", "--json"); r.err != nil || !strings.Contains(r.out, `"reason": "no <answer>"`) {
+	if r := c.run("", "explain", "a", "--json"); r.err != nil || !strings.Contains(r.out, `"why": "it is a mirror"`) {
 		t.Errorf("got %+v", r)
 	}
-	c.fails("read explanation", "explain", "a", "--probe")
-	value = map[string]any{"endpoints": []any{}}
-	c.wants("no endpoint would be asked\n", "explain", "a")
+	c.fails("not supported", "explain", "a", "--probe")
+	value = []int{1}
+	c.fails("read explanation", "explain", "a")
+	value = registry.Explanation{Reference: "a", Error: "broken"}
+	c.wants("image:           a\nconfigured by:   nothing; the registry itself is asked\nerror:           broken\nno endpoint would be asked\n", "explain", "a")
 }
 
 // newTerminal returns both ends of a terminal.

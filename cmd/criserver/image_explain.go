@@ -1,30 +1,29 @@
 package main
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"criserver/pkg/imagesvc/registry"
 )
 
 func (c *imageCommands) explain() *cobra.Command {
 	var probe bool
-	cmd := c.command("explain NAME", "Tell where an image would be pulled from, and why", cobra.ExactArgs(1),
+	cmd := c.command("explain NAME", "Tell where an image would be pulled from, as whom, and why", cobra.ExactArgs(1),
 		func(ctx context.Context, s *session, args []string) error {
 			raw, err := s.client.Explain(ctx, args[0], probe)
 			if err != nil {
 				return err
 			}
-			var explanation map[string]any
-			d := json.NewDecoder(bytes.NewReader(raw))
-			d.UseNumber()
-			if err := d.Decode(&explanation); err != nil {
+			var explanation registry.Explanation
+			if err := json.Unmarshal(raw, &explanation); err != nil {
 				return fmt.Errorf("read explanation: %w", err)
 			}
 			return s.print(raw, func(w io.Writer) { printExplanation(w, explanation) })
@@ -33,69 +32,65 @@ func (c *imageCommands) explain() *cobra.Command {
 	return cmd
 }
 
-const keyEndpoints = "endpoints"
-
-// endpointKeys is the order in which an endpoint is told of; other keys follow.
-var endpointKeys = []string{"url", "from", "capabilities", "tls", "credential", "dead_until", "resolve", "pull"}
-
-// printExplanation writes an explanation, of which it knows no more than the order: whatever else the daemon tells is shown.
-func printExplanation(w io.Writer, explanation map[string]any) {
-	printFields(w, "", explanation, nil, keyEndpoints)
-	endpoints, ok := explanation[keyEndpoints].([]any)
-	if !ok {
-		return
+// printExplanation writes an explanation, endpoint by endpoint, in the order in which they would be asked.
+func printExplanation(w io.Writer, x registry.Explanation) {
+	fmt.Fprintf(w, "image:\t%s\n", x.Reference)
+	fmt.Fprintf(w, "configured by:\t%s\n", cmp.Or(x.Source, "nothing; the registry itself is asked"))
+	if x.Error != "" {
+		fmt.Fprintf(w, "error:\t%s\n", x.Error)
 	}
-	if len(endpoints) == 0 {
+	if len(x.Endpoints) == 0 {
 		fmt.Fprintln(w, "no endpoint would be asked")
 	}
-	for i, e := range endpoints {
-		fields, ok := e.(map[string]any)
-		if !ok {
-			fmt.Fprintf(w, "%d. %s\n", i+1, flat(e))
-			continue
-		}
-		title := flat(fields["url"])
-		if title == "" {
-			title = "endpoint"
-		}
-		fmt.Fprintf(w, "%d. %s\n", i+1, title)
-		printFields(w, "   ", fields, endpointKeys, "url")
-	}
-}
-
-// printFields writes a line for each field that has a value: first those of order, then the others sorted, without one.
-func printFields(w io.Writer, indent string, fields map[string]any, order []string, without string) {
-	rest := slices.DeleteFunc(slices.Sorted(maps.Keys(fields)), func(key string) bool { return slices.Contains(order, key) })
-	for _, key := range slices.Concat(order, rest) {
-		text := flat(fields[key])
-		if key == without || text == "" {
-			continue
-		}
-		for line := range strings.Lines(text) {
-			fmt.Fprintf(w, "%s%s:\t%s\n", indent, strings.ReplaceAll(key, "_", " "), strings.TrimSuffix(line, "\n"))
-		}
-	}
-}
-
-// flat writes a JSON value in a line; "" is a value that says nothing.
-func flat(value any) string {
-	var parts []string
-	switch v := value.(type) {
-	case nil:
-	case bool:
-		return map[bool]string{true: "yes", false: "no"}[v]
-	case []any:
-		for _, item := range v {
-			parts = append(parts, flat(item))
-		}
-	case map[string]any:
-		for _, key := range slices.Sorted(maps.Keys(v)) {
-			if text := flat(v[key]); text != "" {
-				parts = append(parts, strings.ReplaceAll(key, "_", " ")+": "+text)
+	for i, e := range x.Endpoints {
+		fmt.Fprintf(w, "%d. %s\n", i+1, e.URL)
+		for _, line := range endpointLines(e) {
+			if line[1] != "" {
+				fmt.Fprintf(w, "   %s:\t%s\n", line[0], line[1])
 			}
 		}
-	default:
-		return fmt.Sprint(v)
 	}
-	return strings.Join(slices.DeleteFunc(parts, func(p string) bool { return p == "" }), ", ")
+}
+
+// endpointLines are what there is to say of an endpoint; those without a text are left out.
+func endpointLines(e registry.EndpointExplanation) [][2]string {
+	tls := e.TLS.Verify
+	if len(e.TLS.CA) > 0 {
+		tls += ", " + strings.Join(e.TLS.CA, ", ")
+	}
+	if len(e.TLS.Client) > 0 {
+		tls += "; client certificate " + strings.Join(e.TLS.Client, ", ")
+	}
+	if e.TLS.PlainAllowed != "" {
+		tls += ": " + e.TLS.PlainAllowed
+	}
+	lines := [][2]string{
+		{"from", e.Source},
+		{"tags", decision(e.Resolve)},
+		{"content", decision(e.Pull)},
+		{"credential", e.Credential},
+		{"TLS", tls},
+		{"named there", e.Rewritten},
+		{"headers", strings.Join(e.Headers, ", ")},
+		{"proxy", e.Proxy},
+		{"dial timeout", e.DialTimeout},
+	}
+	if e.RestsUntil != nil {
+		lines = append(lines, [2]string{"rests until", e.RestsUntil.Local().Format(time.TimeOnly) + ", because it gave no answer; others are asked first"})
+	}
+	if p := e.Probe; p != nil {
+		answer := fmt.Sprintf("status %d after %s", p.Status, p.Took)
+		if p.Error != "" {
+			answer = p.Error + ", after " + p.Took
+		}
+		lines = append(lines, [2]string{"probe", answer})
+	}
+	return lines
+}
+
+func decision(d registry.Decision) string {
+	if d.In {
+		return "yes, " + d.Why
+	}
+	return "no, " + d.Why
 }
