@@ -62,7 +62,7 @@ func (c *command) run(in string, args ...string) result {
 func (c *command) runWith(ctx context.Context, in io.Reader, args ...string) result {
 	c.t.Helper()
 	var out, notes bytes.Buffer
-	root := newRoot(func(context.Context, *config.Config) error { return errors.New("the daemon was started") })
+	root := newRoot(func(context.Context, *config.Config, loadFunc) error { return errors.New("the daemon was started") })
 	root.SetArgs(append([]string{"image", "--config", writeFile(c.t, ""), "--state", c.state}, args...))
 	root.SetIn(in)
 	root.SetOut(&out)

@@ -11,7 +11,10 @@ import (
 )
 
 // serveFunc is the daemon. It returns nil when it has stopped because ctx was done.
-type serveFunc func(ctx context.Context, cfg *config.Config) error
+type serveFunc func(ctx context.Context, cfg *config.Config, load loadFunc) error
+
+// loadFunc reads the configuration once more, as the command line says.
+type loadFunc func() (*config.Config, error)
 
 // newRoot makes the command tree. Without a subcommand it is serve.
 func newRoot(serve serveFunc) *cobra.Command {
@@ -21,7 +24,7 @@ func newRoot(serve serveFunc) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return serve(cmd.Context(), cfg)
+		return serve(cmd.Context(), cfg, func() (*config.Config, error) { return o.load(cmd) })
 	}
 	root := &cobra.Command{
 		Use:           "criserver",

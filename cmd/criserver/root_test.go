@@ -19,7 +19,7 @@ import (
 func served(t *testing.T, args ...string) (*config.Config, error) {
 	t.Helper()
 	var got *config.Config
-	err := run(t.Context(), args, io.Discard, func(_ context.Context, cfg *config.Config) error {
+	err := run(t.Context(), args, io.Discard, func(_ context.Context, cfg *config.Config, _ loadFunc) error {
 		got = cfg
 		return nil
 	})
@@ -93,7 +93,7 @@ func TestBadCommandLines(t *testing.T) {
 func TestServeErrorComesBack(t *testing.T) {
 	want := errors.New("port is burning")
 	err := run(t.Context(), []string{"--config", writeFile(t, "")}, io.Discard,
-		func(context.Context, *config.Config) error { return want })
+		func(context.Context, *config.Config, loadFunc) error { return want })
 	if !errors.Is(err, want) {
 		t.Errorf("got %v", err)
 	}
@@ -103,7 +103,7 @@ func TestServeErrorComesBack(t *testing.T) {
 func output(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	err := run(t.Context(), args, &out, func(context.Context, *config.Config) error {
+	err := run(t.Context(), args, &out, func(context.Context, *config.Config, loadFunc) error {
 		t.Error("the daemon was started")
 		return nil
 	})

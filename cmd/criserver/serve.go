@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -23,7 +22,6 @@ import (
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/registry/credential"
-	"criserver/pkg/imagesvc/trust"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
@@ -45,14 +43,13 @@ const salvageDelay = time.Hour
 const bridgeLinger = time.Minute
 
 // serve runs the daemon until ctx ends. Containers go on after it.
-func serve(ctx context.Context, c *config.Config) error {
+func serve(ctx context.Context, c *config.Config, load loadFunc) error {
 	if err := setUpLog(c.Log); err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("criserver must run as root: it makes namespaces, mounts and cgroups")
 	}
-	defer handleLogSignals(logrus.GetLevel())()
 	lock, err := lockState(c.State)
 	if err != nil {
 		return err
@@ -62,7 +59,9 @@ func serve(ctx context.Context, c *config.Config) error {
 	if err != nil {
 		return errors.Join(err, d.close())
 	}
+	stop := handleSignals(func() error { return d.reload(c, load) })
 	err = d.serve(ctx, c)
+	stop()
 	return errors.Join(err, d.close())
 }
 
@@ -131,22 +130,17 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 	if d.snapshots, err = overlay.New(layers, snapshotOptions(c)); err != nil {
 		return d, fmt.Errorf("open snapshots: %w", err)
 	}
-	reg, err := registry.New(registryConfig(c))
+	settings, err := imageSettings(c)
 	if err != nil {
-		return d, fmt.Errorf("configure registries: %w", err)
-	}
-	policy, err := trust.New(c.Trust.Config())
-	if err != nil {
-		return d, fmt.Errorf("configure trust: %w", err)
+		return d, err
 	}
 	images := imagesvc.Config{
-		Policy: policy,
-		Root:   c.Root, LayerRoot: layers, Pinned: c.Image.Pinned,
+		Root: c.Root, LayerRoot: layers,
 		ParallelLayers: c.Image.MaxParallelLayers, Connections: c.Image.ConnectionsPerLayer,
 		Limits:    unpack.Limits{Bytes: int64(c.Image.MaxLayerSize), Entries: c.Image.MaxLayerFiles},
 		KeepBlobs: c.Image.KeepLayers, KeepDownloads: time.Duration(c.Image.KeepDownloads),
 	}
-	if d.images, err = imagesvc.New(ctx, images, d.imageRecords, reg, d.snapshots); err != nil {
+	if d.images, err = imagesvc.New(ctx, images, d.imageRecords, settings, d.snapshots); err != nil {
 		return d, fmt.Errorf("open images: %w", err)
 	}
 	network, err := networkConfig(c)
@@ -241,31 +235,6 @@ func setUpLog(c config.Log) error {
 	}
 	logrus.SetOutput(f)
 	return nil
-}
-
-// handleLogSignals makes SIGUSR1 log everything and SIGUSR2 log as configured again, until the returned function is called.
-// SIGHUP, which would end the process, does nothing: a changed configuration needs a restart, and no container notices one.
-func handleLogSignals(configured logrus.Level) (stop func()) {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGUSR1, unix.SIGUSR2, unix.SIGHUP)
-	go func() {
-		for s := range signals {
-			switch s {
-			case unix.SIGUSR1:
-				logrus.SetLevel(logrus.DebugLevel)
-			case unix.SIGUSR2:
-				logrus.SetLevel(configured)
-			default:
-				logrus.Warn("SIGHUP is ignored: restart criserver for a changed configuration, no container notices")
-				continue
-			}
-			logrus.WithField("level", logrus.GetLevel()).Info("log level is changed")
-		}
-	}()
-	return func() {
-		signal.Stop(signals)
-		close(signals)
-	}
 }
 
 func registryConfig(c *config.Config) registry.Config {

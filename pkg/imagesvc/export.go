@@ -91,7 +91,7 @@ func (s *Service) push(ctx context.Context, img Image, ref registry.Reference, a
 	if err != nil {
 		return "", err
 	}
-	to, err := s.registry.Pusher(ref, auth)
+	to, err := s.settings.Load().Registry.Pusher(ref, auth)
 	if err != nil {
 		return "", err
 	}

@@ -32,9 +32,11 @@ type node struct {
 	*imagesvc.Service
 	root   string
 	config imagesvc.Config
-	reg    registry.Config
-	layers *overlay.Snapshotter
-	db     *record.DB
+	// settings are made of reg, but for what a test has set.
+	settings imagesvc.Settings
+	reg      registry.Config
+	layers   *overlay.Snapshotter
+	db       *record.DB
 }
 
 func newNode(t testing.TB, reg registry.Config) *node {
@@ -66,7 +68,8 @@ func (n *node) start(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n.Service, err = imagesvc.New(t.Context(), n.config, n.db, client, n.layers); err != nil {
+	n.settings.Registry = client
+	if n.Service, err = imagesvc.New(t.Context(), n.config, n.db, n.settings, n.layers); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -28,7 +28,7 @@ const minPrefix = 6
 
 // names are what a name may stand for, nothing if it is not a reference.
 func (s *Service) names(name string) []registry.Reference {
-	refs, err := s.registry.Names(name)
+	refs, err := s.settings.Load().Registry.Names(name)
 	if err != nil {
 		return nil
 	}

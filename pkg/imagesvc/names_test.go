@@ -9,7 +9,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"criserver/pkg/imagesvc"
-	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/registry/registrytest"
 )
 
@@ -158,21 +157,21 @@ func TestPinned(t *testing.T) {
 	m.Add("kube/a/b", "v1", image(layer(t, "two")))
 	n := newNode(t, direct(m))
 	n.stop(t)
-	n.config.Pinned = []string{m.Host + "/kube/*:v1"}
+	n.settings.Pinned = []string{m.Host + "/kube/*:v1"}
 	n.start(t)
 	for name, want := range map[string]bool{"/kube/proxy:v1": true, "/kube/a/b:v1": false} {
 		if n.pull(t, m.Host+name); n.image(t, m.Host+name).Pinned != want {
 			t.Errorf("%s: pinned = %v", name, !want)
 		}
 	}
-	config := n.config
-	config.Pinned = []string{"[a"}
-	client, err := registry.New(registry.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := imagesvc.New(t.Context(), config, n.db, client, n.layers); err == nil || !strings.Contains(err.Error(), "[a") {
+	settings := n.settings
+	settings.Pinned = []string{"[a"}
+	if err := n.Change(settings); err == nil || !strings.Contains(err.Error(), "[a") {
 		t.Errorf("a bad pattern: %v", err)
+	}
+	settings.Pinned = []string{m.Host + "/kube/a/*:v1"}
+	if err := n.Change(settings); err != nil || !n.image(t, m.Host+"/kube/a/b:v1").Pinned || n.image(t, m.Host+"/kube/proxy:v1").Pinned {
+		t.Errorf("changed settings do not count: %v", err)
 	}
 }
 

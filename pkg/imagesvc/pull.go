@@ -31,7 +31,7 @@ type pullKey struct {
 //
 // A short name may stand for several, which are tried in order.
 func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (string, error) {
-	refs, err := s.registry.Names(name)
+	refs, err := s.settings.Load().Registry.Names(name)
 	if err != nil {
 		return "", fmt.Errorf("pull: %w: %w", ErrInvalid, err)
 	}
@@ -73,7 +73,7 @@ func (s *Service) pullShared(ctx context.Context, ref registry.Reference, auth r
 func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registry.Auth) (id digest.Digest, err error) {
 	watched := s.progress.Begin(ref.String())
 	defer func() { watched.End(err) }()
-	repo, err := s.registry.Repository(ref, auth)
+	repo, err := s.settings.Load().Registry.Repository(ref, auth)
 	if err != nil {
 		return "", err
 	}

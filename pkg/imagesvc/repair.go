@@ -33,7 +33,7 @@ func (s *Service) sourceOf(ctx context.Context, img Image) (*source, error) {
 		if err != nil {
 			continue
 		}
-		repo, err := s.registry.Repository(ref, registry.Auth{})
+		repo, err := s.settings.Load().Registry.Repository(ref, registry.Auth{})
 		if err != nil {
 			errs = append(errs, err)
 			continue

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -100,18 +101,41 @@ type Config struct {
 	KeepBlobs bool
 	// KeepDownloads is how long what is there of an aborted download waits for the next try.
 	KeepDownloads time.Duration
-	// Policy says which images may be used; nil is all.
-	Policy Policy
 	// Limits are what one layer may take when it is unpacked.
 	Limits unpack.Limits
+}
+
+// Settings are what may change while the service runs.
+type Settings struct {
+	Registry *registry.Client
+	// Policy says which images may be used; nil is all.
+	Policy Policy
 	// Pinned are name patterns (path.Match) of images that must not be removed to free space.
 	Pinned []string
+}
+
+func (s Settings) check() error {
+	for _, p := range s.Pinned {
+		if _, err := path.Match(p, ""); err != nil {
+			return fmt.Errorf("pinned image pattern %q: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// Change makes other settings those of all that begins from now on.
+func (s *Service) Change(to Settings) error {
+	if err := to.check(); err != nil {
+		return err
+	}
+	s.settings.Store(&to)
+	return nil
 }
 
 // Service holds the images. Its methods may be called at the same time.
 type Service struct {
 	config    Config
-	registry  *registry.Client
+	settings  atomic.Pointer[Settings]
 	layers    Layers
 	content   *content.Store
 	downloads *download.Store
@@ -141,11 +165,9 @@ const smallBlob = 8 << 20
 // New opens the image records in the database, which must be synced (record.Options). Images whose layers or
 // configuration are not there whole are out of sight until they are pulled again; what is left of them is used then.
 // The database and the layers stay the caller's, who ends the use of both with Close.
-func New(ctx context.Context, c Config, db *record.DB, r *registry.Client, layers Layers) (*Service, error) {
-	for _, p := range c.Pinned {
-		if _, err := path.Match(p, ""); err != nil {
-			return nil, fmt.Errorf("pinned image pattern %q: %w", p, err)
-		}
+func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Layers) (*Service, error) {
+	if err := now.check(); err != nil {
+		return nil, err
 	}
 	blobs, err := content.New(filepath.Join(c.Root, "content"))
 	if err != nil {
@@ -164,10 +186,11 @@ func New(ctx context.Context, c Config, db *record.DB, r *registry.Client, layer
 		return nil, fmt.Errorf("open image records: %w", err)
 	}
 	s := &Service{
-		config: c, registry: r, layers: layers, content: blobs, downloads: downloads, table: table,
+		config: c, layers: layers, content: blobs, downloads: downloads, table: table,
 		images: map[digest.Digest]Image{}, broken: map[digest.Digest]Image{}, leases: map[digest.Digest]int{},
 		deleting: map[digest.Digest]chan struct{}{}, writing: make(chan struct{}, 1), collecting: make(chan struct{}, 1),
 	}
+	s.settings.Store(&now)
 	s.progress.Exists = func(chain []digest.Digest) bool {
 		_, err := layers.Layer(context.Background(), chain) // from memory
 		return err == nil
@@ -259,7 +282,7 @@ func (s *Service) List() []Image {
 func (s *Service) served(img Image) Image {
 	img.Tags, img.Digests = slices.Clone(img.Tags), slices.Clone(img.Digests)
 	for _, name := range slices.Concat(img.Tags, img.Digests) {
-		for _, p := range s.config.Pinned {
+		for _, p := range s.settings.Load().Pinned {
 			if ok, _ := path.Match(p, name); ok {
 				img.Pinned = true
 			}
@@ -290,13 +313,13 @@ func (s *Service) Progress(name string) []Progress {
 
 // Explain tells how an image would be pulled, see registry.Explanation; with probe each endpoint is asked whether it is there.
 func (s *Service) Explain(ctx context.Context, name string, probe bool) (any, error) {
-	refs, err := s.registry.Names(name)
+	refs, err := s.settings.Load().Registry.Names(name)
 	if err != nil {
 		return nil, fmt.Errorf("explain: %w: %w", ErrInvalid, err)
 	}
-	explain := s.registry.Explain
+	explain := s.settings.Load().Registry.Explain
 	if probe {
-		explain = s.registry.Probe
+		explain = s.settings.Load().Registry.Probe
 	}
 	return explain(ctx, refs[0], registry.Auth{}), nil
 }

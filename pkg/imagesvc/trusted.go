@@ -18,8 +18,9 @@ type Policy interface {
 
 // trusted says ErrUntrusted unless the policy lets an image be used. The signatures are of what the reference stands for.
 func (s *Service) trusted(ctx context.Context, from *origin.Remote, ref registry.Reference, d digest.Digest) error {
-	if s.config.Policy == nil || !s.config.Policy.Required(ref.Name()) {
+	policy := s.settings.Load().Policy
+	if policy == nil || !policy.Required(ref.Name()) {
 		return nil
 	}
-	return s.config.Policy.Check(ctx, ref.Name(), d, origin.Signatures{Remote: from})
+	return policy.Check(ctx, ref.Name(), d, origin.Signatures{Remote: from})
 }

@@ -43,7 +43,7 @@ func TestUntrusted(t *testing.T) {
 		}
 		return trust.ErrRejected
 	}}
-	n.config.Policy = p
+	n.settings.Policy = p
 	n.restart(t)
 	if _, err := n.Pull(t.Context(), m.Host+"/a/b:v1", registry.Auth{}); !errors.Is(err, imagesvc.ErrUntrusted) {
 		t.Fatalf("got %v", err)

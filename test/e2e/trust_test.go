@@ -18,6 +18,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -126,5 +127,38 @@ func TestTrust(t *testing.T) {
 		if st := status.Convert(err); err != nil && (st.Code() != codes.Unknown || !strings.HasPrefix(st.Message(), "SignatureValidationFailed")) {
 			t.Errorf("%s: %v", repo, err)
 		}
+	}
+}
+
+// TestReload changes the configuration under a running daemon. A broken one changes nothing.
+func TestReload(t *testing.T) {
+	n := newNode(t)
+	good, err := os.ReadFile(n.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := registryAddr + "/library/busybox:latest"
+	reload := func(extra, says string) {
+		t.Helper()
+		before := strings.Count(n.log(), says)
+		if err := os.WriteFile(n.config, append(good, extra...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.cmd.Process.Signal(unix.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the log says "+says, func() bool { return strings.Count(n.log(), says) > before })
+	}
+	reload(fmt.Sprintf("[[trust.policy]]\nscope = %q\nrequire = \"reject\"\n", registryAddr), "the configuration is read again")
+	if err := n.pullAs(image, nil); !strings.Contains(fmt.Sprint(err), "SignatureValidationFailed") {
+		t.Errorf("pull under the new policy: %v", err)
+	}
+	reload("[nonsense]\n", "the configuration cannot be taken over")
+	if err := n.pullAs(image, nil); err == nil {
+		t.Error("a broken configuration has ended the policy")
+	}
+	reload("[image]\nkeep_layers = true\n", "needs a restart")
+	if err := n.pullAs(image, nil); err != nil {
+		t.Errorf("pull without the policy: %v", err)
 	}
 }
