@@ -144,7 +144,7 @@ const maxProblems = 5
 // checkLayer tells what is wrong with a layer, "" for nothing. A layer that nothing is kept of to compare it with is only looked
 // for.
 func (s *Service) checkLayer(ctx context.Context, d digest.Digest) (string, error) {
-	tree, err := s.tree(ctx, d)
+	tree, err := s.store().Tree(ctx, d)
 	if errors.Is(err, snapshot.ErrNotFound) {
 		return "it is missing", nil
 	}

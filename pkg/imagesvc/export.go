@@ -70,9 +70,9 @@ func (s *Service) Push(ctx context.Context, source, target string, auth registry
 	if target == "" {
 		target = source
 	}
-	ref, err := tagged(target, "pushed")
+	ref, err := registry.ParseTagged(target, "pushed")
 	if err != nil {
-		return "", fmt.Errorf("push: %w", err)
+		return "", fmt.Errorf("push: %w: %w", ErrInvalid, err)
 	}
 	img, release, err := s.hold(ctx, source)
 	if err != nil {
@@ -102,16 +102,4 @@ func (s *Service) push(ctx context.Context, img Image, ref registry.Reference, a
 		}
 	}
 	return s.store().Push(ctx, out, to, from, report)
-}
-
-// tagged reads the name that an image is given. ErrInvalid.
-func tagged(image, verb string) (registry.Reference, error) {
-	ref, err := registry.Parse(image)
-	if err == nil && ref.Tag() == "" {
-		err = fmt.Errorf("a tag is needed, the digest comes of what is %s", verb)
-	}
-	if err != nil {
-		return ref, fmt.Errorf("name %q: %w: %w", image, ErrInvalid, err)
-	}
-	return ref, nil
 }

@@ -10,7 +10,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"criserver/pkg/imagesvc/document"
-	"criserver/pkg/imagesvc/layertar"
 	"criserver/pkg/imagesvc/outgoing"
 	"criserver/pkg/snapshot"
 )
@@ -51,14 +50,4 @@ func (s *Service) outgoing(img Image) (outgoing.Image, error) {
 func (s *Service) store() *outgoing.Store {
 	trees, _ := s.layers.(snapshot.Trees)
 	return &outgoing.Store{Content: s.content, Trees: trees, Dir: s.config.Root, Parallel: s.config.ParallelLayers}
-}
-
-// tree finds an unpacked layer. The caller has it leased, or else it may go.
-func (s *Service) tree(ctx context.Context, id digest.Digest) (layertar.Layer, error) {
-	trees, ok := s.layers.(snapshot.Trees)
-	if !ok {
-		return layertar.Layer{}, fmt.Errorf("layer %s: %w", id, layertar.ErrNone)
-	}
-	dir, meta, err := trees.Tree(ctx, id)
-	return layertar.Layer{ID: id, Dir: dir, File: meta}, err
 }

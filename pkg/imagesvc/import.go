@@ -20,9 +20,9 @@ import (
 func (s *Service) Import(ctx context.Context, r io.Reader, o ImportOptions) ([]Image, error) {
 	var given *registry.Reference
 	if o.Name != "" {
-		ref, err := tagged(o.Name, "imported")
+		ref, err := registry.ParseTagged(o.Name, "imported")
 		if err != nil {
-			return nil, fmt.Errorf("import: %w", err)
+			return nil, fmt.Errorf("import: %w: %w", ErrInvalid, err)
 		}
 		given = &ref
 	}

@@ -141,9 +141,9 @@ func (s *Service) retag(img Image, names []name) (Image, map[digest.Digest]Image
 
 // Tag gives an image one more name, which another may have had. ErrNotFound, ErrInvalid.
 func (s *Service) Tag(ctx context.Context, source, target string) (Image, error) {
-	ref, err := tagged(target, "tagged")
+	ref, err := registry.ParseTagged(target, "tagged")
 	if err != nil {
-		return Image{}, fmt.Errorf("tag: %w", err)
+		return Image{}, fmt.Errorf("tag: %w: %w", ErrInvalid, err)
 	}
 	img, release, err := s.hold(ctx, source)
 	if err != nil {

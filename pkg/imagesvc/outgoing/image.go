@@ -78,7 +78,7 @@ func (s *Store) layer(ctx context.Context, img *Image, i int) (layer, error) {
 	if slices.Contains(img.Kept, desc.Digest) {
 		return layer{desc, func(context.Context) (io.ReadCloser, error) { return s.blob(desc) }, true}, nil
 	}
-	tree, err := s.tree(ctx, img.Layers[i])
+	tree, err := s.Tree(ctx, img.Layers[i])
 	if err != nil {
 		return layer{}, err
 	}
@@ -105,7 +105,7 @@ func (s *Store) plain(ctx context.Context, img *Image, i int) (layer, error) {
 	if err != nil || l.desc.Digest == img.Layers[i] {
 		return l, err
 	}
-	if tree, err := s.tree(ctx, img.Layers[i]); err == nil {
+	if tree, err := s.Tree(ctx, img.Layers[i]); err == nil {
 		if size, err := tree.Size(); err == nil {
 			open := func(context.Context) (io.ReadCloser, error) { return tree.Open() }
 			return layer{plainly(img.Layers[i], size), open, false}, nil
@@ -145,8 +145,8 @@ type readCloser struct {
 
 func (r readCloser) Close() error { return r.close() }
 
-// tree finds an unpacked layer.
-func (s *Store) tree(ctx context.Context, id digest.Digest) (layertar.Layer, error) {
+// Tree finds an unpacked layer. The caller keeps it from removal.
+func (s *Store) Tree(ctx context.Context, id digest.Digest) (layertar.Layer, error) {
 	if s.Trees == nil {
 		return layertar.Layer{}, fmt.Errorf("layer %s: %w", id, layertar.ErrNone)
 	}

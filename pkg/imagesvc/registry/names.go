@@ -1,6 +1,10 @@
 package registry
 
-import "criserver/pkg/imagesvc/registry/names"
+import (
+	"fmt"
+
+	"criserver/pkg/imagesvc/registry/names"
+)
 
 // What callers see of package names.
 type (
@@ -17,6 +21,15 @@ const (
 
 // Parse is the function of package names.
 func Parse(s string) (Reference, error) { return names.Parse(s) }
+
+// ParseTagged is Parse for a name that an image is given, which must have a tag; what is done with the image is for the error.
+func ParseTagged(s, done string) (Reference, error) {
+	ref, err := Parse(s)
+	if err == nil && ref.Tag() == "" {
+		err = fmt.Errorf("name %q: %w: a tag is needed, the digest comes of what is %s", s, ErrInvalid, done)
+	}
+	return ref, err
+}
 
 // ParseNames is names.ParseAll.
 func ParseNames(s string, rules ShortNames) ([]Reference, error) { return names.ParseAll(s, rules) }
