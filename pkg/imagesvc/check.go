@@ -40,19 +40,9 @@ type checking struct {
 // is touched, and what cannot be had stays as it is. Containers keep what they have mounted.
 func (s *Service) Check(ctx context.Context, repair bool) ([]Finding, error) {
 	c := &checking{s: s, repair: repair, images: map[digest.Digest]Image{}, layers: map[digest.Digest][]digest.Digest{}, blobs: map[digest.Digest][]digest.Digest{}}
-	s.mu.RLock()
-	for _, all := range []map[digest.Digest]Image{s.images, s.broken} {
-		maps.Copy(c.images, all)
-	}
-	s.mu.RUnlock()
 	var all []digest.Digest
-	for id, img := range c.images {
-		for _, d := range distinct(img.DiffIDs) {
-			c.layers[d] = insert(c.layers[d], id)
-		}
-		for _, d := range distinct(slices.Concat([]digest.Digest{img.ConfigBlob, img.Manifest}, img.Blobs)) {
-			c.blobs[d] = insert(c.blobs[d], id)
-		}
+	for id, img := range s.everything() {
+		c.images[id] = img
 		all = slices.Concat(all, img.DiffIDs, img.Blobs, []digest.Digest{img.ConfigBlob, img.Manifest})
 	}
 	release, err := s.lease(ctx, distinct(all))
@@ -60,6 +50,16 @@ func (s *Service) Check(ctx context.Context, repair bool) ([]Finding, error) {
 		return nil, fmt.Errorf("check images: %w", err)
 	}
 	defer release()
+	now := s.everything()
+	maps.DeleteFunc(c.images, func(id digest.Digest, _ Image) bool { _, still := now[id]; return !still }) // removed meanwhile
+	for id, img := range c.images {
+		for _, d := range distinct(img.DiffIDs) {
+			c.layers[d] = insert(c.layers[d], id)
+		}
+		for _, d := range distinct(slices.Concat([]digest.Digest{img.ConfigBlob, img.Manifest}, img.Blobs)) {
+			c.blobs[d] = insert(c.blobs[d], id)
+		}
+	}
 	// Blobs first: manifests tell where to get layers from.
 	for _, d := range slices.Sorted(maps.Keys(c.blobs)) {
 		if err := c.blob(ctx, d); err != nil {
@@ -73,6 +73,15 @@ func (s *Service) Check(ctx context.Context, repair bool) ([]Finding, error) {
 	}
 	s.rehabilitate(ctx)
 	return c.results, nil
+}
+
+// everything is all images, those out of sight too.
+func (s *Service) everything() map[digest.Digest]Image {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := maps.Clone(s.images)
+	maps.Copy(out, s.broken)
+	return out
 }
 
 func distinct(list []digest.Digest) []digest.Digest {
@@ -171,10 +180,7 @@ func (s *Service) checkLayer(ctx context.Context, d digest.Digest) (string, erro
 
 // rehabilitate takes images that are whole again back into sight.
 func (s *Service) rehabilitate(ctx context.Context) {
-	s.mu.RLock()
-	broken := slices.Collect(maps.Values(s.broken))
-	s.mu.RUnlock()
-	for _, img := range broken {
+	for _, img := range s.everything() {
 		if s.check(ctx, img) != nil {
 			continue
 		}
