@@ -2,6 +2,7 @@ package cleaner_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,14 +15,14 @@ func TestCleaner(t *testing.T) {
 		var c cleaner.Cleaner
 		c.Wake()
 		c.Stop() // before the start: nothing
-		runs := 0
-		run := func(ctx context.Context) { runs++ }
+		var runs atomic.Int64
+		run := func(context.Context) { runs.Add(1) }
 		c.Start(t.Context(), time.Minute, time.Hour, run)
 		c.Start(t.Context(), 0, time.Second, run)
-		want := func(n int) {
+		want := func(n int64) {
 			t.Helper()
-			if synctest.Wait(); runs != n {
-				t.Errorf("%d runs, want %d", runs, n)
+			if synctest.Wait(); runs.Load() != n {
+				t.Errorf("%d runs, want %d", runs.Load(), n)
 			}
 		}
 		want(0)
