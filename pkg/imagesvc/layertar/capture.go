@@ -127,15 +127,24 @@ func (c *capture) run(w io.Writer) error {
 	return errors.Join(err, compressed.Close())
 }
 
+var errLimit = fmt.Errorf("a header of more than %d bytes", maxHeader)
+
 // queueReader reads the blocks of a queue.
 type queueReader struct {
 	queue chan block
 	cur   block
 	off   int
 	read  int64
+	limit int64 // of read, unless it is 0
 }
 
 func (q *queueReader) Read(p []byte) (int, error) {
+	if q.limit > 0 {
+		if q.read >= q.limit {
+			return 0, errLimit
+		}
+		p = p[:min(int64(len(p)), q.limit-q.read)]
+	}
 	if q.off == q.cur.n {
 		q.release()
 		next, ok := <-q.queue

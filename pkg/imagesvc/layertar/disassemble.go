@@ -3,6 +3,7 @@ package layertar
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 
 	"github.com/vbatts/tar-split/archive/tar"
@@ -12,14 +13,24 @@ import (
 // maxTrailer is what may follow a tar's end and still be kept: it is padding to some block size.
 const maxTrailer = 16 << 20
 
+const (
+	// maxHeader is what the header of one entry may have, with its extensions, to be kept. The library has it in memory,
+	// and tars may have any number of extensions of any size before an entry.
+	maxHeader = 4 << 20
+	// maxName is how long a name may be: PATH_MAX.
+	maxName = 4096
+)
+
 // disassemble packs all of a tar but the content of its files, of which it packs checksums. It is asm.NewInputTarStream of
 // tar-split for a reader that somebody else drives, and with the header at hand that says what is not exact.
 func disassemble(r *queueReader, packer storage.Packer) error {
-	d := disassembler{packer: packer, names: names{}, buf: make([]byte, blockSize)}
+	d := disassembler{packer: packer, names: newNames(), buf: make([]byte, blockSize)}
 	tr := tar.NewReader(r)
 	tr.RawAccounting = true
 	for {
+		r.limit = r.read + maxHeader
 		hdr, err := tr.Next()
+		r.limit = 0
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -51,7 +62,7 @@ type disassembler struct {
 
 func (d *disassembler) entry(hdr *tar.Header, tr *tar.Reader) error {
 	if err := d.names.add(hdr); err != nil {
-		return fmt.Errorf("entry %q: %w", hdr.Name, err)
+		return fmt.Errorf("entry %.256q: %w", hdr.Name, err)
 	}
 	if err := d.segment(tr.RawBytes()); err != nil {
 		return err
@@ -122,8 +133,25 @@ const (
 )
 
 // names are those that a tar has had so far, in clean form, to notice when one stands for the place of another. It is
-// no use that most of such tars could be rebuilt: they are few, and their blobs can be kept.
-type names map[string]kind
+// no use that most of such tars could be rebuilt: they are few, and their blobs can be kept. For the same reason hashes
+// do for the names, of which a tar may have any amount.
+type names struct {
+	seed  maphash.Seed
+	kinds map[uint64]kind
+}
+
+func newNames() names {
+	return names{seed: maphash.MakeSeed(), kinds: map[uint64]kind{}}
+}
+
+func (s names) get(name string) (kind, bool) {
+	k, ok := s.kinds[maphash.String(s.seed, name)]
+	return k, ok
+}
+
+func (s names) set(name string, k kind) {
+	s.kinds[maphash.String(s.seed, name)] = k
+}
 
 // add returns ErrNotExact if the content of this entry, or of one before, will not be found by its name.
 func (s names) add(hdr *tar.Header) error {
@@ -138,6 +166,9 @@ func (s names) add(hdr *tar.Header) error {
 		if hdr.PAXRecords[record] != "" {
 			return fmt.Errorf("%w: it is a sparse file", ErrNotExact)
 		}
+	}
+	if len(hdr.Name) > maxName || len(hdr.Linkname) > maxName {
+		return fmt.Errorf("%w: its name has more than %d bytes", ErrNotExact, maxName)
 	}
 	name := clean(hdr.Name)
 	if (name == "" || isWhiteout(name) || isMeta(name)) && hasContent(hdr) {
@@ -154,29 +185,29 @@ func (s names) add(hdr *tar.Header) error {
 			return fmt.Errorf("hard link to %q: %w", hdr.Linkname, err)
 		}
 	}
-	was, known := s[name]
+	was, known := s.get(name)
 	switch {
 	case known && was != implied:
 		return fmt.Errorf("%w: its name occurs twice", ErrNotExact)
 	case known && hdr.Typeflag != tar.TypeDir:
 		return fmt.Errorf("%w: it replaces a directory", ErrNotExact)
 	case hdr.Typeflag == tar.TypeDir:
-		s[name] = directory
+		s.set(name, directory)
 	default:
-		s[name] = other
+		s.set(name, other)
 	}
 	return nil
 }
 
 func (s names) addParents(name string) error {
 	for dir := parent(name); dir != ""; dir = parent(dir) {
-		switch s[dir] {
+		switch was, _ := s.get(dir); was {
 		case other:
 			return fmt.Errorf("%w: %q is no directory", ErrNotExact, dir)
 		case implied, directory:
 			return nil // and so are those above
 		}
-		s[dir] = implied
+		s.set(dir, implied)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -249,6 +250,42 @@ func sparsePAX(t *testing.T) []byte {
 	f.PAXRecords = map[string]string{
 		"GXU.sparse.major": "1", "GXU.sparse.minor": "0", "GXU.sparse.name": "sparse", "GXU.sparse.realsize": "200000"}
 	return bytes.ReplaceAll(makeTar(t, f), []byte("GXU.sparse"), []byte("GNU.sparse"))
+}
+
+// What the tar's headers claim and repeat does not grow in memory.
+func TestCaptureHugeHeaders(t *testing.T) {
+	const huge = 256 << 20
+	header := func(flag byte, size int64) []byte {
+		b := sparseGNU()[:512]
+		copy(b[124:], fmt.Sprintf("%011o\x00", size))
+		b[156] = flag
+		copy(b[148:156], "        ")
+		sum := 0
+		for _, c := range b {
+			sum += int(c)
+		}
+		copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
+		return b
+	}
+	record := append(header('x', 15), append([]byte("15 comment=abc\n"), make([]byte, 497)...)...)
+	for name, r := range map[string]io.Reader{
+		"extended header of 256 MiB":   io.MultiReader(bytes.NewReader(header('x', huge)), io.LimitReader(zeros{}, huge)),
+		"GNU name of 256 MiB":          io.MultiReader(bytes.NewReader(header('L', huge)), io.LimitReader(zeros{}, huge)),
+		"extended headers, one by one": bytes.NewReader(bytes.Repeat(record, huge/len(record))),
+		"name of a MiB":                bytes.NewReader(makeTar(t, file(strings.Repeat("n/", 400_000)+"f", "1"))),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		captured, finish := Capture(r, io.Discard)
+		_, err := io.Copy(io.Discard, captured)
+		if finished := finish(); err != nil || !errors.Is(finished, ErrNotExact) {
+			t.Errorf("%s: read: %v, finish: %v, want %v", name, err, finished, ErrNotExact)
+		}
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > huge/4 {
+			t.Errorf("%s: %d MiB were allocated", name, got>>20)
+		}
+	}
 }
 
 type failingWriter struct{ err error }

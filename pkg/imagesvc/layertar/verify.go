@@ -44,7 +44,7 @@ func Verify(ctx context.Context, meta io.Reader, dir string) ([]Problem, error) 
 		return nil, err
 	}
 	defer root.Close()
-	v := &verifier{ctx: ctx, entries: entries, tree: root, names: names{}, opaque: map[string]bool{}, buf: make([]byte, blockSize)}
+	v := &verifier{ctx: ctx, entries: entries, tree: root, names: newNames(), opaque: map[string]bool{}, buf: make([]byte, blockSize)}
 	err = v.run()
 	if errors.Is(err, errEnough) {
 		err = nil

@@ -26,14 +26,14 @@ func (v *verifier) noteWhiteout(name string) {
 
 // whiteout checks that a name is hidden. A file of the layer does that by itself, a directory if it is opaque.
 func (v *verifier) whiteout(name string) error {
-	switch v.names[name] {
+	switch was, _ := v.names.get(name); was {
 	case other:
 		return nil
 	case directory, implied:
 		v.opaque[name] = true
 		return nil
 	}
-	v.names[name] = other
+	v.names.set(name, other)
 	n, err := v.tree.lookup(name)
 	if isMissing(err) {
 		return v.report(name, "is missing, a whiteout")
@@ -52,7 +52,7 @@ func (v *verifier) whiteout(name string) error {
 func (v *verifier) extras() error {
 	missing := maps.Clone(v.opaque)
 	visit := func(name string, n node) (bool, error) {
-		kind, known := v.names[name]
+		kind, known := v.names.get(name)
 		if !known && name != "" {
 			return false, v.report(name, "is not in the layer")
 		}
@@ -82,7 +82,7 @@ func (v *verifier) extras() error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(missing)) {
-		if v.names[name] == directory {
+		if was, _ := v.names.get(name); was == directory {
 			continue // which its entry has told
 		}
 		if err := v.report(name, "is missing, an opaque directory"); err != nil {

@@ -52,6 +52,9 @@ func (l *layer) admit(hdr *tar.Header) (bool, error) {
 	if err := l.budget.addFile(); err != nil {
 		return false, err
 	}
+	if len(hdr.Name) >= maxName || len(hdr.Linkname) >= maxName {
+		return false, fmt.Errorf("%w: name of more than %d bytes", ErrInvalid, maxName-1)
+	}
 	name := strings.TrimPrefix(hdr.Name, "/")
 	if name == "" || name == "." {
 		return false, nil
@@ -111,6 +114,9 @@ func (l *layer) record(hdr *tar.Header, path string) error {
 		if err := l.revive(parent); err != nil {
 			return err
 		}
+		if err := l.budget.addName(parent); err != nil {
+			return err
+		}
 		l.parents[parent] = struct{}{}
 		if _, known := l.explicit[parent]; !known {
 			if err := l.budget.addFile(); err != nil {
@@ -119,7 +125,12 @@ func (l *layer) record(hdr *tar.Header, path string) error {
 		}
 	}
 	if strings.HasPrefix(filepath.Base(path), whiteoutPrefix) {
-		return nil
+		return l.budget.addName(path)
+	}
+	if hdr.Typeflag == tar.TypeDir || hdr.Typeflag == tar.TypeSymlink {
+		if err := l.budget.addName(path); err != nil {
+			return err
+		}
 	}
 	if hdr.Typeflag == tar.TypeDir {
 		l.explicit[path] = struct{}{}

@@ -11,6 +11,11 @@ const (
 	maxSparse = 4 << 30
 	// maxDepth is how many components a name may have. The way to a name is walked again for each entry.
 	maxDepth = 256
+	// maxName is how long a name may be, PATH_MAX: longer ones cannot be opened.
+	maxName = 4096
+	// maxNames is what the names of a layer's directories, symbolic links and whiteouts may add up to: they stay in
+	// memory while it is unpacked.
+	maxNames = 256 << 20
 )
 
 // Limits are what one layer may take. Zero values set no limit.
@@ -31,6 +36,15 @@ type budget struct {
 	sparse int64 // bytes that sparse files may still have
 	bytes  int64
 	count  int
+	names  int
+}
+
+// addName counts a name that stays in memory.
+func (b *budget) addName(name string) error {
+	if b.names += len(name); b.names > maxNames {
+		return fmt.Errorf("%w: the names of its directories and links have more than %d bytes", ErrInvalid, maxNames)
+	}
+	return nil
 }
 
 // addFile counts what an inode of the layer is.

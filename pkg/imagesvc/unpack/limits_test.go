@@ -118,6 +118,8 @@ func TestApplyImpossibleNames(t *testing.T) {
 	for name, entries := range map[string][]entry{
 		"component too long":   {file(strings.Repeat("n", 256), "1")},
 		"path too long":        {file(strings.Repeat(strings.Repeat("n", 200)+"/", 25)+"f", "1")},
+		"name of a MiB":        {file(strings.Repeat("n/", 400_000)+"f", "1")},
+		"link to a MiB":        {symlink("l", strings.Repeat("n/", 400_000))},
 		"too deep":             {file(strings.Repeat("d/", 256)+"f", "1")},
 		"file as a directory":  {file("a", "1"), file("a/b", "2")},
 		"behind too many dirs": {symlink("l", strings.Repeat("d/", 2000)), file("l/l/l/l/l/l/l/l/f", "1")},

@@ -61,7 +61,7 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result 
 	_, err = archive.Apply(ctx, dir, ahead,
 		archive.WithFilter(layer.admit), archive.WithConvertWhiteout(layer.convertWhiteout))
 	if err != nil {
-		return Result{}, fmt.Errorf("unpack layer at entry %q: %w", layer.entry, blame(err))
+		return Result{}, fmt.Errorf("unpack layer at entry %.256q: %w", layer.entry, blame(err))
 	}
 	// Without WriteTo, which fails at an end that the tar reader has seen.
 	if _, err := io.Copy(io.Discard, struct{ io.Reader }{ahead}); err != nil {
