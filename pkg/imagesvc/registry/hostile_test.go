@@ -151,6 +151,38 @@ func TestHostileManifest(t *testing.T) {
 	}
 }
 
+// A byte now and then is no progress of a manifest or a token.
+func TestDrippingServer(t *testing.T) {
+	img := smallImage(t)
+	drip := func(w http.ResponseWriter, r *http.Request) {
+		for i := 0; i < 500 && r.Context().Err() == nil; i++ {
+			_, _ = w.Write([]byte(" "))
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	for _, what := range []string{"manifest", "token"} {
+		t.Run(what, func(t *testing.T) {
+			m := registrytest.NewMemory(t)
+			m.Add("a/b", "v1", img)
+			m.Hook = func(w http.ResponseWriter, r *http.Request) bool {
+				if what == "manifest" || r.URL.Path == "/token" {
+					drip(w, r)
+					return true
+				}
+				w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+m.Host+`/token",service="x",scope="repository:a/b:pull"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return true
+			}
+			c := client(t, registry.Config{NoProgress: 100 * time.Millisecond})
+			_, err := repository(t, c, m.Host+"/a/b:v1", registry.Auth{}).Manifest(t.Context(), "")
+			if !errors.Is(err, registry.ErrStalled) {
+				t.Errorf("err = %v, want %v", err, registry.ErrStalled)
+			}
+		})
+	}
+}
+
 func TestCutBodyIsResumed(t *testing.T) {
 	big := make([]byte, 1<<20)
 	for i := range big {

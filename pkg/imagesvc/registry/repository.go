@@ -242,6 +242,10 @@ func (r *Repository) remember(e *endpoint, err, kind error) {
 // to ask the registry first. Blobs are not waited for in this way: some caches fetch them whole before they say a word.
 const silence = 3
 
+// exchange is how long an endpoint may take, in Config.NoProgress, until the response to a request begins, with a token
+// asked for in between, and for manifests until it ends. Who sends a byte now and then is not waited for.
+const exchange = 3
+
 // limited tells whether an endpoint must answer soon, since there are others.
 func (e *endpoint) limited() bool { return !e.own && !e.Last && !e.last.Load() }
 
@@ -267,7 +271,14 @@ func (r *Repository) send(ctx context.Context, e *endpoint, method, path string,
 			return nil, err
 		}
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, abandon := context.WithCancelCause(ctx)
+	deadline := time.AfterFunc(exchange*r.config.NoProgress, func() {
+		abandon(fmt.Errorf("no answer for %v: %w", exchange*r.config.NoProgress, failure.ErrStalled))
+	})
+	cancel := func(cause error) {
+		deadline.Stop()
+		abandon(cause)
+	}
 	if scope, ok := e.Scope(e.path); ok {
 		// Said beforehand, the scope finds the token of the requests before this one.
 		ctx = auth.WithScopesForHost(ctx, e.base.Host, auth.ScopeRepository(scope, auth.ActionPull))
@@ -284,13 +295,16 @@ func (r *Repository) send(ctx context.Context, e *endpoint, method, path string,
 	}
 	resp, err := e.keys.Do(req)
 	if err != nil {
-		if errors.Is(context.Cause(ctx), failure.ErrNoAnswer) {
-			err = failure.ErrNoAnswer
+		if cause := context.Cause(ctx); errors.Is(cause, failure.ErrNoAnswer) || errors.Is(cause, failure.ErrStalled) {
+			err = cause
 		}
 		cancel(nil)
 		return nil, err
 	}
 	e.heard.Store(true)
+	if !isManifest {
+		deadline.Stop()
+	}
 	resp.Body = stall.Watch(ctx, cancel, resp.Body, r.config.NoProgress)
 	if resp.StatusCode/100 != 2 {
 		err := failure.NewStatus(resp)
