@@ -42,8 +42,7 @@ type Repository struct {
 	ref       Reference
 	config    *Config
 	endpoints []*endpoint
-	// configured is what the endpoints come from.
-	configured string
+	configured string // what the endpoints come from
 	health     *hosts.Health
 	secrets    *keyring.Secrets
 }
@@ -56,10 +55,8 @@ type endpoint struct {
 	path string
 	// avoid is set when the endpoint gave no answer, or a wrong one: the rest of the pull goes to others.
 	avoid atomic.Bool
-	// last is set while there is no other to ask.
-	last atomic.Bool
-	// heard is set once it has said anything in this pull.
-	heard atomic.Bool
+	last  atomic.Bool // whether there is no other to ask
+	heard atomic.Bool // whether it has said anything in this pull
 }
 
 // Manifest is a manifest or index as it came.
@@ -88,11 +85,10 @@ func (r *Repository) head(ctx context.Context, e *endpoint, ref Reference) (dige
 		return "", err
 	}
 	defer resp.Body.Close()
-	d := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
-	if verify.CheckDigest(d) != nil {
-		return "", nil
+	if d := digest.Digest(resp.Header.Get("Docker-Content-Digest")); verify.CheckDigest(d) == nil {
+		return d, nil
 	}
-	return d, nil
+	return "", nil
 }
 
 // needs is what an endpoint must be able to, to be asked for the manifest.
@@ -242,10 +238,6 @@ func (r *Repository) remember(e *endpoint, err, kind error) {
 // to ask the registry first. Blobs are not waited for in this way: some caches fetch them whole before they say a word.
 const silence = 3
 
-// exchange is how long an endpoint may take, in Config.NoProgress, until the response to a request begins, with a token
-// asked for in between, and for manifests until it ends. Who sends a byte now and then is not waited for.
-const exchange = 3
-
 // limited tells whether an endpoint must answer soon, since there are others.
 func (e *endpoint) limited() bool { return !e.own && !e.Last && !e.last.Load() }
 
@@ -271,14 +263,7 @@ func (r *Repository) send(ctx context.Context, e *endpoint, method, path string,
 			return nil, err
 		}
 	}
-	ctx, abandon := context.WithCancelCause(ctx)
-	deadline := time.AfterFunc(exchange*r.config.NoProgress, func() {
-		abandon(fmt.Errorf("no answer for %v: %w", exchange*r.config.NoProgress, failure.ErrStalled))
-	})
-	cancel := func(cause error) {
-		deadline.Stop()
-		abandon(cause)
-	}
+	ctx, cancel, answered := stall.Exchange(ctx, r.config.NoProgress)
 	if scope, ok := e.Scope(e.path); ok {
 		// Said beforehand, the scope finds the token of the requests before this one.
 		ctx = auth.WithScopesForHost(ctx, e.base.Host, auth.ScopeRepository(scope, auth.ActionPull))
@@ -303,7 +288,7 @@ func (r *Repository) send(ctx context.Context, e *endpoint, method, path string,
 	}
 	e.heard.Store(true)
 	if !isManifest {
-		deadline.Stop()
+		answered()
 	}
 	resp.Body = stall.Watch(ctx, cancel, resp.Body, r.config.NoProgress)
 	if resp.StatusCode/100 != 2 {

@@ -11,6 +11,24 @@ import (
 	"criserver/pkg/imagesvc/registry/failure"
 )
 
+// exchange is how many limits an exchange may take: a request, a token asked for, and the request again.
+const exchange = 3
+
+// Exchange returns the context of a request with all that belongs to it, which cancels with failure.ErrStalled unless
+// answered or cancel is called within three times the limit: who sends a byte now and then is not waited for. The
+// caller must call cancel.
+func Exchange(parent context.Context, limit time.Duration) (ctx context.Context, cancel context.CancelCauseFunc, answered func()) {
+	ctx, abandon := context.WithCancelCause(parent)
+	deadline := time.AfterFunc(exchange*limit, func() {
+		abandon(fmt.Errorf("no answer for %v: %w", exchange*limit, failure.ErrStalled))
+	})
+	cancel = func(cause error) {
+		deadline.Stop()
+		abandon(cause)
+	}
+	return ctx, cancel, func() { deadline.Stop() }
+}
+
 // watched is a body that gives up when nothing comes for some time. Time in which nobody reads does not count.
 type watched struct {
 	ctx    context.Context
