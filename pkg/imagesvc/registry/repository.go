@@ -39,9 +39,9 @@ var acceptManifests = strings.Join([]string{
 
 // Repository fetches one image. Its methods may be called at the same time.
 type Repository struct {
-	ref       Reference
-	config    *Config
-	endpoints []*endpoint
+	ref        Reference
+	config     *Config
+	endpoints  []*endpoint
 	configured string // what the endpoints come from
 	health     *hosts.Health
 	secrets    *keyring.Secrets
