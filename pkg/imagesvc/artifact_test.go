@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -64,6 +65,24 @@ func TestArtifact(t *testing.T) {
 		if err := n.Remove(t.Context(), img.ID.String()); err != nil {
 			t.Error(err)
 		}
+	}
+	n.wantClean(t)
+}
+
+// Files of the same content have one blob, whose downloads follow each other.
+func TestArtifactOfEqualFiles(t *testing.T) {
+	server := registrytest.Start(t, registrytest.Options{})
+	n := newNode(t, registry.Config{})
+	same := strings.Repeat("0123456789abcdef", 1<<20) // more than is read without a file
+	server.Push(t, "models/same", "v1", artifact(t, map[string]string{"one": same, "two": same, "three": same}))
+	img := n.image(t, n.pull(t, server.Host+"/models/same:v1"))
+	for _, name := range []string{"one", "two", "three"} {
+		if got := n.readFile(t, img, name); string(got) != same {
+			t.Errorf("%s has %d bytes", name, len(got))
+		}
+	}
+	if err := n.Remove(t.Context(), img.ID.String()); err != nil {
+		t.Error(err)
 	}
 	n.wantClean(t)
 }

@@ -35,6 +35,7 @@ type Blob struct {
 	chunk   int64 // bytes of each chunk but the last
 	reused  bool
 	release func()
+	closed  bool // released
 	cancel  context.CancelCauseFunc
 	work    sync.WaitGroup
 	fetched atomic.Int64
@@ -59,25 +60,37 @@ func (s *Store) newBlob(d ocispec.Descriptor, dir string, release func()) (*Blob
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	files, err := os.ReadDir(dir)
-	if err != nil {
+	if err := b.findKept(); err != nil {
 		return nil, err
+	}
+	now := time.Now()
+	return b, os.Chtimes(dir, now, now) // for Purge
+}
+
+// findKept finds what is there of the blob. What is of a blob of another size is removed: only a manifest that lies about
+// the size leaves that, and the next one must not suffer.
+func (b *Blob) findKept() error {
+	files, err := os.ReadDir(b.dir)
+	if err != nil {
+		return err
 	}
 	for _, f := range files {
 		info, err := f.Info()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		n, err := strconv.Atoi(f.Name())
 		if err != nil || n < 0 || n >= len(b.have) || info.Size() > b.length(n) {
-			return nil, fmt.Errorf("%s has a file %s that does not belong there; remove the directory", dir, f.Name())
+			clear(b.have)
+			b.fetched.Store(0)
+			b.reused = false
+			return errors.Join(os.RemoveAll(b.dir), os.MkdirAll(b.dir, 0o700))
 		}
 		b.have[n] = info.Size()
 		b.fetched.Add(info.Size())
 		b.reused = b.reused || info.Size() > 0
 	}
-	now := time.Now()
-	return b, os.Chtimes(dir, now, now) // for Purge
+	return nil
 }
 
 // length is how many bytes a chunk has.
@@ -125,19 +138,28 @@ func (b *Blob) blameAll() []string {
 
 // Close ends the download and keeps what is there, unless it is known to be wrong.
 func (b *Blob) Close() error {
+	if b.closed {
+		return nil
+	}
 	if err := b.Reader.Err(); b.stopped() == nil && (errors.Is(err, verify.ErrDigest) || errors.Is(err, verify.ErrTruncated)) {
 		return b.Discard()
 	}
 	if b.end(); b.Fetched() == 0 || b.part != nil {
 		return b.Discard()
 	}
+	b.closed = true
 	b.release()
 	return nil
 }
 
-// Discard is Close for what is not needed any more: it deletes what is there.
+// Discard is Close for what is not needed any more: it deletes what is there. After either it does nothing: what is there
+// then is another download's.
 func (b *Blob) Discard() error {
 	b.end()
+	if b.closed {
+		return nil
+	}
+	b.closed = true
 	defer b.release()
 	if b.part != nil {
 		return nil

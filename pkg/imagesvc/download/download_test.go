@@ -200,6 +200,39 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// What a manifest that lied about the size has left does not keep others from the blob.
+func TestKeptOfAnotherSize(t *testing.T) {
+	s, _ := newStore(t, 1)
+	data := random(3 * chunk)
+	right := describe(data)
+	lie := right
+	lie.Size *= 4
+	b := open(t, s, lie, &server{data: random(12 * chunk), failAt: 7 * chunk})
+	if _, err := io.ReadAll(b); !errors.Is(err, errCut) {
+		t.Fatalf("got %v", err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b = open(t, s, right, &server{data: data})
+	if got, err := io.ReadAll(b); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	if err := b.Discard(); err != nil {
+		t.Error(err)
+	}
+	other := open(t, s, right, &server{data: data})
+	if err := errors.Join(b.Discard(), b.Close()); err != nil { // again, when it is another's
+		t.Error(err)
+	}
+	if got, err := io.ReadAll(other); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	if err := other.Discard(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWrongContent(t *testing.T) {
 	s, dir := newStore(t, 2)
 	srv := &server{data: random(5 * chunk)}

@@ -4,6 +4,7 @@ package names
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -22,9 +23,15 @@ type Reference struct {
 }
 
 // Parse completes a name as docker and the kubelet do: "busybox" is "docker.io/library/busybox:latest". Of a name with
-// both a tag and a digest only the digest counts, as with containerd: the tag may have moved on. ErrInvalid.
+// both a tag and a digest only the digest counts, as with containerd: the tag may have moved on. The registry's host gets
+// its canonical form, in small letters and without the port of https, since rules for it go by its name. ErrInvalid.
 func Parse(s string) (Reference, error) {
 	named, err := reference.ParseDockerRef(s)
+	if err == nil {
+		if domain := canonicalDomain(reference.Domain(named)); domain != reference.Domain(named) {
+			named, err = reference.ParseDockerRef(domain + strings.TrimPrefix(named.String(), reference.Domain(named)))
+		}
+	}
 	if err != nil {
 		return Reference{}, fmt.Errorf("image name %q: %w: %w", s, ErrInvalid, err)
 	}
@@ -39,6 +46,15 @@ func Parse(s string) (Reference, error) {
 		r.tag = named.Tag()
 	}
 	return r, nil
+}
+
+func canonicalDomain(domain string) string {
+	domain = strings.ToLower(domain)
+	// Without a port some names would be no host's any more, and loopback addresses mean plain HTTP.
+	if host := strings.TrimSuffix(domain, ":443"); strings.Contains(host, ".") && !strings.HasPrefix(host, "127.") {
+		return host
+	}
+	return domain
 }
 
 // Domain is the registry's host, as in the name: "docker.io", "localhost:5000".
