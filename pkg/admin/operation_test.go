@@ -55,7 +55,7 @@ func TestPullTellsProgress(t *testing.T) {
 	})
 	check(t, "id", id, err, "sha256:id")
 	check(t, "progress", seen, nil, []int64{0, 1, 2, 3})
-	check(t, "name", asked.Load().(string), nil, "docker.io/library/a:1")
+	check(t, "name", asked.Load().(string), nil, "a:1")
 }
 
 func TestPushTellsProgress(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"net/http"
 
 	"criserver/pkg/imagesvc"
-	"criserver/pkg/imagesvc/registry"
 )
 
 func (s *Server) pull(w *answer, r *http.Request) error {
@@ -18,13 +17,9 @@ func (s *Server) pull(w *answer, r *http.Request) error {
 	if err := named("name", req.Name); err != nil {
 		return err
 	}
-	full := req.Name
-	if ref, err := registry.Parse(req.Name); err == nil {
-		full = ref.String()
-	}
 	progress := func() Event {
 		// There may be two, with different credentials; their layers are the same.
-		if pulls := s.b.Transfers.Progress(full); len(pulls) > 0 {
+		if pulls := s.b.Transfers.Progress(req.Name); len(pulls) > 0 {
 			return Event{Layers: pulls[0].Layers}
 		}
 		return Event{}

@@ -24,7 +24,7 @@ import (
 // the changes. The container should not write meanwhile; a file that does change is an error that names it. The image
 // of the container must still be there. ErrNotFound, ErrInvalid, ErrNoSpace.
 func (s *Service) Commit(ctx context.Context, o CommitOptions) (Image, error) {
-	ref, err := registry.ParseTagged(o.Name, "committed")
+	ref, err := s.settings.Load().Registry.Tagged(o.Name, "committed")
 	if err != nil {
 		return Image{}, fmt.Errorf("commit: %w: %w", ErrInvalid, err)
 	}

@@ -35,7 +35,7 @@ func (s *Service) Export(ctx context.Context, w io.Writer, names []string, forma
 		if err != nil {
 			return fmt.Errorf("export %s: %w", name, err)
 		}
-		source, err := s.store().Archive(ctx, out, exportNames(img, name), form)
+		source, err := s.store().Archive(ctx, out, exportNames(img, s.names(name)), form)
 		if err != nil {
 			return fmt.Errorf("export %s: %w", name, invalid(err))
 		}
@@ -56,9 +56,11 @@ func invalid(err error) error {
 }
 
 // exportNames are the names that an image has in an archive.
-func exportNames(img Image, asked string) []string {
-	if ref, err := registry.Parse(asked); err == nil && slices.Contains(img.Tags, ref.String()) {
-		return []string{ref.String()}
+func exportNames(img Image, asked []registry.Reference) []string {
+	for _, ref := range asked {
+		if slices.Contains(img.Tags, ref.String()) {
+			return []string{ref.String()}
+		}
 	}
 	return slices.Clone(img.Tags)
 }
@@ -70,7 +72,7 @@ func (s *Service) Push(ctx context.Context, source, target string, auth registry
 	if target == "" {
 		target = source
 	}
-	ref, err := registry.ParseTagged(target, "pushed")
+	ref, err := s.settings.Load().Registry.Tagged(target, "pushed")
 	if err != nil {
 		return "", fmt.Errorf("push: %w: %w", ErrInvalid, err)
 	}

@@ -20,7 +20,7 @@ import (
 func (s *Service) Import(ctx context.Context, r io.Reader, o ImportOptions) ([]Image, error) {
 	var given *registry.Reference
 	if o.Name != "" {
-		ref, err := registry.ParseTagged(o.Name, "imported")
+		ref, err := s.settings.Load().Registry.Tagged(o.Name, "imported")
 		if err != nil {
 			return nil, fmt.Errorf("import: %w: %w", ErrInvalid, err)
 		}
@@ -70,10 +70,7 @@ func (s *Service) importFrom(ctx context.Context, r io.Reader, dir string, given
 func (s *Service) imports() string { return filepath.Join(s.config.Root, "imports") }
 
 // Limits of an archive: many images of many layers. That the disk is too small for it, the disk says.
-const (
-	maxArchive        = 1 << 44
-	maxArchiveEntries = 100_000
-)
+const maxArchive, maxArchiveEntries = 1 << 44, 100_000
 
 // importNames are the names that an image of an archive gets.
 func importNames(entry archive.Image, given *registry.Reference) ([]registry.Reference, error) {

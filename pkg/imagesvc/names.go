@@ -28,11 +28,10 @@ const minPrefix = 6
 
 // names are what a name may stand for, nothing if it is not a reference.
 func (s *Service) names(name string) []registry.Reference {
-	refs, err := s.settings.Load().Registry.Names(name)
-	if err != nil {
-		return nil
+	if refs, err := s.settings.Load().Registry.Names(name); err == nil {
+		return refs
 	}
-	return refs
+	return nil
 }
 
 // find looks an image up among some, see Resolve. refs are what the name may stand for.
@@ -141,7 +140,7 @@ func (s *Service) retag(img Image, names []name) (Image, map[digest.Digest]Image
 
 // Tag gives an image one more name, which another may have had. ErrNotFound, ErrInvalid.
 func (s *Service) Tag(ctx context.Context, source, target string) (Image, error) {
-	ref, err := registry.ParseTagged(target, "tagged")
+	ref, err := s.settings.Load().Registry.Tagged(target, "tagged")
 	if err != nil {
 		return Image{}, fmt.Errorf("tag: %w: %w", ErrInvalid, err)
 	}

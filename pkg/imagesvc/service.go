@@ -305,8 +305,10 @@ func (s *Service) Resolve(name string) (Image, error) {
 
 // Progress tells of the pulls that are under way, the oldest first: of those of a name, or of all with "".
 func (s *Service) Progress(name string) []Progress {
-	if refs := s.names(name); len(refs) > 0 {
-		name = refs[0].String()
+	for _, ref := range s.names(name) {
+		if pulls := s.progress.Pulls(ref.String()); len(pulls) > 0 {
+			return pulls
+		}
 	}
 	return s.progress.Pulls(name)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +56,39 @@ func TestShortNames(t *testing.T) {
 	refusing := newNode(t, registry.Config{ShortNames: registry.ShortNames{Mode: registry.ShortRefuse}})
 	if _, err := refusing.Pull(t.Context(), "team/app:v1", a); !errors.Is(err, imagesvc.ErrInvalid) || !strings.Contains(err.Error(), "docker.io/team/app:v1") {
 		t.Errorf("refused: %v", err)
+	}
+}
+
+// Names that images are given stand for what they stand for in a pull.
+func TestShortNamesThatAreGiven(t *testing.T) {
+	server := registrytest.NewMemory(t)
+	server.Add("a/b", "v1", image(layer(t, "app")))
+	n := newNode(t, registry.Config{ShortNames: registry.ShortNames{
+		Mode: registry.ShortRefuse, Aliases: map[string]string{"mine": server.Host + "/private/mine"},
+	}})
+	id := n.pull(t, server.Host+"/a/b:v1")
+	img, err := n.Tag(t.Context(), id, "mine:1")
+	if want := server.Host + "/private/mine:1"; err != nil || !slices.Contains(img.Tags, want) {
+		t.Errorf("tagged %v, %v, want %s", img.Tags, err, want)
+	}
+	for what, give := range map[string]func(name string) error{
+		"tag":  func(name string) error { _, err := n.Tag(t.Context(), id, name); return err },
+		"push": func(name string) error { _, err := n.Push(t.Context(), id, name, registry.Auth{}, nil); return err },
+		"commit": func(name string) error {
+			_, err := n.Commit(t.Context(), imagesvc.CommitOptions{Name: name})
+			return err
+		},
+		"import": func(name string) error {
+			_, err := n.Import(t.Context(), strings.NewReader(""), imagesvc.ImportOptions{Name: name})
+			return err
+		},
+	} {
+		if err := give("other:1"); !errors.Is(err, imagesvc.ErrInvalid) || !strings.Contains(err.Error(), "short names are refused") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if got := n.image(t, id).Tags; len(got) != 2 {
+		t.Errorf("tags %v", got)
 	}
 }
 

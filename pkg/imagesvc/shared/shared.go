@@ -4,6 +4,7 @@ package shared
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 )
 
@@ -11,7 +12,7 @@ var (
 	// errLeft ends the work of a call that nobody waits for any more.
 	errLeft = errors.New("everybody who waited has gone")
 	// errClosed ends the work of all calls.
-	errClosed = errors.New("closed")
+	errClosed = fmt.Errorf("criserver stops: %w", context.Canceled)
 )
 
 // Calls joins calls with the same key. The work is cancelled when the last caller has gone. The zero value is ready.

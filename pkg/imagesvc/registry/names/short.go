@@ -106,6 +106,22 @@ func ParseAll(s string, rules ShortNames) ([]Reference, error) {
 	return []Reference{plain}, nil
 }
 
+// ParseTagged returns the one name that an image is given by s, which must have a tag. done is what is done with the image, for
+// the error. ErrInvalid, also for a short name that may stand for several.
+func ParseTagged(s, done string, rules ShortNames) (Reference, error) {
+	refs, err := ParseAll(s, rules)
+	switch {
+	case err != nil:
+		return Reference{}, err
+	case len(refs) > 1:
+		return Reference{}, fmt.Errorf("name %q: %w: it may stand for several, write the whole name with its registry, such as %q",
+			s, ErrInvalid, refs[0].String())
+	case refs[0].Tag() == "":
+		return Reference{}, fmt.Errorf("name %q: %w: a tag is needed, the digest comes of what is %s", s, ErrInvalid, done)
+	}
+	return refs[0], nil
+}
+
 func parseEach(names ...string) ([]Reference, error) {
 	var refs []Reference
 	for _, name := range names {
