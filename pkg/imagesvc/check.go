@@ -150,8 +150,7 @@ func (c *checking) layer(ctx context.Context, d digest.Digest) error {
 // maxProblems is how many files of one layer are named.
 const maxProblems = 5
 
-// checkLayer tells what is wrong with a layer, "" for nothing. A layer that nothing is kept of to compare it with is only looked
-// for.
+// checkLayer tells what is wrong with a layer, "" for nothing. With nothing kept to compare it with, it is only looked for.
 func (s *Service) checkLayer(ctx context.Context, d digest.Digest) (string, error) {
 	tree, err := s.store().Tree(ctx, d)
 	if errors.Is(err, snapshot.ErrNotFound) {

@@ -1,12 +1,15 @@
 package imagesvc_test
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry/registrytest"
@@ -113,6 +116,35 @@ func TestRemove(t *testing.T) {
 		t.Errorf("%d images after a restart", len(n.List()))
 	}
 	if err := n.Remove(t.Context(), two.ID().String()); err != nil {
+		t.Fatal(err)
+	}
+	n.wantClean(t)
+}
+
+// The blob of a layer whose tar cannot be written again goes with its image, and comes again with the next image of the layer,
+// which may be there still.
+func TestBlobOfLayerThatStayed(t *testing.T) {
+	m := registrytest.NewMemory(t)
+	once := registrytest.NewLayer(t, ocispec.MediaTypeImageLayer, map[string][]byte{"f": bytes.Repeat([]byte("x"), 512)})
+	twice := append(slices.Clone(once.Plain[:1024]), once.Plain...) // a name twice
+	img := image(registrytest.Layer{MediaType: ocispec.MediaTypeImageLayer, Plain: twice, Blob: twice})
+	m.Add("a/b", "v1", img)
+	n := newNode(t, direct(m))
+	n.pull(t, m.Host+"/a/b:v1")
+	if _, err := n.layers.Prepare(t.Context(), "container", n.image(t, m.Host+"/a/b:v1").DiffIDs); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(n.Remove(t.Context(), m.Host+"/a/b:v1"), n.Collect(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	n.pull(t, m.Host+"/a/b:v1")
+	if got := n.image(t, m.Host+"/a/b:v1").Blobs; len(got) != 1 {
+		t.Errorf("kept blobs: %v", got)
+	}
+	if err := n.Export(t.Context(), io.Discard, []string{m.Host + "/a/b:v1"}, imagesvc.FormatOCI); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(n.Remove(t.Context(), m.Host+"/a/b:v1"), n.layers.Remove(t.Context(), "container")); err != nil {
 		t.Fatal(err)
 	}
 	n.wantClean(t)

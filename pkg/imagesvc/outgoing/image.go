@@ -154,6 +154,19 @@ func (s *Store) Tree(ctx context.Context, id digest.Digest) (layertar.Layer, err
 	return layertar.Layer{ID: id, Dir: dir, File: meta}, err
 }
 
+// Lost tells whether a layer that is there cannot be given on: neither can its tar be written again nor is its blob kept, as that
+// of an image that was removed.
+func (s *Store) Lost(ctx context.Context, id, blob digest.Digest) bool {
+	if s.Trees == nil || s.Content.Has(blob) {
+		return false
+	}
+	tree, err := s.Tree(ctx, id)
+	if err == nil {
+		_, err = tree.Size()
+	}
+	return errors.Is(err, layertar.ErrNone)
+}
+
 // blob opens a kept layer.
 func (s *Store) blob(desc ocispec.Descriptor) (io.ReadCloser, error) {
 	f, _, err := s.Content.Open(desc.Digest)

@@ -64,13 +64,10 @@ func (st *stage) replace(record layerRecord) error {
 		return fmt.Errorf("replace %s: %w", final, err)
 	}
 	// In one step, so that there is a layer of this name at any time.
-	err := unix.Renameat2(unix.AT_FDCWD, aside, unix.AT_FDCWD, final, unix.RENAME_EXCHANGE)
-	if err == nil {
-		err = syncDir(filepath.Dir(final))
-	}
-	if err != nil {
+	if err := unix.Renameat2(unix.AT_FDCWD, aside, unix.AT_FDCWD, final, unix.RENAME_EXCHANGE); err != nil {
 		return errors.Join(fmt.Errorf("replace %s: %w", final, err), s.discard(aside))
 	}
+	synced := syncDir(filepath.Dir(final)) // whatever comes of it, the new one is in place
 	s.mu.Lock()
 	l := s.layers[st.diffID]
 	was, is := l.usage(), record.usage()
@@ -79,7 +76,7 @@ func (st *stage) replace(record layerRecord) error {
 	l.old = append(l.old, aside)
 	unused := l.unused()
 	s.mu.Unlock()
-	return s.discardAll(unused)
+	return errors.Join(synced, s.discardAll(unused))
 }
 
 // unused takes out the replaced directories that no snapshot can have mounted. The caller holds the snapshotter's lock.
