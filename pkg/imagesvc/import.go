@@ -94,7 +94,7 @@ func (s *Service) importImage(ctx context.Context, from *origin.Archived, refs [
 		label = refs[0].String()
 	}
 	watched := s.progress.Begin(label)
-	defer func() { watched.End(err) }()
+	defer func() { watched.End(err); s.cleaner.WakeAfter(err) }()
 	docs, err := document.Read(ctx, from)
 	if err != nil {
 		return img, err

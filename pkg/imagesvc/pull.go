@@ -72,7 +72,7 @@ func (s *Service) pullShared(ctx context.Context, ref registry.Reference, auth r
 // pull is the way of an image from a registry onto the node.
 func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registry.Auth) (id digest.Digest, err error) {
 	watched := s.progress.Begin(ref.String())
-	defer func() { watched.End(err) }()
+	defer func() { watched.End(err); s.cleaner.WakeAfter(err) }()
 	repo, err := s.settings.Load().Registry.Repository(ref, auth)
 	if err != nil {
 		return "", err

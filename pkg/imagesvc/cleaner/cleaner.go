@@ -58,6 +58,13 @@ func (c *Cleaner) Wake() {
 	}
 }
 
+// WakeAfter is Wake if there was an error: what was begun is in the way.
+func (c *Cleaner) WakeAfter(err error) {
+	if err != nil {
+		c.Wake()
+	}
+}
+
 // Stop ends the run under way, by its context, and waits for it.
 func (c *Cleaner) Stop() {
 	c.mu.Lock()
