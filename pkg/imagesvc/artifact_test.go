@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -85,6 +87,35 @@ func TestArtifactOfEqualFiles(t *testing.T) {
 		t.Error(err)
 	}
 	n.wantClean(t)
+}
+
+func TestCheckOfArtifacts(t *testing.T) {
+	server := registrytest.Start(t, registrytest.Options{})
+	n := newNode(t, registry.Config{})
+	server.Push(t, "models/one", "v1", artifact(t, map[string]string{"model.bin": "weights", "readme": "read me"}))
+	img := n.image(t, n.pull(t, server.Host+"/models/one:v1"))
+	for i, damage := range []func(path string) error{
+		func(path string) error { return os.WriteFile(path, []byte("wEights"), 0o644) },
+		func(path string) error { return os.Truncate(path, 3) },
+		os.Remove,
+	} {
+		dir, _, err := n.layers.Tree(t.Context(), img.DiffIDs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := damage(filepath.Join(dir, "model.bin")); err != nil {
+			t.Fatal(err)
+		}
+		if found := n.check(t, true); len(found) != 1 || found[0].Kind != imagesvc.FindingLayer || !found[0].Repaired {
+			t.Errorf("%d: found %+v", i, found)
+		}
+		if got := n.readFile(t, img, "model.bin"); string(got) != "weights" {
+			t.Errorf("%d: repaired it is %q", i, got)
+		}
+		if found := n.check(t, false); len(found) > 0 {
+			t.Errorf("%d: repaired, but found %+v", i, found)
+		}
+	}
 }
 
 func TestArtifactRefused(t *testing.T) {

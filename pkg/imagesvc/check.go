@@ -12,9 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"criserver/pkg/imagesvc/content"
 	"criserver/pkg/imagesvc/layertar"
-	"criserver/pkg/imagesvc/verify"
+	"criserver/pkg/imagesvc/outgoing"
 	"criserver/pkg/snapshot"
 )
 
@@ -108,7 +107,7 @@ func (c *checking) found(ctx context.Context, f Finding, repair func(context.Con
 
 // blob checks a manifest, a configuration or a kept layer.
 func (c *checking) blob(ctx context.Context, d digest.Digest) error {
-	err := c.s.checkBlob(ctx, d)
+	err := c.s.content.Verify(ctx, d)
 	switch {
 	case err == nil:
 		return nil
@@ -119,22 +118,9 @@ func (c *checking) blob(ctx context.Context, d digest.Digest) error {
 	return c.found(ctx, f, func(ctx context.Context) (string, error) { return c.repairBlob(ctx, d) })
 }
 
-func (s *Service) checkBlob(ctx context.Context, d digest.Digest) error {
-	f, _, err := s.content.Open(d)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	err = verify.NewReader(verify.WithContext(ctx, f), d, verify.Unknown).Drain()
-	if errors.Is(err, verify.ErrDigest) {
-		return content.ErrDamaged
-	}
-	return err
-}
-
 // layer checks an unpacked layer.
 func (c *checking) layer(ctx context.Context, d digest.Digest) error {
-	problem, err := c.s.checkLayer(ctx, d)
+	problem, err := c.checkLayer(ctx, d)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -151,8 +137,8 @@ func (c *checking) layer(ctx context.Context, d digest.Digest) error {
 const maxProblems = 5
 
 // checkLayer tells what is wrong with a layer, "" for nothing. With nothing kept to compare it with, it is only looked for.
-func (s *Service) checkLayer(ctx context.Context, d digest.Digest) (string, error) {
-	tree, err := s.store().Tree(ctx, d)
+func (c *checking) checkLayer(ctx context.Context, d digest.Digest) (string, error) {
+	tree, err := c.s.store().Tree(ctx, d)
 	if errors.Is(err, snapshot.ErrNotFound) {
 		return "it is missing", nil
 	}
@@ -161,6 +147,11 @@ func (s *Service) checkLayer(ctx context.Context, d digest.Digest) (string, erro
 	}
 	problems, err := tree.Verify(ctx)
 	if errors.Is(err, layertar.ErrNone) {
+		for _, id := range c.layers[d] {
+			if _, desc, err := c.layerOf(c.images[id], d); err == nil && c.images[id].Artifact {
+				return outgoing.CheckFile(ctx, tree, desc)
+			}
+		}
 		return "", nil
 	}
 	if err != nil {

@@ -100,7 +100,7 @@ func (c *checking) repairLayer(ctx context.Context, d digest.Digest) (string, er
 	var errs []error
 	for _, id := range c.layers[d] {
 		i, desc, err := c.layerOf(c.images[id], d)
-		if err != nil || c.s.checkBlob(ctx, desc.Digest) != nil {
+		if err != nil || c.s.content.Verify(ctx, desc.Digest) != nil {
 			continue
 		}
 		job := layerJob{from: c.s.kept(), desc: desc, chain: c.images[id].DiffIDs[:i+1]}

@@ -57,7 +57,7 @@ type CommitOptions struct {
 
 // Finding is something that Check found wrong.
 type Finding struct {
-	// Kind of the thing: "layer", "blob", "record" or "download".
+	// Kind of the thing: "layer" or "blob".
 	Kind string `json:"kind"`
 	// Name of the thing: a digest, or a key.
 	Name string `json:"name"`

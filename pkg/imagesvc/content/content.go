@@ -3,6 +3,7 @@
 package content
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
+
+	"criserver/pkg/imagesvc/verify"
 )
 
 // Errors of Read, wrapped.
@@ -146,6 +149,20 @@ func (s *Store) fill(path string, write func(io.Writer) error) error {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Verify reads a blob, of any size, to check it. ErrNotFound, ErrDamaged.
+func (s *Store) Verify(ctx context.Context, d digest.Digest) error {
+	f, _, err := s.Open(d)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = verify.NewReader(verify.WithContext(ctx, f), d, verify.Unknown).Drain()
+	if errors.Is(err, verify.ErrDigest) {
+		return ErrDamaged
+	}
+	return err
 }
 
 // Read returns a blob. ErrNotFound, ErrDamaged.

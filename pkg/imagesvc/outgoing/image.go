@@ -198,6 +198,23 @@ func file(tree layertar.Layer, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	return readCloser{verify.NewReader(f, desc.Digest, desc.Size), f.Close}, nil
 }
 
+// CheckFile tells what is wrong with the file that a layer of an artifact is, "" for nothing.
+func CheckFile(ctx context.Context, tree layertar.Layer, desc ocispec.Descriptor) (string, error) {
+	f, err := file(tree, desc)
+	if errors.Is(err, os.ErrNotExist) {
+		return "its file is missing", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	_, err = io.Copy(io.Discard, verify.WithContext(ctx, f))
+	if errors.Is(err, verify.ErrDigest) || errors.Is(err, verify.ErrTruncated) {
+		return "its file is not as it came: " + err.Error(), nil
+	}
+	return "", err
+}
+
 // manifestFor is the image's manifest if the layers are those that it names, or else one for those layers.
 func (img *Image) manifestFor(layers []layer) (ocispec.Descriptor, []byte, error) {
 	if !slices.ContainsFunc(layers, func(l layer) bool { return !l.exact }) {
