@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/vbatts/tar-split/tar/storage"
 )
 
 // queued is how many blocks of the tar may wait to be taken apart: 512 KiB.
@@ -122,7 +121,7 @@ func (c *capture) run(w io.Writer) error {
 	}
 	defer encoders.Put(compressed)
 	source := &queueReader{queue: c.queue}
-	err = disassemble(source, storage.NewJSONPacker(compressed))
+	err = disassemble(source, compressed)
 	source.release()
 	return errors.Join(err, compressed.Close())
 }

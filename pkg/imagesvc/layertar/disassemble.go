@@ -1,10 +1,12 @@
 package layertar
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"io"
+	"path/filepath"
 
 	"github.com/vbatts/tar-split/archive/tar"
 	"github.com/vbatts/tar-split/tar/storage"
@@ -23,8 +25,8 @@ const (
 
 // disassemble packs all of a tar but the content of its files, of which it packs checksums. It is asm.NewInputTarStream of
 // tar-split for a reader that somebody else drives, and with the header at hand that says what is not exact.
-func disassemble(r *queueReader, packer storage.Packer) error {
-	d := disassembler{packer: packer, names: newNames(), buf: make([]byte, blockSize)}
+func disassemble(r *queueReader, w io.Writer) error {
+	d := disassembler{packed: json.NewEncoder(w), names: newNames(), buf: make([]byte, blockSize)}
 	tr := tar.NewReader(r)
 	tr.RawAccounting = true
 	for {
@@ -54,7 +56,8 @@ func disassemble(r *queueReader, packer storage.Packer) error {
 }
 
 type disassembler struct {
-	packer storage.Packer
+	packed *json.Encoder // of storage.Entry, as storage.NewJSONPacker writes it, which remembers all names besides
+	count  int
 	names  names
 	buf    []byte
 	kept   int64 // bytes of the tar that have been packed, or are the content of a file
@@ -108,11 +111,9 @@ func (d *disassembler) trailer(r io.Reader) error {
 }
 
 func (d *disassembler) pack(entry storage.Entry) error {
-	_, err := d.packer.AddEntry(entry)
-	if errors.Is(err, storage.ErrDuplicatePath) {
-		return fmt.Errorf("%w: %w", ErrNotExact, err)
-	}
-	if err != nil {
+	entry.Position = d.count
+	d.count++
+	if err := d.packed.Encode(entry); err != nil {
 		return fmt.Errorf("write tar metadata: %w", err)
 	}
 	return nil
@@ -158,7 +159,7 @@ func (s names) add(hdr *tar.Header) error {
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 	case tar.TypeXGlobalHeader:
-		return nil
+		return s.addApart(hdr.Name)
 	default: // also sparse files
 		return fmt.Errorf("%w: its type is %q", ErrNotExact, hdr.Typeflag)
 	}
@@ -175,7 +176,7 @@ func (s names) add(hdr *tar.Header) error {
 		return fmt.Errorf("%w: its content is not unpacked", ErrNotExact)
 	}
 	if name == "" {
-		return nil
+		return s.addApart(hdr.Name)
 	}
 	if err := s.addParents(name); err != nil {
 		return err
@@ -196,6 +197,16 @@ func (s names) add(hdr *tar.Header) error {
 	default:
 		s.set(name, other)
 	}
+	return nil
+}
+
+// addApart adds the name of an entry that nothing is unpacked of, which may not occur twice either (storage.ErrDuplicatePath).
+func (s names) addApart(name string) error {
+	apart := "/" + filepath.Clean(name) // other names begin with no slash
+	if _, known := s.get(apart); known {
+		return fmt.Errorf("%w: its name occurs twice", ErrNotExact)
+	}
+	s.set(apart, other)
 	return nil
 }
 

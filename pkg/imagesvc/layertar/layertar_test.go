@@ -197,6 +197,7 @@ func TestCaptureNotExact(t *testing.T) {
 		reason string
 	}{
 		"a name twice":              {makeTar(t, file("a", "1"), file("a", "2")), `"a"`},
+		"the root twice":            {makeTar(t, dir("./"), dir("./")), `"./"`},
 		"a directory twice":         {makeTar(t, dir("d"), dir("d/")), `"d/"`},
 		"with a dot":                {makeTar(t, file("a", "1"), file("./a", "2")), `"./a"`},
 		"absolute":                  {makeTar(t, file("a", "1"), file("/a", "2")), `"/a"`},
@@ -282,7 +283,7 @@ func TestCaptureHugeHeaders(t *testing.T) {
 			t.Errorf("%s: read: %v, finish: %v, want %v", name, err, finished, ErrNotExact)
 		}
 		runtime.ReadMemStats(&after)
-		if got := after.TotalAlloc - before.TotalAlloc; got > huge/4 {
+		if got := after.TotalAlloc - before.TotalAlloc; got > huge { // with a buffer that grows, the tar takes more than twice its size
 			t.Errorf("%s: %d MiB were allocated", name, got>>20)
 		}
 	}
