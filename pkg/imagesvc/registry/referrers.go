@@ -106,7 +106,7 @@ func (r *Repository) pages(ctx context.Context, e *endpoint, d digest.Digest, ar
 }
 
 func (r *Repository) page(ctx context.Context, e *endpoint, u *url.URL, artifactType string) ([]ocispec.Descriptor, *url.URL, error) {
-	ctx, cancel, _ := stall.Exchange(ctx, r.config.NoProgress)
+	ctx, cancel, _ := stall.Exchange(ctx, r.config.NoProgress, r.config.Backoff)
 	defer cancel(nil)
 	ctx = auth.WithScopesForHost(ctx, e.base.Host, auth.ScopeRepository(r.ref.Path(), auth.ActionPull))
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)

@@ -263,7 +263,7 @@ func (r *Repository) send(ctx context.Context, e *endpoint, method, path string,
 			return nil, err
 		}
 	}
-	ctx, cancel, answered := stall.Exchange(ctx, r.config.NoProgress)
+	ctx, cancel, answered := stall.Exchange(ctx, r.config.NoProgress, r.config.Backoff)
 	if scope, ok := e.Scope(e.path); ok {
 		// Said beforehand, the scope finds the token of the requests before this one.
 		ctx = auth.WithScopesForHost(ctx, e.base.Host, auth.ScopeRepository(scope, auth.ActionPull))

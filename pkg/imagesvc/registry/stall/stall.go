@@ -11,17 +11,19 @@ import (
 	"criserver/pkg/imagesvc/registry/failure"
 )
 
-// exchange is how many limits an exchange may take: a request, a token asked for, and the request again.
-const exchange = 3
+// Limits of an exchange, which is a request, a token asked for, and the request again, with the pauses in between.
+const (
+	silences = 3   // each of the three may be silent for the limit
+	pauses   = 240 // backoffs; by default they are a minute, and no request waits longer at a server's wish
+)
 
 // Exchange returns the context of a request with all that belongs to it, which cancels with failure.ErrStalled unless
-// answered or cancel is called within three times the limit: who sends a byte now and then is not waited for. The
+// answered or cancel is called within some limits and backoffs: who sends a byte now and then is not waited for. The
 // caller must call cancel.
-func Exchange(parent context.Context, limit time.Duration) (ctx context.Context, cancel context.CancelCauseFunc, answered func()) {
+func Exchange(parent context.Context, limit, backoff time.Duration) (ctx context.Context, cancel context.CancelCauseFunc, answered func()) {
 	ctx, abandon := context.WithCancelCause(parent)
-	deadline := time.AfterFunc(exchange*limit, func() {
-		abandon(fmt.Errorf("no answer for %v: %w", exchange*limit, failure.ErrStalled))
-	})
+	longest := silences*limit + pauses*backoff
+	deadline := time.AfterFunc(longest, func() { abandon(fmt.Errorf("no answer for %v: %w", longest, failure.ErrStalled)) })
 	cancel = func(cause error) {
 		deadline.Stop()
 		abandon(cause)
