@@ -11,6 +11,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"criserver/pkg/imagesvc/compression"
 )
 
 // dockerItem is one image of a manifest.json (moby, image/spec/v1.2.md). The names of files may be any.
@@ -134,15 +136,15 @@ func layerType(name string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	magic := make([]byte, magicLen)
+	magic := make([]byte, compression.MagicLen)
 	n, err := io.ReadFull(f, magic)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return "", err
 	}
-	switch formOf(magic[:n]) {
-	case gzipped:
+	switch compression.Of(magic[:n]) {
+	case compression.Gzip:
 		return ocispec.MediaTypeImageLayerGzip, nil
-	case zstandard:
+	case compression.Zstd:
 		return ocispec.MediaTypeImageLayerZstd, nil
 	}
 	return ocispec.MediaTypeImageLayer, nil

@@ -19,7 +19,7 @@ func Read(ctx context.Context, r io.Reader, dir string, limits Limits) (*Archive
 	if err != nil {
 		return nil, err
 	}
-	defer in.close()
+	defer in.plain.Close()
 	s := newSpool(dir, limits)
 	if err := s.readAll(in); err != nil {
 		return nil, err

@@ -8,44 +8,14 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
+	"criserver/pkg/imagesvc/compression"
 )
 
-// maxWindow bounds the memory that a zstd frame can ask for: the limit of the zstd program without --long=28 and above.
-const maxWindow = 128 << 20
+// refused is what other tools read and this does not.
+var refused = map[string][]byte{"xz": {0xfd, '7', 'z', 'X', 'Z', 0}, "bzip2": []byte("BZh"), "zip": []byte("PK\x03\x04")}
 
-var (
-	gzipMagic = []byte{0x1f, 0x8b}
-	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
-	// skippable is a zstd skippable frame (RFC 8878, 3.1.2), but for the low half of its first byte.
-	skippable = []byte{0x50, 0x2a, 0x4d, 0x18}
-	// What other tools read and this does not.
-	refused = map[string][]byte{"xz": {0xfd, '7', 'z', 'X', 'Z', 0}, "bzip2": []byte("BZh"), "zip": []byte("PK\x03\x04")}
-)
-
-// The forms of a stream, as its first bytes give them.
-type form int
-
-const (
-	plain form = iota
-	gzipped
-	zstandard
-)
-
-// magicLen is how many bytes formOf needs.
+// magicLen is how many bytes tell the form of a stream.
 const magicLen = 6
-
-func formOf(magic []byte) form {
-	switch {
-	case bytes.HasPrefix(magic, gzipMagic):
-		return gzipped
-	case bytes.HasPrefix(magic, zstdMagic),
-		len(magic) >= 4 && magic[0]&0xf0 == skippable[0] && bytes.Equal(magic[1:4], skippable[1:]):
-		return zstandard
-	}
-	return plain
-}
 
 // input is the stream as it comes. It keeps the error of reading it, which is not the archive's fault.
 type input struct {
@@ -68,8 +38,7 @@ func (i *input) Read(p []byte) (int, error) {
 // stream is the tar in it, uncompressed.
 type stream struct {
 	input *input
-	plain io.Reader
-	close func()
+	plain io.ReadCloser
 	limit int64
 	read  int64
 	// ended: it was read from when nothing was left.
@@ -81,7 +50,7 @@ var errTooLarge = errors.New("too large")
 
 func newStream(in *input, limit int64) (*stream, error) {
 	buffered := bufio.NewReaderSize(in, 256<<10)
-	s := &stream{input: in, plain: buffered, close: func() {}, limit: limit}
+	s := &stream{input: in, limit: limit}
 	magic, err := buffered.Peek(magicLen)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, s.failed(err)
@@ -91,21 +60,8 @@ func newStream(in *input, limit int64) (*stream, error) {
 			return nil, fmt.Errorf("%w: it is in the form of %s; a tar is read, plain or compressed by gzip or zstd", ErrInvalid, name)
 		}
 	}
-	switch formOf(magic) {
-	case gzipped:
-		gz, err := gzip.NewReader(buffered)
-		if err != nil {
-			return nil, s.failed(err)
-		}
-		s.plain = gz
-	case zstandard:
-		// One decoder and no goroutine: the input is read by who reads the stream, and by nobody after that.
-		zr, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, s.failed(err)
-		}
-		s.plain, s.close = zr, zr.Close
+	if s.plain, err = compression.NewReader(buffered, compression.Of(magic), 1); err != nil {
+		return nil, s.failed(err)
 	}
 	return s, nil
 }

@@ -2,22 +2,12 @@ package unpack
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-)
-
-// maxWindow bounds the memory that a zstd frame can ask for: the limit of the zstd program without --long=28 and above.
-const maxWindow = 128 << 20
-
-var (
-	gzipMagic = []byte{0x1f, 0x8b}
-	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+	"criserver/pkg/imagesvc/compression"
 )
 
 // Decompress returns the uncompressed tar of a layer blob. What the compression is, the blob's first bytes say:
@@ -29,32 +19,17 @@ func Decompress(mediaType string, r io.Reader) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("%w: media type %q is not that of a tar layer", ErrInvalid, mediaType)
 	}
 	buffered := bufio.NewReaderSize(r, 64<<10)
-	magic, err := buffered.Peek(len(zstdMagic))
+	magic, err := buffered.Peek(compression.MagicLen)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read layer: %w", err)
 	}
-	switch {
-	case bytes.HasPrefix(magic, gzipMagic):
-		gz, err := gzip.NewReader(buffered)
-		if err != nil {
-			return nil, fmt.Errorf("%w: read gzip header: %w", ErrInvalid, err)
-		}
-		return gz, nil
-	case bytes.HasPrefix(magic, zstdMagic), isSkippable(magic):
-		// Two workers: blocks are decoded while the tar before them is written.
-		zr, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, fmt.Errorf("%w: read zstd header: %w", ErrInvalid, err)
-		}
-		return zr.IOReadCloser(), nil
+	form := compression.Of(magic)
+	// Two workers: blocks are decoded while the tar before them is written.
+	plain, err := compression.NewReader(buffered, form, 2)
+	if err != nil {
+		return nil, fmt.Errorf("%w: read %s header: %w", ErrInvalid, form, err)
 	}
-	return io.NopCloser(buffered), nil
-}
-
-// isSkippable recognises a zstd skippable frame (RFC 8878, 3.1.2), which zstd:chunked layers may begin with.
-func isSkippable(magic []byte) bool {
-	return len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], []byte{0x2a, 0x4d, 0x18})
+	return plain, nil
 }
 
 // isLayer recognises the layer media types of OCI (image-spec, media-types.md) and of Docker's schema 2.
