@@ -19,15 +19,11 @@ const magicLen = 6
 
 // input is the stream as it comes. It keeps the error of reading it, which is not the archive's fault.
 type input struct {
-	r     io.Reader
-	check func() error // before each read
-	err   error
+	r   io.Reader
+	err error
 }
 
 func (i *input) Read(p []byte) (int, error) {
-	if i.err = i.check(); i.err != nil {
-		return 0, i.err
-	}
 	n, err := i.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		i.err = err

@@ -110,7 +110,7 @@ func (e entry) write(ctx context.Context, tw *tar.Writer, buf []byte) error {
 		return err
 	}
 	defer r.Close()
-	v := verify.NewReader(&input{r: r, check: ctx.Err}, e.digest, e.size)
+	v := verify.NewReader(verify.WithContext(ctx, r), e.digest, e.size)
 	_, err = io.CopyBuffer(tw, v, buf)
 	// What is wrong with the content comes before what the tar says of its length.
 	if wrong := v.Err(); wrong != nil && !errors.Is(wrong, io.EOF) {

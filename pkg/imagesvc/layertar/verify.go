@@ -10,6 +10,8 @@ import (
 	"github.com/vbatts/tar-split/archive/tar"
 	"github.com/vbatts/tar-split/tar/storage"
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/imagesvc/verify"
 )
 
 // MaxProblems is how many problems Verify tells of. The layer is to be replaced with one as with all of them.
@@ -229,7 +231,7 @@ func (v *verifier) content(name string, n node, entry *storage.Entry) error {
 	}
 	defer file.Close()
 	sum := newSum()
-	if _, err := io.CopyBuffer(sum, contextReader{v.ctx, file}, v.buf); err != nil {
+	if _, err := io.CopyBuffer(sum, verify.WithContext(v.ctx, file), v.buf); err != nil {
 		if ctxErr := v.ctx.Err(); ctxErr != nil {
 			return ctxErr
 		}
@@ -239,17 +241,4 @@ func (v *verifier) content(name string, n node, entry *storage.Entry) error {
 		return v.report(name, "has other content")
 	}
 	return nil
-}
-
-// contextReader ends reading, between two reads, with the context's error.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

@@ -1,7 +1,6 @@
 package unpack
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"sync"
@@ -38,28 +37,24 @@ func ReadAhead(r io.Reader) (io.Reader, func() error, error) {
 	}), nil
 }
 
-// source ends reading, between two reads, with the context's error, or with ErrInvalid at the first byte beyond the limit.
-type source struct {
-	ctx   context.Context
+// limited ends reading with ErrInvalid at the first byte beyond the limit.
+type limited struct {
 	r     io.Reader
 	limit int64 // bytes; 0 is none
 	read  int64
 }
 
-func (s *source) Read(p []byte) (int, error) {
-	if err := s.ctx.Err(); err != nil {
-		return 0, err
+func (l *limited) Read(p []byte) (int, error) {
+	if l.limit <= 0 {
+		return l.r.Read(p)
 	}
-	if s.limit <= 0 {
-		return s.r.Read(p)
-	}
-	if left := s.limit - s.read; int64(len(p)) > left+1 {
+	if left := l.limit - l.read; int64(len(p)) > left+1 {
 		p = p[:left+1]
 	}
-	n, err := s.r.Read(p)
-	s.read += int64(n)
-	if s.read > s.limit {
-		return n, errTooLarge(s.limit)
+	n, err := l.r.Read(p)
+	l.read += int64(n)
+	if l.read > l.limit {
+		return n, errTooLarge(l.limit)
 	}
 	return n, err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"criserver/pkg/imagesvc/verify"
 	"criserver/pkg/snapshot"
 )
 
@@ -22,7 +23,7 @@ func File(ctx context.Context, dir, name string, r io.Reader) (snapshot.Usage, e
 	if err != nil {
 		return snapshot.Usage{}, fmt.Errorf("write file of an artifact: %w", err)
 	}
-	_, err = io.Copy(f, &source{ctx: ctx, r: r})
+	_, err = io.Copy(f, verify.WithContext(ctx, r))
 	if err = errors.Join(err, f.Close()); err != nil {
 		return snapshot.Usage{}, fmt.Errorf("write file of an artifact: %w", err)
 	}

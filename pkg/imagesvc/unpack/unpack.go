@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/imagesvc/verify"
 	"criserver/pkg/snapshot"
 )
 
@@ -48,7 +49,7 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result 
 	if err != nil {
 		return Result{}, fmt.Errorf("resolve layer directory: %w", err)
 	}
-	ahead, stop, err := ReadAhead(&source{ctx: ctx, r: r, limit: limits.Bytes})
+	ahead, stop, err := ReadAhead(&limited{r: verify.WithContext(ctx, r), limit: limits.Bytes})
 	if err != nil {
 		return Result{}, err
 	}
