@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"criserver/pkg/imagesvc/mediatype"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -28,12 +29,6 @@ var (
 	ErrInvalid = errors.New("invalid image archive")
 	// ErrNotFound: the archive does not hold this blob. Of the manifests of an index, archives often hold only one.
 	ErrNotFound = errors.New("not in the archive")
-)
-
-// Docker's media types, which are read like those of OCI.
-const (
-	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
 )
 
 // maxDocument bounds what is read into memory at once: indexes, manifests, configurations. Registries refuse manifests of
@@ -134,14 +129,6 @@ func blobPath(dir string, d digest.Digest) string {
 	return filepath.Join(dir, d.Algorithm().String()+"-"+d.Encoded())
 }
 
-func isManifest(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageManifest || mediaType == dockerManifest
-}
-
-func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerList
-}
-
 // typeOf tells manifests from indexes. OCI documents need not say what they are; what they have in them does.
 func typeOf(data []byte) (string, error) {
 	var doc struct {
@@ -156,7 +143,7 @@ func typeOf(data []byte) (string, error) {
 	case doc.Manifests != nil && doc.Layers != nil:
 		// Readers that look at different fields would see different images.
 		return "", fmt.Errorf("%w: it is a manifest and an index at once", ErrInvalid)
-	case isManifest(doc.MediaType), isIndex(doc.MediaType):
+	case mediatype.IsManifest(doc.MediaType), mediatype.IsIndex(doc.MediaType):
 		return doc.MediaType, nil
 	case doc.MediaType != "":
 		return "", fmt.Errorf("%w: media type %q is no image", ErrInvalid, doc.MediaType)

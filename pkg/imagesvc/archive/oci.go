@@ -7,6 +7,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"criserver/pkg/imagesvc/mediatype"
 )
 
 // annotationSubject marks what containerd adds to an archive for an image: signatures and the like, no images.
@@ -44,7 +46,7 @@ func (a *Archive) readLayout(ctx context.Context, s *spool, t *table) error {
 }
 
 func mayBeImage(mediaType string) bool {
-	return mediaType == "" || isManifest(mediaType) || isIndex(mediaType)
+	return mediaType == "" || mediatype.IsManifest(mediaType) || mediatype.IsIndex(mediaType)
 }
 
 // readRoot adds the image of a descriptor in index.json.
@@ -68,7 +70,7 @@ func (a *Archive) readRoot(ctx context.Context, t *table, d ocispec.Descriptor) 
 		return err
 	case int64(len(data)) != d.Size:
 		return fmt.Errorf("%w: the manifest %s has %d bytes, it says %d", ErrInvalid, d.Digest, len(data), d.Size)
-	case d.MediaType != "" && isIndex(mediaType) != isIndex(d.MediaType):
+	case d.MediaType != "" && mediatype.IsIndex(mediaType) != mediatype.IsIndex(d.MediaType):
 		return fmt.Errorf("%w: %s is of media type %s, it says %s", ErrInvalid, d.Digest, mediaType, d.MediaType)
 	}
 	t.include(ocispec.Descriptor{MediaType: mediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform}, names, tag)
@@ -89,7 +91,7 @@ func (a *Archive) configs(ctx context.Context, root digest.Digest, depth int, se
 	if err != nil {
 		return err
 	}
-	if isManifest(mediaType) {
+	if mediatype.IsManifest(mediaType) {
 		var m ocispec.Manifest
 		if err := json.Unmarshal(data, &m); err != nil {
 			return fmt.Errorf("decode manifest %s: %w: %w", root, ErrInvalid, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"criserver/pkg/imagesvc/mediatype"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -187,7 +188,7 @@ func (img *ImageSource) check(format Format) error {
 	if err != nil {
 		return err
 	}
-	if !isManifest(mediaType) || !isManifest(img.Manifest.MediaType) {
+	if !mediatype.IsManifest(mediaType) || !mediatype.IsManifest(img.Manifest.MediaType) {
 		return fmt.Errorf("%w: media type %q is no manifest", ErrInvalid, img.Manifest.MediaType)
 	}
 	var m ocispec.Manifest

@@ -9,7 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"criserver/pkg/imagesvc/outgoing"
+	"criserver/pkg/imagesvc/mediatype"
 	"criserver/pkg/imagesvc/registry"
 )
 
@@ -49,7 +49,7 @@ func Commit(config ocispec.Image, manifest []byte, layer ocispec.Descriptor, o O
 	m.Config = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
 	m.Layers = append(slices.Clone(m.Layers), layer)
 	for i := range m.Layers {
-		m.Layers[i].MediaType = outgoing.OCILayer(m.Layers[i].MediaType)
+		m.Layers[i].MediaType = mediatype.OCILayer(m.Layers[i].MediaType)
 	}
 	data, err := json.Marshal(m)
 	if err != nil {

@@ -14,18 +14,16 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"criserver/pkg/imagesvc/mediatype"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/imagesvc/verify"
 )
 
-// Docker's media types, which most images have.
+// Docker's media types of schema 1, which nobody reads any more.
 const (
-	dockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
-	dockerManifestOld  = "application/vnd.docker.distribution.manifest.v1+prettyjws"
-	dockerManifestV1   = "application/vnd.docker.distribution.manifest.v1+json"
-	dockerConfig       = "application/vnd.docker.container.image.v1+json"
+	dockerManifestOld = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+	dockerManifestV1  = "application/vnd.docker.distribution.manifest.v1+json"
 )
 
 const (
@@ -128,10 +126,10 @@ func typeOf(m registry.Manifest) (string, error) {
 	case !strings.HasPrefix(mediaType, "application/vnd.") && doc.Layers != nil:
 		return ocispec.MediaTypeImageManifest, nil
 	}
-	switch mediaType {
-	case ocispec.MediaTypeImageManifest, dockerManifest:
+	switch {
+	case mediatype.IsManifest(mediaType):
 		return ocispec.MediaTypeImageManifest, nil
-	case ocispec.MediaTypeImageIndex, dockerManifestList:
+	case mediatype.IsIndex(mediaType):
 		return ocispec.MediaTypeImageIndex, nil
 	}
 	return "", fmt.Errorf("%w: media type %q is no image", ErrInvalid, mediaType)
@@ -189,12 +187,7 @@ func (img *Image) parseManifest() error {
 	if err := json.Unmarshal(img.Manifest.Data, m); err != nil {
 		return fmt.Errorf("decode manifest %s: %w: %w", img.Manifest.Digest, ErrInvalid, err)
 	}
-	switch m.Config.MediaType {
-	case ocispec.MediaTypeImageConfig, dockerConfig:
-		img.Artifact = m.ArtifactType != "" && m.ArtifactType != ocispec.MediaTypeImageConfig
-	default:
-		img.Artifact = true
-	}
+	img.Artifact = !mediatype.IsConfig(m.Config.MediaType) || m.ArtifactType != "" && m.ArtifactType != ocispec.MediaTypeImageConfig
 	if err := verify.CheckDigest(m.Config.Digest); err != nil {
 		return fmt.Errorf("configuration: %w: %w", ErrInvalid, err)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"criserver/pkg/imagesvc/content"
 	"criserver/pkg/imagesvc/layertar"
+	"criserver/pkg/imagesvc/mediatype"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/imagesvc/verify"
 	"criserver/pkg/snapshot"
@@ -225,26 +226,13 @@ func (img *Image) manifestFor(layers []layer) (ocispec.Descriptor, []byte, error
 	m.Layers = make([]ocispec.Descriptor, len(layers))
 	for i, l := range layers {
 		m.Layers[i] = l.desc
-		m.Layers[i].MediaType = OCILayer(l.desc.MediaType)
+		m.Layers[i].MediaType = mediatype.OCILayer(l.desc.MediaType)
 	}
 	data, err := json.Marshal(m)
 	if err != nil {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("encode manifest: %w", err)
 	}
 	return ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}, data, nil
-}
-
-// OCILayer is OCI's name of docker's media type of a layer; others stay.
-func OCILayer(mediaType string) string {
-	switch mediaType {
-	case "application/vnd.docker.image.rootfs.diff.tar":
-		return ocispec.MediaTypeImageLayer
-	case "application/vnd.docker.image.rootfs.diff.tar.gzip":
-		return ocispec.MediaTypeImageLayerGzip
-	case "application/vnd.docker.image.rootfs.diff.tar.zstd":
-		return ocispec.MediaTypeImageLayerZstd
-	}
-	return mediaType
 }
 
 // TempFile makes a file without a name in a directory: it is gone when it is closed, however this process ends.

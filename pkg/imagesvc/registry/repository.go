@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
+	"criserver/pkg/imagesvc/mediatype"
 	"criserver/pkg/imagesvc/registry/failure"
 	"criserver/pkg/imagesvc/registry/hosts"
 	"criserver/pkg/imagesvc/registry/keyring"
@@ -27,14 +28,8 @@ import (
 // MaxManifest is the largest manifest in bytes, as registries have it (distribution-spec, "Pushing Manifests").
 const MaxManifest = 4 << 20
 
-// Media types of Docker's manifests; OCI's are in image-spec.
-const (
-	MediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	MediaTypeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
-)
-
 var acceptManifests = strings.Join([]string{
-	ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, MediaTypeDockerList, MediaTypeDockerManifest, "*/*",
+	ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, mediatype.DockerIndex, mediatype.DockerManifest, "*/*",
 }, ", ")
 
 // Repository fetches one image. Its methods may be called at the same time.
