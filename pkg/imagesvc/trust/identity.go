@@ -3,13 +3,13 @@ package trust
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
+
+	"criserver/pkg/imagesvc/opfile"
 )
 
 // maxFile bounds what is read of a file that was named by mistake.
@@ -31,7 +31,7 @@ type identity struct {
 func load(c Scope) ([]*identity, error) {
 	var trusted root.TrustedMaterial = &root.BaseTrustedMaterial{}
 	if c.TrustedRoot != "" {
-		data, err := readFile(c.TrustedRoot)
+		data, err := opfile.Read(c.TrustedRoot, maxFile)
 		if err != nil {
 			return nil, fmt.Errorf("read trusted root: %w", err)
 		}
@@ -87,7 +87,7 @@ func (c Scope) wantsLog(keyed bool) bool {
 func (c Scope) wantsSCT() bool { return c.SCT == nil || *c.SCT }
 
 func newKeyed(c Scope, file string, trusted root.TrustedMaterial) (*identity, error) {
-	data, err := readFile(file)
+	data, err := opfile.Read(file, maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
 	}
@@ -168,20 +168,4 @@ func whole(re string) string {
 		return ""
 	}
 	return "^(?:" + re + ")$"
-}
-
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
-	}
-	return data, nil
 }

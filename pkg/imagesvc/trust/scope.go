@@ -3,15 +3,15 @@ package trust
 import (
 	"errors"
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/distribution/reference"
+
+	"criserver/pkg/imagesvc/opfile"
 )
 
 // DefaultScope is another name of "", the scope of all images.
@@ -28,15 +28,8 @@ type scope struct {
 
 // loaded is what the files of a scope said when they had these stamps.
 type loaded struct {
-	stamps     []stamp
+	stamps     []opfile.Stamp
 	identities []*identity
-}
-
-// stamp tells one state of a file from others: a rename over it changes the inode, a write the time of change. The zero
-// stamp is of a file that is not there.
-type stamp struct {
-	inode         uint64
-	size, changed int64
 }
 
 func newScope(c Scope) (*scope, error) {
@@ -146,15 +139,11 @@ func (s *scope) identities() ([]*identity, error) {
 	return identities, nil
 }
 
-func (s *scope) stamps() []stamp {
-	var stamps []stamp
+func (s *scope) stamps() []opfile.Stamp {
+	var stamps []opfile.Stamp
 	for _, file := range append(slices.Clone(s.Keys), s.TrustedRoot) {
-		var st stamp
-		if info, err := os.Stat(file); err == nil {
-			sys := info.Sys().(*syscall.Stat_t)
-			st = stamp{inode: sys.Ino, size: sys.Size, changed: sys.Ctim.Nano()}
-		}
-		stamps = append(stamps, st)
+		stamp, _ := opfile.StampOf(file) // of a file that is not there, reading it tells
+		stamps = append(stamps, stamp)
 	}
 	return stamps
 }

@@ -3,7 +3,6 @@ package credential
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"criserver/pkg/imagesvc/opfile"
 )
 
 const (
@@ -59,7 +60,7 @@ func (w *watched[T]) get() (T, error) {
 	w.mu.Unlock()
 	var documents []document
 	for _, file := range files {
-		data, err := readFile(file)
+		data, err := opfile.Read(file, maxFile)
 		if err != nil {
 			return none, err
 		}
@@ -101,38 +102,14 @@ func (w *watched[T]) files() ([]string, error) {
 func stampOf(files []string) (stamp string, fresh bool, err error) {
 	var b strings.Builder
 	for _, file := range files {
-		info, err := os.Stat(file)
+		state, err := opfile.StampOf(file)
 		if err != nil {
 			return "", false, err
 		}
-		changed := info.ModTime()
-		var inode uint64
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			inode = st.Ino
-			if c := time.Unix(st.Ctim.Unix()); c.After(changed) {
-				changed = c
-			}
-		}
-		fresh = fresh || time.Since(changed) < settled
-		fmt.Fprintf(&b, "%q %d %d %d %d\n", file, inode, info.Size(), info.ModTime().UnixNano(), changed.UnixNano())
+		fresh = fresh || time.Since(state.Changed()) < settled
+		fmt.Fprintf(&b, "%q %v\n", file, state)
 	}
 	return b.String() + ".", fresh, nil
-}
-
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", path) // a pipe would never end
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxFile)
-	}
-	return data, err
 }
 
 func isMissing(err error) bool {

@@ -2,8 +2,6 @@ package hosts
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -13,6 +11,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/imagesvc/opfile"
 )
 
 const (
@@ -164,7 +164,7 @@ func directoryNames(host string) []string {
 
 // readDir reads hosts.toml, or the files of docker's layout where that is not, or is empty.
 func readDir(dir, file string) (*document, error) {
-	doc, err := readFile(file, maxHostsFile)
+	doc, err := opfile.Read(file, maxHostsFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, &Problem{File: file, Reason: err.Error()}
 	}
@@ -200,20 +200,4 @@ func (h *hostDir) endpoints(host string) []*Endpoint {
 		return withLast(list, expand(h.doc.server, host, true))
 	}
 	return withLast(list, itself(host, h.doc.root))
-}
-
-func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
-	}
-	return data, nil
 }

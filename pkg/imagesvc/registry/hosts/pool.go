@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"criserver/pkg/imagesvc/opfile"
 )
 
 const (
@@ -186,7 +188,7 @@ func (t TLS) load() (config *tls.Config, sum [sha256.Size]byte, err error) {
 		}
 	}
 	for _, file := range cas {
-		pem, err := readFile(file, maxCertFile)
+		pem, err := opfile.Read(file, maxCertFile)
 		if err != nil {
 			return nil, sum, fmt.Errorf("read certificates: %w", err)
 		}
@@ -221,10 +223,10 @@ func (k KeyPair) keyFile() string {
 }
 
 func (k KeyPair) read() (cert, key []byte, err error) {
-	if cert, err = readFile(k.Cert, maxCertFile); err != nil {
+	if cert, err = opfile.Read(k.Cert, maxCertFile); err != nil {
 		return nil, nil, err
 	}
-	key, err = readFile(k.keyFile(), maxCertFile)
+	key, err = opfile.Read(k.keyFile(), maxCertFile)
 	return cert, key, err
 }
 
