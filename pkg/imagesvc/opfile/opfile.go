@@ -12,13 +12,14 @@ import (
 
 // Read returns the content of a regular file that has limit bytes at most: it may have been named by mistake.
 func Read(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	// Opening a pipe would wait for somebody to write into it, and nothing could end that.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err == nil && !info.Mode().IsRegular() && !info.IsDir() { // of a directory, reading tells
-		return nil, fmt.Errorf("%s is no regular file", path) // a pipe would never end
+		return nil, fmt.Errorf("%s is no regular file", path)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
