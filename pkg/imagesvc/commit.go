@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 
@@ -29,11 +28,8 @@ func (s *Service) Commit(ctx context.Context, o CommitOptions) (Image, error) {
 		return Image{}, fmt.Errorf("commit: %w: %w", ErrInvalid, err)
 	}
 	img, err := s.commit(ctx, ref, o)
-	if errors.Is(err, change.ErrInvalid) {
-		err = fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
 	if err != nil {
-		return Image{}, fmt.Errorf("commit to %s: %w", ref, s.noSpace(ctx, err))
+		return Image{}, fmt.Errorf("commit to %s: %w", ref, s.noSpace(ctx, invalid(err)))
 	}
 	logrus.WithFields(logrus.Fields{"image": ref.String(), "id": img.ID, "container": o.Snapshot}).Info("container is committed")
 	return img, nil
@@ -102,20 +98,12 @@ func (s *Service) writableLayer(ctx context.Context, key string) (*newLayer, err
 	if err != nil {
 		return nil, err
 	}
-	f, err := outgoing.TempFile(s.config.Root)
+	f, desc, err := outgoing.TempBlob(s.config.Root, func(w io.Writer) error { return layertar.Changes(ctx, upper, w) })
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read writable layer: %w", err)
 	}
-	hash := digest.Canonical.Digester()
-	err = layertar.Changes(ctx, upper, io.MultiWriter(f, hash.Hash()))
-	var size int64
-	if err == nil {
-		size, err = f.Seek(0, io.SeekCurrent)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("read writable layer: %w", err), f.Close())
-	}
-	return &newLayer{f, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: hash.Digest(), Size: size}}, nil
+	desc.MediaType = ocispec.MediaTypeImageLayer
+	return &newLayer{f, desc}, nil
 }
 
 // open opens a file of its own: the layer may be asked for more than once.

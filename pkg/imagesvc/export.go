@@ -10,8 +10,10 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"criserver/pkg/imagesvc/archive"
+	"criserver/pkg/imagesvc/change"
 	"criserver/pkg/imagesvc/outgoing"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/unpack"
 )
 
 // Export writes images into an archive, see package outgoing. An image that was given by a tag has that name in it, others all
@@ -49,8 +51,10 @@ func (s *Service) Export(ctx context.Context, w io.Writer, names []string, forma
 
 // invalid makes an error of a package below one of ErrInvalid.
 func invalid(err error) error {
-	if errors.Is(err, outgoing.ErrInvalid) || errors.Is(err, archive.ErrInvalid) {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	for _, below := range []error{outgoing.ErrInvalid, archive.ErrInvalid, change.ErrInvalid, unpack.ErrInvalid} {
+		if errors.Is(err, below) && !errors.Is(err, ErrInvalid) {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
 	}
 	return err
 }

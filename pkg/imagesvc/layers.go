@@ -16,7 +16,7 @@ import (
 	"criserver/pkg/imagesvc/download"
 	"criserver/pkg/imagesvc/origin"
 	"criserver/pkg/imagesvc/progress"
-	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/registry/failure"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/snapshot"
 )
@@ -113,9 +113,8 @@ func (s *Service) fill(ctx context.Context, stage snapshot.Stage, job layerJob) 
 	}()
 	for {
 		err := s.fetch(ctx, stage, job)
-		damaged := errors.Is(err, registry.ErrDigest) || errors.Is(err, registry.ErrTruncated) || errors.Is(err, registry.ErrStalled)
 		// Each such error leaves one endpoint less, or nothing that was kept of an earlier download.
-		again := damaged && (job.from.CanTryElsewhere() || errors.Is(err, download.ErrKept))
+		again := failure.IsDamage(err) && (job.from.CanTryElsewhere() || errors.Is(err, download.ErrKept))
 		if !again || ctx.Err() != nil {
 			return err
 		}

@@ -315,13 +315,14 @@ func (s *Service) Progress(name string) []Progress {
 
 // Explain tells how an image would be pulled, see registry.Explanation; with probe each endpoint is asked whether it is there.
 func (s *Service) Explain(ctx context.Context, name string, probe bool) (any, error) {
-	refs, err := s.settings.Load().Registry.Names(name)
+	client := s.settings.Load().Registry
+	refs, err := client.Names(name)
 	if err != nil {
 		return nil, fmt.Errorf("explain: %w: %w", ErrInvalid, err)
 	}
-	explain := s.settings.Load().Registry.Explain
+	explain := client.Explain
 	if probe {
-		explain = s.settings.Load().Registry.Probe
+		explain = client.Probe
 	}
 	return explain(ctx, refs[0], registry.Auth{}), nil
 }

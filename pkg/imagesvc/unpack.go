@@ -62,10 +62,7 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 			// The blob is what the manifest says: it is the image that contradicts itself, wherever it comes from.
 			err = fmt.Errorf("%w: unpacked it is not %s, which the configuration says", ErrInvalid, job.id())
 		}
-		if errors.Is(err, unpack.ErrInvalid) {
-			err = fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
-		return made{}, err
+		return made{}, invalid(err)
 	}
 	// A decompressor may leave what follows its stream; it is part of the blob.
 	if err := blob.Drain(); err != nil {

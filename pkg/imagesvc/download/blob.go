@@ -53,7 +53,7 @@ type Blob struct {
 
 // newBlob finds what is there of a blob.
 func (s *Store) newBlob(d ocispec.Descriptor, dir string, release func()) (*Blob, error) {
-	b := &Blob{desc: d, dir: dir, chunk: s.chunkSize(d.Size), release: sync.OnceFunc(release), changed: make(chan struct{})}
+	b := &Blob{desc: d, dir: dir, chunk: s.chunkSize(d.Size), release: release, changed: make(chan struct{})}
 	b.have = make([]int64, (d.Size+b.chunk-1)/b.chunk)
 	b.follow.blob = b
 	b.Reader = verify.NewReader(&b.follow, d.Digest, d.Size)
@@ -113,13 +113,19 @@ func (b *Blob) Consumed() int64 { return b.Count() }
 // is not kept, and who sent it is blamed, unless it may have been what was kept before.
 func (b *Blob) Err() error {
 	err := b.Reader.Err()
-	if !errors.Is(err, verify.ErrDigest) && !errors.Is(err, verify.ErrTruncated) || b.stopped() != nil {
+	if !b.wrong() {
 		return err
 	}
 	if b.reused {
 		return fmt.Errorf("blob %s, %w: %w", b.desc.Digest, ErrKept, err)
 	}
 	return fmt.Errorf("blob %s, sent by %s: %w", b.desc.Digest, strings.Join(b.blameAll(), ", "), err)
+}
+
+// wrong tells that all that there is has been read, and is not what was promised.
+func (b *Blob) wrong() bool {
+	err := b.Reader.Err()
+	return (errors.Is(err, verify.ErrDigest) || errors.Is(err, verify.ErrTruncated)) && b.stopped() == nil
 }
 
 // blameAll blames who sent the blob and returns their names.
@@ -141,7 +147,7 @@ func (b *Blob) Close() error {
 	if b.closed {
 		return nil
 	}
-	if err := b.Reader.Err(); b.stopped() == nil && (errors.Is(err, verify.ErrDigest) || errors.Is(err, verify.ErrTruncated)) {
+	if b.wrong() {
 		return b.Discard()
 	}
 	if b.end(); b.Fetched() == 0 || b.part != nil {

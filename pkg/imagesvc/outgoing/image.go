@@ -86,14 +86,19 @@ func (s *Store) layer(ctx context.Context, img *Image, i int) (layer, error) {
 	if img.Artifact {
 		return layer{desc, func(context.Context) (io.ReadCloser, error) { return file(tree, desc) }, true}, nil
 	}
+	l, err := rebuilt(tree)
+	l.desc.Annotations = desc.Annotations
+	l.exact = l.desc.Digest == desc.Digest
+	return l, err
+}
+
+// rebuilt is a layer whose tar is written again.
+func rebuilt(tree layertar.Layer) (layer, error) {
 	size, err := tree.Size()
 	if err != nil {
 		return layer{}, err
 	}
-	l := layer{plainly(img.Layers[i], size), func(context.Context) (io.ReadCloser, error) { return tree.Open() }, false}
-	l.desc.Annotations = desc.Annotations
-	l.exact = l.desc.Digest == desc.Digest
-	return l, nil
+	return layer{plainly(tree.ID, size), func(context.Context) (io.ReadCloser, error) { return tree.Open() }, false}, nil
 }
 
 func plainly(id digest.Digest, size int64) ocispec.Descriptor {
@@ -107,9 +112,8 @@ func (s *Store) plain(ctx context.Context, img *Image, i int) (layer, error) {
 		return l, err
 	}
 	if tree, err := s.Tree(ctx, img.Layers[i]); err == nil {
-		if size, err := tree.Size(); err == nil {
-			open := func(context.Context) (io.ReadCloser, error) { return tree.Open() }
-			return layer{plainly(img.Layers[i], size), open, false}, nil
+		if l, err := rebuilt(tree); err == nil {
+			return l, nil
 		}
 	}
 	// A tar that cannot be written again is in the kept blob.
@@ -242,4 +246,22 @@ func TempFile(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("make temporary file: %w", err)
 	}
 	return f, nil
+}
+
+// TempBlob is TempFile with what write writes, which it describes, but for the media type.
+func TempBlob(dir string, write func(io.Writer) error) (*os.File, ocispec.Descriptor, error) {
+	f, err := TempFile(dir)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, err
+	}
+	hash := digest.Canonical.Digester()
+	err = write(io.MultiWriter(f, hash.Hash()))
+	var size int64
+	if err == nil {
+		size, err = f.Seek(0, io.SeekCurrent)
+	}
+	if err != nil {
+		return nil, ocispec.Descriptor{}, errors.Join(err, f.Close())
+	}
+	return f, ocispec.Descriptor{Digest: hash.Digest(), Size: size}, nil
 }

@@ -121,30 +121,21 @@ func (p *pushing) anew(ctx context.Context) ([]layer, error) {
 
 // compress writes a layer into a temporary file.
 func (p *pushing) compress(ctx context.Context, l layer) (ocispec.Descriptor, *os.File, error) {
-	none := ocispec.Descriptor{}
 	plain, err := l.open(ctx)
 	if err != nil {
-		return none, nil, err
+		return ocispec.Descriptor{}, nil, err
 	}
 	defer plain.Close()
-	f, err := TempFile(p.Dir)
+	f, desc, err := TempBlob(p.Dir, func(w io.Writer) error {
+		zw := gzip.NewWriter(w)
+		_, err := io.Copy(zw, verify.WithContext(ctx, plain))
+		return errors.Join(err, zw.Close())
+	})
 	if err != nil {
-		return none, nil, err
+		return desc, nil, fmt.Errorf("compress layer %s: %w", l.desc.Digest, err)
 	}
-	hash := digest.Canonical.Digester()
-	zw := gzip.NewWriter(io.MultiWriter(f, hash.Hash()))
-	_, err = io.Copy(zw, verify.WithContext(ctx, plain))
-	err = errors.Join(err, zw.Close())
-	var size int64
-	if err == nil {
-		size, err = f.Seek(0, io.SeekCurrent)
-	}
-	if err != nil {
-		return none, nil, errors.Join(fmt.Errorf("compress layer %s: %w", l.desc.Digest, err), f.Close())
-	}
-	return ocispec.Descriptor{
-		MediaType: ocispec.MediaTypeImageLayerGzip, Digest: hash.Digest(), Size: size, Annotations: l.desc.Annotations,
-	}, f, nil
+	desc.MediaType, desc.Annotations = ocispec.MediaTypeImageLayerGzip, l.desc.Annotations
+	return desc, f, nil
 }
 
 // upload sends a layer that is a file.

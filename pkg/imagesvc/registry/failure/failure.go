@@ -135,9 +135,9 @@ func KindOf(err error) error {
 	return nil
 }
 
-// IsDamage tells of a kind that what the endpoint sent cannot be used.
-func IsDamage(kind error) bool {
-	return errors.Is(kind, ErrDigest) || errors.Is(kind, ErrTruncated) || errors.Is(kind, ErrStalled)
+// IsDamage tells of an error, or of its kind, that what the endpoint sent cannot be used.
+func IsDamage(err error) bool {
+	return errors.Is(err, ErrDigest) || errors.Is(err, ErrTruncated) || errors.Is(err, ErrStalled)
 }
 
 // Attempt is what one endpoint said.
