@@ -45,8 +45,7 @@ func (s *Service) createContainer(ctx context.Context, pod PodStatus, c want.Con
 	cgroup.Warm()
 	id := newID()
 	st := ContainerStatus{
-		ID: id, PodID: pod.ID, Config: c, ImageID: img.ID, ImageRef: img.Ref, Layers: img.Layers,
-		Phase: ContainerCreating, CreatedAt: now(),
+		ID: id, PodID: pod.ID, Config: c, ImageID: img.ID, ImageRef: img.Ref, Phase: ContainerCreating, CreatedAt: now(),
 		StopSignal: cmp.Or(c.StopSignal, img.Config.StopSignal, "SIGTERM"),
 		CgroupPath: filepath.Join(pod.CgroupPath, id),
 	}

@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -71,11 +69,9 @@ type ContainerStatus struct {
 	Config    want.Container
 	// ImageID and ImageRef are the image's ID and Ref.
 	ImageID, ImageRef string
-	// Layers are those of the image, lowest first.
-	Layers    []digest.Digest `json:",omitempty"`
-	Phase     ContainerPhase
-	CreatedAt time.Time
-	StartedAt time.Time `json:",omitzero"`
+	Phase             ContainerPhase
+	CreatedAt         time.Time
+	StartedAt         time.Time `json:",omitzero"`
 	// FinishedAt, ExitCode, Reason and Message are set when the container has exited.
 	FinishedAt time.Time `json:",omitzero"`
 	ExitCode   int       `json:",omitempty"`
