@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -204,12 +203,8 @@ func (s *source) resume() error {
 	if s.cuts > patience {
 		s.from.avoid.Store(true) // if there is another, it has its turn
 	}
-	timer := time.NewTimer(min(s.repo.config.Backoff<<(s.cuts-1), maxBackoff))
-	defer timer.Stop()
-	select {
-	case <-s.ctx.Done():
-		return context.Cause(s.ctx)
-	case <-timer.C:
+	if err := s.repo.config.pause(s.ctx, s.cuts-1); err != nil {
+		return err
 	}
 	return s.open()
 }

@@ -19,7 +19,6 @@ import (
 const (
 	defaultNoProgress = 5 * time.Minute
 	defaultBackoff    = 250 * time.Millisecond
-	maxBackoff        = 10 * time.Second
 )
 
 // Client reaches registries. It keeps connections, and which endpoints do not answer, but no credentials or tokens.

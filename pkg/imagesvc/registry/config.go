@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -60,6 +61,18 @@ func (c *Config) hosts() hosts.Config {
 		out.Registries[host] = r
 	}
 	return out
+}
+
+// pause waits before a request is made once more, the longer the more often that was.
+func (c *Config) pause(ctx context.Context, attempt int) error {
+	timer := time.NewTimer(min(c.Backoff<<attempt, hosts.MaxBackoff))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
 }
 
 // apiHost is where a registry's API is. Docker's is not where its name says.

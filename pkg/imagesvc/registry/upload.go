@@ -76,7 +76,7 @@ func (u *upload) run(ctx context.Context, e *endpoint, from []string) (Pushed, e
 		if u.offset > before {
 			attempt = 0
 		}
-		if err := u.wait(ctx, attempt); err != nil {
+		if err := u.pusher.repo.config.pause(ctx, attempt); err != nil {
 			return "", err
 		}
 		u.locate(ctx, e)
@@ -101,17 +101,6 @@ func (u *upload) again(err error) bool {
 		return s != nil || hosts.WorthRetrying(nil, err)
 	}
 	return unavailable
-}
-
-func (u *upload) wait(ctx context.Context, attempt int) error {
-	timer := time.NewTimer(min(u.pusher.repo.config.Backoff<<attempt, maxBackoff))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }
 
 // try sends what the registry does not have.

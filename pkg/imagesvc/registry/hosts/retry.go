@@ -13,8 +13,10 @@ import (
 // MaxRetries is how often a request is repeated.
 const MaxRetries = 4
 
+// MaxBackoff is the longest wait between two repetitions that is not at the server's wish.
+const MaxBackoff = 10 * time.Second
+
 const (
-	maxBackoff = 10 * time.Second
 	// maxRetryAfter is how long in all one request waits at a server's wish. What wants more has no time for this pull:
 	// another endpoint is asked.
 	maxRetryAfter = time.Minute
@@ -36,7 +38,7 @@ func (r *Retries) Retry(attempt int, resp *http.Response, err error) (time.Durat
 	if attempt >= MaxRetries || !WorthRetrying(resp, err) {
 		return -1, nil
 	}
-	wait := min(r.Backoff<<attempt, maxBackoff)
+	wait := min(r.Backoff<<attempt, MaxBackoff)
 	wait += time.Duration((rand.Float64()*2 - 1) * jitter * float64(wait)) //nolint:gosec // no secret
 	if wish, ok := retryAfter(resp); ok {
 		if r.waited += wish; r.waited > maxRetryAfter {
