@@ -7,6 +7,8 @@ import (
 
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"criserver/pkg/imagesvc/registry/names"
 )
 
 // annotationName is where containerd, and after it docker and buildkit, put the full name: that of OCI is for the tag, though
@@ -17,15 +19,15 @@ var tagForm = regexp.MustCompile("^" + reference.TagRegexp.String() + "$")
 
 // fullName completes a name as docker does.
 func fullName(s string) (string, error) {
-	named, err := reference.ParseDockerRef(s)
+	ref, err := names.Parse(s)
 	if err != nil {
-		return "", fmt.Errorf("%w: image name %q: %w", ErrInvalid, s, err)
+		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	return named.String(), nil
+	return ref.String(), nil
 }
 
 // namesOf reads the annotations of a descriptor in an index.json.
-func namesOf(annotations map[string]string) (names []string, tag string, err error) {
+func namesOf(annotations map[string]string) (full []string, tag string, err error) {
 	if name := annotations[annotationName]; name != "" {
 		full, err := fullName(name)
 		if err != nil {
@@ -48,10 +50,8 @@ func namesOf(annotations map[string]string) (names []string, tag string, err err
 
 // tagOf is what stands for a name in OCI's annotation: the tag, and of a name by digest, as containerd does it, all of it.
 func tagOf(name string) string {
-	if named, err := reference.ParseDockerRef(name); err == nil {
-		if tagged, ok := named.(reference.Tagged); ok {
-			return tagged.Tag()
-		}
+	if ref, err := names.Parse(name); err == nil && ref.Tag() != "" {
+		return ref.Tag()
 	}
 	return name
 }
