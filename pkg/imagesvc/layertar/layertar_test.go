@@ -17,63 +17,17 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"criserver/pkg/imagesvc/unpack"
+	"criserver/pkg/imagesvc/unpack/tartest"
 	"criserver/pkg/imagesvc/verify"
 )
 
-type entry struct {
-	tar.Header
-	content string
-}
+type entry = tartest.Entry
 
-func dir(name string) entry {
-	return entry{Header: tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755}}
-}
+var (
+	dir, file, symlink, hardlink, device = tartest.Dir, tartest.File, tartest.Symlink, tartest.Hardlink, tartest.Device
 
-func file(name, content string) entry {
-	return entry{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}, content: content}
-}
-
-func symlink(name, target string) entry {
-	return entry{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}}
-}
-
-func hardlink(name, target string) entry {
-	return entry{Header: tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target}}
-}
-
-func device(name string, kind byte, major, minor int64) entry {
-	return entry{Header: tar.Header{Typeflag: kind, Name: name, Mode: 0o620, Gid: 5, Devmajor: major, Devminor: minor}}
-}
-
-func makeTar(t testing.TB, entries ...entry) []byte {
-	t.Helper()
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	for _, e := range entries {
-		hdr := e.Header
-		hdr.Size = int64(len(e.content))
-		if hdr.ModTime.IsZero() && hdr.Typeflag != tar.TypeXGlobalHeader {
-			hdr.ModTime = time.Unix(1234567890, 0)
-		}
-		if err := w.WriteHeader(&hdr); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, e.content); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return buf.Bytes()
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("owners, devices and trusted attributes need root")
-	}
-}
+	makeTar, needRoot = tartest.Make, tartest.NeedRoot
+)
 
 // captured unpacks a tar while it is captured, as a pull does.
 func captured(t testing.TB, root string, data []byte) (meta []byte, captureErr, applyErr error) {

@@ -32,13 +32,18 @@ func client(t *testing.T, c registry.Config) *registry.Client {
 	return client
 }
 
-func repository(t *testing.T, c *registry.Client, name string, a registry.Auth) *registry.Repository {
+func reference(t *testing.T, name string) registry.Reference {
 	t.Helper()
 	ref, err := registry.Parse(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	repo, err := c.Repository(ref, a)
+	return ref
+}
+
+func repository(t *testing.T, c *registry.Client, name string, a registry.Auth) *registry.Repository {
+	t.Helper()
+	repo, err := c.Repository(reference(t, name), a)
 	if err != nil {
 		t.Fatal(err)
 	}

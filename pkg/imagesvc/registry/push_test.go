@@ -27,11 +27,7 @@ import (
 
 func pusher(t *testing.T, c *registry.Client, name string, a registry.Auth) *registry.Pusher {
 	t.Helper()
-	ref, err := registry.Parse(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := c.Pusher(ref, a)
+	p, err := c.Pusher(reference(t, name), a)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,17 +44,7 @@ func TestHostsFileIsReadAgain(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, gone, "hosts.toml")
 	c := client(t, registry.Config{ConfigPath: []string{dir}})
-	pull := func() error {
-		ref, err := registry.Parse(gone + "/a/b:v1")
-		if err != nil {
-			t.Fatal(err)
-		}
-		repo, err := c.Repository(ref, registry.Auth{})
-		if err != nil {
-			return err
-		}
-		return fetchAll(t.Context(), repo, img)
-	}
+	pull := func() error { return tryPull(t, c, gone+"/a/b:v1", img) }
 	if err := pull(); !errors.Is(err, registry.ErrUnavailable) {
 		t.Fatalf("without a file: %v", err)
 	}
@@ -94,6 +84,16 @@ func TestHostsFileIsReadAgain(t *testing.T) {
 	eventually(t, "the removal is not seen", func() bool { return pull() != nil })
 }
 
+// tryPull fetches an image of a registry that may not be configured well.
+func tryPull(t *testing.T, c *registry.Client, name string, img *registrytest.Image) error {
+	t.Helper()
+	repo, err := c.Repository(reference(t, name), registry.Auth{})
+	if err != nil {
+		return err
+	}
+	return fetchAll(t.Context(), repo, img)
+}
+
 // So it does with certificates, and asks at once again what was refused for the old ones.
 func TestCertificatesAreReadAgain(t *testing.T) {
 	img := smallImage(t)
@@ -102,17 +102,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	rewriteFile(t, ca, readText(t, other.CA))
 	c := client(t, registry.Config{Mirrors: map[string][]registry.Endpoint{good.Host: {{URL: good.URL(), CA: []string{ca}}}}})
-	pull := func() error {
-		ref, err := registry.Parse(good.Host + "/a/b:v1")
-		if err != nil {
-			t.Fatal(err)
-		}
-		repo, err := c.Repository(ref, registry.Auth{})
-		if err != nil {
-			return err
-		}
-		return fetchAll(t.Context(), repo, img)
-	}
+	pull := func() error { return tryPull(t, c, good.Host+"/a/b:v1", img) }
 	if err := pull(); !errors.Is(err, registry.ErrUnavailable) {
 		t.Fatalf("another authority: %v", err)
 	}

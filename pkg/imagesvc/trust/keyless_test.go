@@ -231,14 +231,20 @@ func TestExpiredCertificate(t *testing.T) {
 	wantAccepted(t, now, image, m)
 }
 
-// The chain of a signature leads to a root, but is not one.
-func TestChain(t *testing.T) {
-	a, d := newAuthority(t), newDeployment(t)
+// policy trusts the authority's root, and wants no log.
+func (a authority) policy(t *testing.T) *trust.Policy {
+	t.Helper()
 	scope := keylessBy(trustedRoot(t, []root.CertificateAuthority{&root.FulcioCertificateAuthority{
 		Root: a.root, ValidityPeriodStart: time.Now().Add(-time.Hour), URI: "https://ca.example",
-	}}, d), someoneKeyless)
+	}}, newDeployment(t)), someoneKeyless)
 	scope.TransparencyLog = &no
-	p := newPolicy(t, scope)
+	return newPolicy(t, scope)
+}
+
+// The chain of a signature leads to a root, but is not one.
+func TestChain(t *testing.T) {
+	a := newAuthority(t)
+	p := a.policy(t)
 	m, image := newMemory(t)
 	a.old(t, m, image, time.Now().Add(-time.Minute), false)
 	wantRejected(t, p, image, m, "leaf certificate verification failed")
@@ -251,12 +257,8 @@ func TestChain(t *testing.T) {
 
 // The new form has chains too, of private authorities.
 func TestChainInABundle(t *testing.T) {
-	a, d := newAuthority(t), newDeployment(t)
-	scope := keylessBy(trustedRoot(t, []root.CertificateAuthority{&root.FulcioCertificateAuthority{
-		Root: a.root, ValidityPeriodStart: time.Now().Add(-time.Hour), URI: "https://ca.example",
-	}}, d), someoneKeyless)
-	scope.TransparencyLog = &no
-	p := newPolicy(t, scope)
+	a := newAuthority(t)
+	p := a.policy(t)
 	m, image := newMemory(t)
 	for _, from := range []authority{newAuthority(t), a} {
 		s, leaf := from.leaf(t, time.Now().Add(-time.Minute))

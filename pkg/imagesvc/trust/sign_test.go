@@ -226,9 +226,9 @@ func (d deployment) root(t testing.TB) string {
 	return trustedRoot(t, d.FulcioCertificateAuthorities(), d)
 }
 
-func trustedRoot(t testing.TB, authorities []root.CertificateAuthority, d deployment) string {
+// rootFile writes a trusted root, which was made without an error.
+func rootFile(t testing.TB, tr *root.TrustedRoot, err error) string {
 	t.Helper()
-	tr, err := root.NewTrustedRoot(root.TrustedRootMediaType01, authorities, rawIDs(t, d.CTLogs()), d.TimestampingAuthorities(), rawIDs(t, d.RekorLogs()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,6 +237,12 @@ func trustedRoot(t testing.TB, authorities []root.CertificateAuthority, d deploy
 		t.Fatal(err)
 	}
 	return writeFile(t, "trusted_root.json", data)
+}
+
+func trustedRoot(t testing.TB, authorities []root.CertificateAuthority, d deployment) string {
+	t.Helper()
+	tr, err := root.NewTrustedRoot(root.TrustedRootMediaType01, authorities, rawIDs(t, d.CTLogs()), d.TimestampingAuthorities(), rawIDs(t, d.RekorLogs()))
+	return rootFile(t, tr, err)
 }
 
 // rawIDs: the deployment has them in hexadecimal where the file has bytes.
@@ -426,12 +432,5 @@ func (d deployment) material(t testing.TB, e *ca.TestEntity, entry *protorekor.T
 func withoutLogs(t testing.TB, d deployment) string {
 	t.Helper()
 	tr, err := root.NewTrustedRoot(root.TrustedRootMediaType01, d.FulcioCertificateAuthorities(), nil, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	data, err := tr.MarshalJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return writeFile(t, "trusted_root.json", data)
+	return rootFile(t, tr, err)
 }

@@ -15,61 +15,17 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/imagesvc/unpack/tartest"
 )
 
-// entry is a tar entry; Size and unset modes are filled in.
-type entry struct {
-	tar.Header
-	content string
-}
+type entry = tartest.Entry
 
-var mtime = time.Unix(1234567890, 0)
+var (
+	dir, file, symlink, hardlink = tartest.Dir, tartest.File, tartest.Symlink, tartest.Hardlink
 
-func dir(name string) entry {
-	return entry{Header: tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755}}
-}
-
-func file(name, content string) entry {
-	return entry{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}, content: content}
-}
-
-func symlink(name, target string) entry {
-	return entry{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}}
-}
-
-func hardlink(name, target string) entry {
-	return entry{Header: tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target}}
-}
-
-func makeTar(t testing.TB, entries ...entry) []byte {
-	t.Helper()
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	for _, e := range entries {
-		hdr := e.Header
-		hdr.Size = int64(len(e.content))
-		if hdr.ModTime.IsZero() {
-			hdr.ModTime = mtime
-		}
-		if err := w.WriteHeader(&hdr); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, e.content); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return buf.Bytes()
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("owners, devices and trusted attributes need root")
-	}
-}
+	makeTar, needRoot, mtime = tartest.Make, tartest.NeedRoot, tartest.ModTime
+)
 
 func unpacked(t *testing.T, entries ...entry) (string, Result) {
 	t.Helper()
@@ -153,9 +109,7 @@ func TestApplyKeepsAttributes(t *testing.T) {
 }
 
 func TestApplySpecialFiles(t *testing.T) {
-	node := func(name string, kind byte, major, minor int64) entry {
-		return entry{Header: tar.Header{Typeflag: kind, Name: name, Mode: 0o620, Gid: 5, Devmajor: major, Devminor: minor}}
-	}
+	node := tartest.Device
 	root, _ := unpacked(t, node("dev/null", tar.TypeChar, 1, 3), node("dev/big", tar.TypeBlock, 259, 300),
 		node("run/fifo", tar.TypeFifo, 0, 0))
 	wantMode(t, root, "dev/null", unix.S_IFCHR|0o620)
