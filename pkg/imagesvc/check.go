@@ -40,23 +40,24 @@ type checking struct {
 func (s *Service) Check(ctx context.Context, repair bool) ([]Finding, error) {
 	c := &checking{s: s, repair: repair, images: map[digest.Digest]Image{}, layers: map[digest.Digest][]digest.Digest{}, blobs: map[digest.Digest][]digest.Digest{}}
 	var all []digest.Digest
-	for id, img := range s.everything() {
+	for id, img := range s.catalog.All() {
 		c.images[id] = img
-		all = slices.Concat(all, img.DiffIDs, img.Blobs, []digest.Digest{img.ConfigBlob, img.Manifest})
+		all = append(all, img.Parts()...)
 	}
-	release, err := s.lease(ctx, distinct(all))
+	release, err := s.leases.Hold(ctx, distinct(all))
 	if err != nil {
 		return nil, fmt.Errorf("check images: %w", err)
 	}
 	defer release()
-	now := s.everything()
+	now := s.catalog.All()
 	maps.DeleteFunc(c.images, func(id digest.Digest, _ Image) bool { _, still := now[id]; return !still }) // removed meanwhile
-	for id, img := range c.images {
+	for _, id := range slices.Sorted(maps.Keys(c.images)) {
+		img := c.images[id]
 		for _, d := range distinct(img.DiffIDs) {
-			c.layers[d] = insert(c.layers[d], id)
+			c.layers[d] = append(c.layers[d], id)
 		}
 		for _, d := range distinct(slices.Concat([]digest.Digest{img.ConfigBlob, img.Manifest}, img.Blobs)) {
-			c.blobs[d] = insert(c.blobs[d], id)
+			c.blobs[d] = append(c.blobs[d], id)
 		}
 	}
 	// Blobs first: manifests tell where to get layers from.
@@ -72,15 +73,6 @@ func (s *Service) Check(ctx context.Context, repair bool) ([]Finding, error) {
 	}
 	s.rehabilitate(ctx)
 	return c.results, nil
-}
-
-// everything is all images, those out of sight too.
-func (s *Service) everything() map[digest.Digest]Image {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	out := maps.Clone(s.images)
-	maps.Copy(out, s.broken)
-	return out
 }
 
 func distinct(list []digest.Digest) []digest.Digest {
@@ -168,18 +160,10 @@ func (c *checking) checkLayer(ctx context.Context, d digest.Digest) (string, err
 	return strings.Join(texts, "; "), nil
 }
 
-// rehabilitate takes images that are whole again back into sight.
+// rehabilitate shows images that are whole again, and hides those that are not.
 func (s *Service) rehabilitate(ctx context.Context) {
-	for _, img := range s.everything() {
-		if s.check(ctx, img) != nil {
-			continue
-		}
-		s.mu.Lock()
-		if now, ok := s.broken[img.ID]; ok {
-			delete(s.broken, img.ID)
-			s.images[img.ID] = now
-		}
-		s.mu.Unlock()
+	for _, img := range s.catalog.All() {
+		s.look(ctx, img)
 	}
 }
 

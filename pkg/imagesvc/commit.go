@@ -10,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 
+	"criserver/pkg/imagesvc/catalog"
 	"criserver/pkg/imagesvc/change"
 	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/layertar"
@@ -62,7 +63,7 @@ func (s *Service) commit(ctx context.Context, ref registry.Reference, o CommitOp
 	if err != nil {
 		return Image{}, err
 	}
-	release, err = s.lease(ctx, parts(docs))
+	release, err = s.leases.Hold(ctx, parts(docs))
 	if err != nil {
 		return Image{}, err
 	}
@@ -73,7 +74,7 @@ func (s *Service) commit(ctx context.Context, ref registry.Reference, o CommitOp
 	if err != nil {
 		return Image{}, err
 	}
-	if err := s.put(ctx, img, name{ref, docs.Resolved.Digest}); err != nil {
+	if err := s.put(ctx, img, catalog.Name{Ref: ref, Resolved: docs.Resolved.Digest}); err != nil {
 		return Image{}, err
 	}
 	return s.Resolve(img.ID.String())

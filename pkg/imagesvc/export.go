@@ -103,8 +103,8 @@ func (s *Service) push(ctx context.Context, img Image, ref registry.Reference, a
 	}
 	var from []string
 	for _, name := range img.Digests {
-		if known, err := registry.Parse(name); err == nil && known.Domain() == ref.Domain() && known.Path() != ref.Path() {
-			from = insert(from, known.Path())
+		if known, err := registry.Parse(name); err == nil && known.Domain() == ref.Domain() && known.Path() != ref.Path() && !slices.Contains(from, known.Path()) {
+			from = append(from, known.Path())
 		}
 	}
 	return s.store().Push(ctx, out, to, from, report)

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"slices"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"criserver/pkg/imagesvc/document"
@@ -19,7 +17,7 @@ func (s *Service) hold(ctx context.Context, name string) (img Image, release fun
 	if img, err = s.Resolve(name); err != nil {
 		return img, nil, err
 	}
-	release, err = s.lease(ctx, slices.Concat([]digest.Digest{img.ConfigBlob, img.Manifest}, img.DiffIDs, img.Blobs))
+	release, err = s.leases.Hold(ctx, img.Parts())
 	if err != nil {
 		return img, nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/imagesvc/archive"
+	"criserver/pkg/imagesvc/catalog"
 	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/origin"
 	"criserver/pkg/imagesvc/registry"
@@ -99,16 +100,16 @@ func (s *Service) importImage(ctx context.Context, from *origin.Archived, refs [
 	if err != nil {
 		return img, err
 	}
-	var names []name
+	var names []catalog.Name
 	for _, ref := range refs {
-		names = append(names, name{ref, docs.Resolved.Digest})
+		names = append(names, catalog.Name{Ref: ref, Resolved: docs.Resolved.Digest})
 	}
 	// One that is there keeps the manifest that it came with.
 	if known, release, err := s.hold(ctx, docs.ID().String()); err == nil {
 		defer release()
 		img = known
 	} else {
-		release, err := s.lease(ctx, parts(docs))
+		release, err := s.leases.Hold(ctx, parts(docs))
 		if err != nil {
 			return img, err
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/imagesvc/catalog"
 	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/origin"
 	"criserver/pkg/imagesvc/progress"
@@ -88,7 +89,7 @@ func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registr
 	if err := s.trusted(ctx, from, ref, docs.Resolved.Digest); err != nil {
 		return "", err
 	}
-	release, err := s.lease(ctx, parts(docs))
+	release, err := s.leases.Hold(ctx, parts(docs))
 	if err != nil {
 		return "", err
 	}
@@ -97,7 +98,7 @@ func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registr
 	if err != nil {
 		return "", err
 	}
-	return img.ID, s.put(ctx, img, name{ref, docs.Resolved.Digest})
+	return img.ID, s.put(ctx, img, catalog.Name{Ref: ref, Resolved: docs.Resolved.Digest})
 }
 
 // fetchImage makes all of an image but its record. The caller holds a lease of its parts until that is written.
@@ -120,9 +121,10 @@ func (s *Service) fetchImage(ctx context.Context, from origin.Origin, docs *docu
 	}
 	for _, l := range docs.Parsed.Layers {
 		if s.content.Has(l.Digest) {
-			img.Blobs = insert(img.Blobs, l.Digest)
+			img.Blobs = append(img.Blobs, l.Digest)
 		}
 	}
+	img.Blobs = distinct(img.Blobs)
 	return img, nil
 }
 
@@ -151,10 +153,8 @@ func isNoSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is
 // unchanged asks the registry for no more than a digest when the name is known here: on most pulls of policy Always there
 // is nothing to do, and registries count fetches of manifests against their limits, but not questions for digests.
 func (s *Service) unchanged(ctx context.Context, repo *registry.Repository, ref registry.Reference) (id, resolved digest.Digest, ok bool) {
-	s.mu.RLock()
-	img, known := named(s.images, ref)
-	s.mu.RUnlock()
-	if !known {
+	img, err := s.catalog.Find(ref.String(), []registry.Reference{ref})
+	if err != nil || !s.look(ctx, img) {
 		return "", "", false
 	}
 	// What goes wrong now is told by the fetch that follows.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -17,7 +16,7 @@ import (
 // no error of it. The image is out of sight when Remove returns; its space is freed in the background, and that of layers
 // that a container uses when the container is gone.
 func (s *Service) Remove(ctx context.Context, name string) error {
-	img, err := s.drop(ctx, name)
+	img, err := s.catalog.Drop(ctx, name, s.names(name))
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
@@ -27,67 +26,6 @@ func (s *Service) Remove(ctx context.Context, name string) error {
 	logrus.WithFields(logrus.Fields{"image": name, "id": img.ID}).Info("image is removed")
 	s.cleaner.Wake()
 	return nil
-}
-
-// drop takes an image out of the records and out of sight.
-func (s *Service) drop(ctx context.Context, name string) (Image, error) {
-	leave, err := take(ctx, s.writing)
-	if err != nil {
-		return Image{}, err
-	}
-	defer leave()
-	refs := s.names(name)
-	s.mu.RLock()
-	img, err := find(s.images, name, refs)
-	if errors.Is(err, ErrNotFound) {
-		img, err = find(s.broken, name, refs)
-	}
-	s.mu.RUnlock()
-	if err != nil {
-		return img, err
-	}
-	if err := s.table.Delete(ctx, img.ID.String()); err != nil {
-		return img, fmt.Errorf("remove image %s: %w", name, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.images, img.ID)
-	delete(s.broken, img.ID)
-	return img, nil
-}
-
-// lease keeps Collect off blobs and layers that a pull counts on, until the returned function is called. Those that are
-// being deleted just now are waited for.
-func (s *Service) lease(ctx context.Context, digests []digest.Digest) (func(), error) {
-	s.mu.Lock()
-	for _, d := range digests {
-		s.leases[d]++
-	}
-	var busy []chan struct{}
-	for _, d := range digests {
-		if done, ok := s.deleting[d]; ok {
-			busy = append(busy, done)
-		}
-	}
-	s.mu.Unlock()
-	release := func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, d := range digests {
-			if s.leases[d]--; s.leases[d] == 0 {
-				delete(s.leases, d)
-			}
-		}
-	}
-	for _, done := range busy {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			release()
-			return nil, context.Cause(ctx)
-		}
-	}
-	return release, nil
 }
 
 // cleanEvery is how often it is looked for what nothing needs: layers of containers that are gone, downloads that nobody has
@@ -104,8 +42,11 @@ func (s *Service) CleanUp(ctx context.Context, delay time.Duration) {
 	})
 }
 
-// Collect deletes the layers and blobs that no image, container or pull needs, and downloads that nobody has taken up again.
-// Pulls go on meanwhile.
+// collectStep is how many layers or blobs Collect deletes before it gives way, for as long as they took.
+const collectStep = 32
+
+// Collect deletes the layers and blobs that no image, container or pull needs, and downloads that nobody has taken up again. It
+// does so in steps, and pulls go on meanwhile.
 func (s *Service) Collect(ctx context.Context) error {
 	leave, err := take(ctx, s.collecting)
 	if err != nil {
@@ -120,55 +61,42 @@ func (s *Service) Collect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list blobs: %w", err)
 	}
-	errs := []error{s.downloads.Purge(ctx, time.Now().Add(-s.config.KeepDownloads))}
-	for _, d := range layers {
-		if ctx.Err() != nil {
-			return errors.Join(append(errs, context.Cause(ctx))...)
-		}
-		errs = append(errs, s.collect(d, func() error {
-			err := s.layers.RemoveLayer(ctx, d)
-			if errors.Is(err, snapshot.ErrInUse) {
-				return nil // of a container
-			}
-			return err
-		}))
-	}
-	for _, d := range blobs {
-		errs = append(errs, s.collect(d, func() error { return s.content.Delete(d) }))
-	}
-	return errors.Join(errs...)
+	return errors.Join(
+		s.downloads.Purge(ctx, time.Now().Add(-s.config.KeepDownloads)),
+		s.collect(ctx, layers, s.removeLayer),
+		s.collect(ctx, blobs, func(_ context.Context, d digest.Digest) error { return s.content.Delete(d) }),
+	)
 }
 
-// collect deletes a layer or blob by fn if nothing needs it. The decision and its mark are one step, so that a pull either
-// keeps it or waits until it is gone.
-func (s *Service) collect(d digest.Digest, fn func() error) error {
-	s.mu.Lock()
-	if s.needed(d) {
-		s.mu.Unlock()
+// removeLayer leaves what is a container's.
+func (s *Service) removeLayer(ctx context.Context, d digest.Digest) error {
+	err := s.layers.RemoveLayer(ctx, d)
+	if errors.Is(err, snapshot.ErrInUse) {
 		return nil
 	}
-	done := make(chan struct{})
-	s.deleting[d] = done
-	s.mu.Unlock()
-	err := fn()
-	s.mu.Lock()
-	delete(s.deleting, d)
-	s.mu.Unlock()
-	close(done)
 	return err
 }
 
-// needed tells whether an image or a pull under way counts on a layer or blob. It needs the lock.
-func (s *Service) needed(d digest.Digest) bool {
-	if s.leases[d] > 0 {
-		return true
-	}
-	for _, all := range []map[digest.Digest]Image{s.images, s.broken} {
-		for _, img := range all {
-			if img.ConfigBlob == d || img.Manifest == d || slices.Contains(img.DiffIDs, d) || slices.Contains(img.Blobs, d) {
-				return true
+// collect removes those of the digests that nothing needs.
+func (s *Service) collect(ctx context.Context, digests []digest.Digest, remove func(context.Context, digest.Digest) error) error {
+	var errs []error
+	began, removed := time.Now(), 0
+	for _, d := range digests {
+		did, err := s.leases.Delete(d, s.catalog.Needs, func() error { return remove(ctx, d) })
+		errs = append(errs, err)
+		if did {
+			removed++
+		}
+		if ctx.Err() != nil {
+			return errors.Join(append(errs, context.Cause(ctx))...)
+		}
+		if removed == collectStep {
+			select {
+			case <-time.After(time.Since(began)):
+			case <-ctx.Done():
 			}
+			began, removed = time.Now(), 0
 		}
 	}
-	return false
+	return errors.Join(errs...)
 }

@@ -10,7 +10,6 @@
 package imagesvc
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,18 +18,18 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 
+	"criserver/pkg/imagesvc/catalog"
 	"criserver/pkg/imagesvc/cleaner"
 	"criserver/pkg/imagesvc/content"
 	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/download"
+	"criserver/pkg/imagesvc/lease"
 	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/shared"
@@ -43,7 +42,7 @@ import (
 // Errors that the service returns, wrapped; test with errors.Is.
 var (
 	// ErrNotFound: no image of that name or ID.
-	ErrNotFound = errors.New("image not found")
+	ErrNotFound = catalog.ErrNotFound
 	// ErrInvalid: the image, or its name, is not one that can be used.
 	ErrInvalid = document.ErrInvalid
 	// ErrUntrusted: the policy asks for signatures that the image does not have.
@@ -52,30 +51,8 @@ var (
 	ErrNoSpace = errors.New("no space left on the image file system")
 )
 
-// Image is an image of the node.
-type Image struct {
-	// ID is the digest of the configuration, of an artifact that of its manifest.
-	ID digest.Digest
-	// Manifest is the digest of its manifest, ConfigBlob that of its configuration. Both are kept.
-	Manifest, ConfigBlob digest.Digest
-	// Artifact tells that it is not a root file system but a set of files, to be mounted into containers.
-	Artifact bool `json:",omitempty"`
-	// Tags are full names with tags, Digests full names with the digest that was resolved. Both are sorted.
-	Tags, Digests []string
-	// Size is what was downloaded for it in bytes: compressed layers, manifest, configuration.
-	Size int64
-	// Config is the image's configuration; an artifact's is empty. DiffIDs are its layers, lowest first, by which snapshots
-	// are made.
-	Config  ocispec.Image
-	DiffIDs []digest.Digest
-	// Blobs are the compressed layers that are kept as they came.
-	Blobs []digest.Digest `json:",omitempty"`
-	// Annotations are the manifest's.
-	Annotations map[string]string
-	Pulled      time.Time
-	// Pinned tells that the kubelet shall not remove it to free space.
-	Pinned bool `json:"-"`
-}
+// Image is an image of the node, see package catalog.
+type Image = catalog.Image
 
 // FsInfo is the file system that images and the root file systems of containers are on, and what they take of it.
 type FsInfo struct {
@@ -139,24 +116,16 @@ type Service struct {
 	layers    Layers
 	content   *content.Store
 	downloads *download.Store
-	table     *record.Table[Image]
 
 	pulls    shared.Calls[pullKey, digest.Digest]
 	fetches  shared.Calls[digest.Digest, struct{}]
 	progress progress.Tracker
 	cleaner  cleaner.Cleaner
 
-	mu     sync.RWMutex // guards the maps; never held across a call to the disk
-	images map[digest.Digest]Image
-	// broken are images that were not whole at the start. They are out of sight, but keep what is left of them.
-	broken map[digest.Digest]Image
-	leases map[digest.Digest]int // layers and blobs that pulls under way count on
-	// deleting are the layers and blobs that Collect deletes just now; a channel is closed when that is done.
-	deleting map[digest.Digest]chan struct{}
-
-	// writing is held, by a value in it, while records are written, so that they are in the order of memory; collecting
-	// by the one Collect at work.
-	writing, collecting chan struct{}
+	catalog *catalog.Catalog
+	leases  lease.Leases // of what pulls under way count on
+	// collecting is held, by a value in it, by the one Collect at work.
+	collecting chan struct{}
 }
 
 // smallBlob is the size in bytes up to which a half fetched layer is not kept: it is fetched again in little time.
@@ -181,14 +150,15 @@ func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Laye
 	if err != nil {
 		return nil, err
 	}
-	table, err := record.NewTable[Image](ctx, db, "images")
+	images, err := catalog.Open(ctx, db)
+	if images == nil {
+		return nil, err
+	}
 	if err != nil {
-		return nil, fmt.Errorf("open image records: %w", err)
+		logrus.WithError(err).Error("some image records cannot be read")
 	}
 	s := &Service{
-		config: c, layers: layers, content: blobs, downloads: downloads, table: table,
-		images: map[digest.Digest]Image{}, broken: map[digest.Digest]Image{}, leases: map[digest.Digest]int{},
-		deleting: map[digest.Digest]chan struct{}{}, writing: make(chan struct{}, 1), collecting: make(chan struct{}, 1),
+		config: c, layers: layers, content: blobs, downloads: downloads, catalog: images, collecting: make(chan struct{}, 1),
 	}
 	s.settings.Store(&now)
 	s.progress.Exists = func(chain []digest.Digest) bool {
@@ -199,7 +169,10 @@ func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Laye
 	if err := errors.Join(os.RemoveAll(s.imports()), os.Mkdir(s.imports(), 0o700)); err != nil {
 		return nil, fmt.Errorf("clear imports: %w", err)
 	}
-	return s, s.load(ctx)
+	for _, img := range images.All() {
+		s.look(ctx, img)
+	}
+	return s, nil
 }
 
 // Close cancels the pulls under way and waits until nothing touches the layers any more.
@@ -209,43 +182,14 @@ func (s *Service) Close() {
 	s.fetches.Close()
 }
 
-// load reads the records.
-func (s *Service) load(ctx context.Context) error {
-	images, err := s.table.Load(ctx)
-	if images == nil && err != nil {
-		return fmt.Errorf("read image records: %w", err)
+// look hides an image that is not whole, shows one that is, and tells which it is.
+func (s *Service) look(ctx context.Context, img Image) (whole bool) {
+	err := s.check(ctx, img)
+	if s.catalog.Hide(img.ID, err != nil) && err != nil {
+		logrus.WithError(err).WithFields(logrus.Fields{"image": img.ID, "tags": img.Tags}).
+			Error("an image is not whole and must be pulled again")
 	}
-	if err != nil {
-		logrus.WithError(err).Error("some image records cannot be read")
-	}
-	tagOnce(images)
-	for _, img := range images {
-		img.ConfigBlob = cmp.Or(img.ConfigBlob, img.ID) // of a record that was written before there were artifacts
-		if err := s.check(ctx, img); err != nil {
-			logrus.WithError(err).WithFields(logrus.Fields{"image": img.ID, "tags": img.Tags}).
-				Error("an image is not whole and must be pulled again")
-			s.broken[img.ID] = img
-			continue
-		}
-		s.images[img.ID] = img
-	}
-	return nil
-}
-
-// tagOnce leaves each tag with the image that was pulled last: put, interrupted, leaves it with two.
-func tagOnce(images map[string]Image) {
-	owners := map[string]Image{}
-	for _, img := range images {
-		for _, tag := range img.Tags {
-			if owner, ok := owners[tag]; !ok || img.Pulled.After(owner.Pulled) {
-				owners[tag] = img
-			}
-		}
-	}
-	for key, img := range images {
-		img.Tags = slices.DeleteFunc(img.Tags, func(tag string) bool { return owners[tag].ID != img.ID })
-		images[key] = img
-	}
+	return err == nil
 }
 
 // check tells what is missing of an image.
@@ -263,11 +207,9 @@ func (s *Service) check(ctx context.Context, img Image) error {
 
 // List returns all images, the newest first.
 func (s *Service) List() []Image {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	out := make([]Image, 0, len(s.images))
-	for _, img := range s.images {
-		out = append(out, s.served(img))
+	out := s.catalog.List()
+	for i, img := range out {
+		out[i] = s.served(img)
 	}
 	slices.SortFunc(out, func(a, b Image) int {
 		if c := b.Pulled.Compare(a.Pulled); c != 0 {
@@ -293,10 +235,7 @@ func (s *Service) served(img Image) Image {
 
 // Resolve finds an image by tag, by digest in its repository, by ID, or by a unique prefix of its ID.
 func (s *Service) Resolve(name string) (Image, error) {
-	refs := s.names(name)
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	img, err := find(s.images, name, refs)
+	img, err := s.catalog.Find(name, s.names(name))
 	if err != nil {
 		return Image{}, err
 	}

@@ -237,6 +237,34 @@ func (t *Table[T]) Put(ctx context.Context, key string, v T) error {
 	return nil
 }
 
+// PutAll writes some records, all or none.
+func (t *Table[T]) PutAll(ctx context.Context, records map[string]T) error {
+	encoded := make(map[string][]byte, len(records))
+	for key, v := range records {
+		data, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("encode record %s of %s: %w", key, t.name, err)
+		}
+		encoded[key] = data
+	}
+	ctx = context.WithoutCancel(ctx)
+	tx, err := t.db.sql.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("write records of %s: %w", t.name, err)
+	}
+	put := tx.StmtContext(ctx, t.put)
+	for key, data := range encoded {
+		if _, err := put.ExecContext(ctx, key, data); err != nil {
+			return errors.Join(fmt.Errorf("write record %s of %s: %w", key, t.name, err), tx.Rollback())
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("write records of %s: %w", t.name, err)
+	}
+	t.db.writes.Add(1)
+	return nil
+}
+
 // Delete removes a record; an unknown key is no error.
 func (t *Table[T]) Delete(ctx context.Context, key string) error {
 	if _, err := t.del.ExecContext(context.WithoutCancel(ctx), key); err != nil {
