@@ -62,6 +62,6 @@ func (s *Server) commitOptions(c sandbox.ContainerStatus, r CommitRequest) (imag
 	if err != nil {
 		return o, err
 	}
-	o.Base, o.BaseLayers = base.ID, base.DiffIDs
+	o.Base = base.ID
 	return o, nil
 }

@@ -73,7 +73,7 @@ func TestCommit(t *testing.T) {
 		if err == nil {
 			check(t, name, got, err, wireImage())
 			check(t, name, options, err, imagesvc.CommitOptions{
-				Snapshot: status.ID, Base: img.ID, BaseLayers: img.DiffIDs, Name: "n:1", Author: "me", Comment: "why", Changes: []string{"CMD x"},
+				Snapshot: status.ID, Base: img.ID, Name: "n:1", Author: "me", Comment: "why", Changes: []string{"CMD x"},
 			})
 		}
 		check(t, name+": steps", steps, nil, tc.steps)

@@ -14,14 +14,14 @@ func (s *runtimeService) CreateContainer(ctx context.Context, r *runtimeapi.Crea
 	if err != nil {
 		return nil, err
 	}
-	img, err := s.b.Images.Resolve(r.GetConfig().GetImage().GetImage())
+	img, err := s.b.Images.Ready(ctx, r.GetConfig().GetImage().GetImage())
 	if err != nil {
 		return nil, err
 	}
 	if img.Artifact {
 		return nil, invalid("image", "%s is an artifact: it has files to be mounted, no root file system", r.GetConfig().GetImage().GetImage())
 	}
-	if config.Volumes, err = decodeVolumes(r.GetConfig().GetMounts(), s.b.Images); err != nil {
+	if config.Volumes, err = decodeVolumes(ctx, r.GetConfig().GetMounts(), s.b.Images); err != nil {
 		return nil, err
 	}
 	id, err := s.b.Containers.CreateContainer(ctx, r.GetPodSandboxId(), config, containerImage(img))

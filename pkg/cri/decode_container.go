@@ -2,6 +2,7 @@ package cri
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -165,7 +166,7 @@ func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 }
 
 // decodeVolumes finds the images that are to be mounted.
-func decodeVolumes(in []*runtimeapi.Mount, images Images) ([]want.ImageVolume, error) {
+func decodeVolumes(ctx context.Context, in []*runtimeapi.Mount, images Images) ([]want.ImageVolume, error) {
 	var out []want.ImageVolume
 	for i, m := range in {
 		name := m.GetImage().GetImage()
@@ -175,7 +176,7 @@ func decodeVolumes(in []*runtimeapi.Mount, images Images) ([]want.ImageVolume, e
 		if err := checkImageSpec(fmt.Sprintf("mounts[%d].image", i), m.GetImage()); err != nil {
 			return nil, err
 		}
-		img, err := images.Resolve(name)
+		img, err := images.Ready(ctx, name)
 		if err != nil {
 			return nil, fmt.Errorf("%w of %s: %w", sandbox.ErrImageVolume, m.GetContainerPath(), err)
 		}

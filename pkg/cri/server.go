@@ -49,6 +49,7 @@ type Commands interface {
 type Images interface {
 	Pull(ctx context.Context, ref string, auth registry.Auth) (string, error)
 	Resolve(ref string) (imagesvc.Image, error)
+	Ready(ctx context.Context, ref string) (imagesvc.Image, error)
 	List() []imagesvc.Image
 	Remove(ctx context.Context, ref string) error
 	FsInfo(ctx context.Context) (imagesvc.FsInfo, error)

@@ -134,14 +134,20 @@ func (c *checking) checkLayer(ctx context.Context, d digest.Digest) (string, err
 	if errors.Is(err, snapshot.ErrNotFound) {
 		return "it is missing", nil
 	}
-	if err != nil {
+	if err != nil { // snapshot.ErrDamaged too
 		return "", err
 	}
 	problems, err := tree.Verify(ctx)
 	if errors.Is(err, layertar.ErrNone) {
 		for _, id := range c.layers[d] {
-			if _, desc, err := c.layerOf(c.images[id], d); err == nil && c.images[id].Artifact {
+			_, desc, err := c.layerOf(c.images[id], d)
+			switch {
+			case err != nil:
+				continue
+			case c.images[id].Artifact:
 				return outgoing.CheckFile(ctx, tree, desc)
+			case !c.s.content.Has(desc.Digest):
+				return "neither its tar metadata nor its blob is kept", nil
 			}
 		}
 		return "", nil
@@ -163,7 +169,7 @@ func (c *checking) checkLayer(ctx context.Context, d digest.Digest) (string, err
 // rehabilitate shows images that are whole again, and hides those that are not.
 func (s *Service) rehabilitate(ctx context.Context) {
 	for _, img := range s.catalog.All() {
-		s.look(ctx, img)
+		_ = s.look(ctx, img) // which logs it
 	}
 }
 

@@ -74,7 +74,7 @@ func (s *Service) fetchLayers(ctx context.Context, from origin.Origin, docs *doc
 func (s *Service) layer(ctx context.Context, job layerJob) error {
 	for joins := 0; ; joins++ {
 		_, err := s.layers.Layer(ctx, job.chain)
-		if err == nil && job.file == "" && s.store().Lost(ctx, job.id(), job.desc.Digest) {
+		if errors.Is(err, snapshot.ErrDamaged) || err == nil && job.file == "" && s.store().Lost(ctx, job.id(), job.desc.Digest) {
 			return s.again(ctx, job)
 		}
 		if !errors.Is(err, snapshot.ErrNotFound) {

@@ -154,7 +154,7 @@ func isNoSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is
 // is nothing to do, and registries count fetches of manifests against their limits, but not questions for digests.
 func (s *Service) unchanged(ctx context.Context, repo *registry.Repository, ref registry.Reference) (id, resolved digest.Digest, ok bool) {
 	img, err := s.catalog.Find(ref.String(), []registry.Reference{ref})
-	if err != nil || !s.look(ctx, img) {
+	if err != nil || s.look(ctx, img) != nil {
 		return "", "", false
 	}
 	// What goes wrong now is told by the fetch that follows.

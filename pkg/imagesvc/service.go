@@ -162,7 +162,7 @@ func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Laye
 	}
 	s.settings.Store(&now)
 	s.progress.Exists = func(chain []digest.Digest) bool {
-		_, err := layers.Layer(context.Background(), chain) // from memory
+		_, err := layers.Layer(context.Background(), chain) // it does not wait for a disk that works
 		return err == nil
 	}
 	// What an import left that was cut off.
@@ -170,7 +170,7 @@ func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Laye
 		return nil, fmt.Errorf("clear imports: %w", err)
 	}
 	for _, img := range images.All() {
-		s.look(ctx, img)
+		_ = s.look(ctx, img) // which logs it
 	}
 	return s, nil
 }
@@ -182,14 +182,14 @@ func (s *Service) Close() {
 	s.fetches.Close()
 }
 
-// look hides an image that is not whole, shows one that is, and tells which it is.
-func (s *Service) look(ctx context.Context, img Image) (whole bool) {
+// look hides an image that is not whole, shows one that is, and tells what is missing.
+func (s *Service) look(ctx context.Context, img Image) error {
 	err := s.check(ctx, img)
 	if s.catalog.Hide(img.ID, err != nil) && err != nil {
 		logrus.WithError(err).WithFields(logrus.Fields{"image": img.ID, "tags": img.Tags}).
 			Error("an image is not whole and must be pulled again")
 	}
-	return err == nil
+	return err
 }
 
 // check tells what is missing of an image.
@@ -240,6 +240,19 @@ func (s *Service) Resolve(name string) (Image, error) {
 		return Image{}, err
 	}
 	return s.served(img), nil
+}
+
+// Ready is Resolve for an image that is about to be used: its layers are looked for on the disk. If one is missing the image
+// is ErrNotFound from then on, until it is pulled again or repaired.
+func (s *Service) Ready(ctx context.Context, name string) (Image, error) {
+	img, err := s.Resolve(name)
+	if err != nil {
+		return img, err
+	}
+	if err := s.look(ctx, img); err != nil {
+		return Image{}, fmt.Errorf("%q: %w: it is not whole: %w; it must be pulled again", name, ErrNotFound, err)
+	}
+	return img, nil
 }
 
 // Progress tells of the pulls that are under way, the oldest first: of those of a name, or of all with "".

@@ -45,8 +45,6 @@ type CommitOptions struct {
 	// Snapshot is the key of the container's snapshot, Base the ID of the image that it was made of.
 	Snapshot string
 	Base     digest.Digest
-	// BaseLayers are the layers of the base, which may have been removed from the list of images.
-	BaseLayers []digest.Digest
 	// Name is the reference of the new image.
 	Name            string
 	Author, Comment string

@@ -64,6 +64,11 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 		}
 		return made{}, invalid(err)
 	}
+	if !exact {
+		if err := layertar.Describe(ctx, stage.Dir(), stage.Meta()); err != nil {
+			return made{}, err
+		}
+	}
 	// A decompressor may leave what follows its stream; it is part of the blob.
 	if err := blob.Drain(); err != nil {
 		return made{}, cause(blob, err)

@@ -41,6 +41,8 @@ var (
 	ErrExists = errors.New("already exists")
 	// ErrInUse: the layer is part of a snapshot and cannot be removed.
 	ErrInUse = errors.New("in use")
+	// ErrDamaged: a layer is known, but what it is made of is not on the disk any more. It can be made anew, see Trees.
+	ErrDamaged = errors.New("damaged")
 	// ErrInvalid: a key, a diffID or a list of layers that no driver can use.
 	ErrInvalid = errors.New("invalid")
 )
@@ -138,7 +140,7 @@ type Inheritor interface {
 // whiteouts in overlayfs form. Nothing may be changed there.
 type Trees interface {
 	// Tree returns the directory of a committed layer, and the path of the file that was made as Stage.Meta, if it was. Both
-	// are there as long as the layer is. ErrNotFound.
+	// are there as long as the layer is. ErrNotFound. ErrDamaged: one of them, or the driver's record, is missing.
 	Tree(ctx context.Context, diffID digest.Digest) (dir, meta string, err error)
 	// Upper returns the directory of a snapshot's writable layer. ErrNotFound: there is none of that key, or it is
 	// read-only.
@@ -154,7 +156,8 @@ type Layers interface {
 	// A driver for which layers are independent of their position ignores the lower ones, and any number
 	// of stages may be open at once. ErrExists: committed already.
 	Stage(ctx context.Context, chain []digest.Digest) (Stage, error)
-	// Layer tells the usage of a committed layer. ErrNotFound: there is none.
+	// Layer tells the usage of a committed layer, after a look at whether it is still there, but not at what is in it.
+	// ErrNotFound: there is none. ErrDamaged.
 	Layer(ctx context.Context, chain []digest.Digest) (Usage, error)
 	// RemoveLayer deletes a committed layer. ErrInUse: a snapshot is made of it. Unknown layers are no error.
 	RemoveLayer(ctx context.Context, diffID digest.Digest) error

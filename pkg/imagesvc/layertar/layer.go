@@ -19,6 +19,9 @@ const fileMagic = "criltar1"
 
 const fileHeader = len(fileMagic) + 8
 
+// treeMagic begins the file of a layer that Describe has described: what it has of a tar is not the layer's own.
+const treeMagic = "crilyrd1"
+
 // ErrNone says that nothing is kept to write a layer's tar from.
 var ErrNone = errors.New("its tar cannot be written again: pull or import the image again")
 
@@ -61,6 +64,32 @@ func (c *Recorder) Finish() (exact bool, err error) {
 	return true, nil
 }
 
+// Describe makes the file at path for a layer that has none from Record: the directory can be verified by it, though its tar
+// cannot be written again. It reads all that is in the directory. There is no file for one that has what no tar can express.
+func Describe(ctx context.Context, dir, path string) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("describe layer: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(append([]byte(treeMagic), make([]byte, fileHeader-len(treeMagic))...)); err != nil {
+		return fmt.Errorf("describe layer: %w", err)
+	}
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(Changes(ctx, dir, w)) }() // it ends with the reader
+	defer r.Close()
+	captured, finish := Capture(r, f)
+	_, err = io.Copy(io.Discard, captured)
+	err = errors.Join(err, finish())
+	if errors.Is(err, ErrNotExact) || errors.Is(err, ErrUnsupported) {
+		return os.Remove(path)
+	}
+	if err != nil {
+		return fmt.Errorf("describe layer: %w", err)
+	}
+	return nil
+}
+
 type counter int64
 
 func (n *counter) Write(p []byte) (int, error) {
@@ -72,24 +101,36 @@ func (n *counter) Write(p []byte) (int, error) {
 type Layer struct {
 	// ID is the digest of its tar.
 	ID digest.Digest
-	// Dir is where it was unpacked, File what Record made.
+	// Dir is where it was unpacked, File what Record or Describe made.
 	Dir, File string
 }
 
-// open opens the file behind its header, and tells the size of the tar. ErrNone, ErrMetadata.
+// open opens the file behind its header, and tells the size of the tar. ErrNone: there is none of the layer's own tar.
+// ErrMetadata.
 func (l Layer) open() (*os.File, int64, error) {
+	f, size, own, err := l.openAny()
+	if err == nil && !own {
+		return nil, 0, errors.Join(fmt.Errorf("layer %s: %w", l.ID, ErrNone), f.Close())
+	}
+	return f, size, err
+}
+
+// openAny is open, and tells whether it is of the layer's own tar, or from Describe.
+func (l Layer) openAny() (file *os.File, size int64, own bool, err error) {
 	f, err := os.Open(l.File)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, fmt.Errorf("layer %s: %w", l.ID, ErrNone)
+		return nil, 0, false, fmt.Errorf("layer %s: %w", l.ID, ErrNone)
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("open tar metadata: %w", err)
+		return nil, 0, false, fmt.Errorf("open tar metadata: %w", err)
 	}
 	header := make([]byte, fileHeader)
-	if _, err := io.ReadFull(f, header); err != nil || string(header[:len(fileMagic)]) != fileMagic {
-		return nil, 0, errors.Join(fmt.Errorf("layer %s: %w", l.ID, ErrMetadata), f.Close())
+	_, err = io.ReadFull(f, header)
+	magic := string(header[:len(fileMagic)])
+	if err != nil || magic != fileMagic && magic != treeMagic {
+		return nil, 0, false, errors.Join(fmt.Errorf("layer %s: %w", l.ID, ErrMetadata), f.Close())
 	}
-	return f, int64(binary.BigEndian.Uint64(header[len(fileMagic):])), nil
+	return f, int64(binary.BigEndian.Uint64(header[len(fileMagic):])), magic == fileMagic, nil
 }
 
 // Size is the size of the layer's tar in bytes. ErrNone, ErrMetadata.
@@ -118,9 +159,9 @@ func (l Layer) Open() (io.ReadCloser, error) {
 	}{verify.NewReader(r, l.ID, size), r}, nil
 }
 
-// Verify is the function of that name. ErrNone too.
+// Verify is the function of that name. ErrNone too: there is nothing to compare with.
 func (l Layer) Verify(ctx context.Context) ([]Problem, error) {
-	meta, _, err := l.open()
+	meta, _, _, err := l.openAny()
 	if err != nil {
 		return nil, err
 	}

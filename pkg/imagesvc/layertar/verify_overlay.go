@@ -127,10 +127,10 @@ func (v *verifier) xattrs(name string, n node, hdr *tar.Header) error {
 }
 
 // sameTime compares as unpacking sets times: those that do not fit in 64 bits of nanoseconds are 1970. A file system that
-// keeps whole seconds is no reason to complain.
+// keeps whole seconds is no reason to complain, nor is a tar that does.
 func sameTime(got unix.Timespec, want time.Time) bool {
 	if want.Before(time.Unix(0, 0)) || want.After(time.Unix(0, math.MaxInt64)) {
 		want = time.Unix(0, 0)
 	}
-	return got.Sec == want.Unix() && (got.Nsec == int64(want.Nanosecond()) || got.Nsec == 0)
+	return got.Sec == want.Unix() && (got.Nsec == int64(want.Nanosecond()) || got.Nsec == 0 || want.Nanosecond() == 0)
 }

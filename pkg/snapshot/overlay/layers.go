@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -147,6 +148,8 @@ func (st *stage) Commit(ctx context.Context, usage snapshot.Usage) error {
 	if record.Opaque, err = isOpaque(st.Dir()); err != nil {
 		return fmt.Errorf("commit layer %s: %w", st.diffID, err)
 	}
+	_, err = os.Lstat(st.Meta())
+	record.Meta = err == nil
 	if err := st.commit(ctx, record); err != nil {
 		return fmt.Errorf("commit layer %s: %w", st.diffID, err)
 	}
@@ -215,8 +218,26 @@ func (s *Snapshotter) Layer(_ context.Context, chain []digest.Digest) (snapshot.
 	if !ok {
 		return snapshot.Usage{}, fmt.Errorf("layer %s: %w", diffID, snapshot.ErrNotFound)
 	}
+	if err := s.present(diffID, layerTree, unix.S_IFDIR); err != nil {
+		return snapshot.Usage{}, err
+	}
 	return record.usage(), nil
 }
+
+// present says ErrDamaged unless a part of a layer is there. Somebody may have deleted it, or a repair of the file system.
+func (s *Snapshotter) present(diffID digest.Digest, part string, kind uint32) error {
+	var st unix.Stat_t
+	switch err := unix.Lstat(filepath.Join(s.layerPath(diffID), part), &st); {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), err == nil && st.Mode&unix.S_IFMT != kind:
+		return fmt.Errorf("layer %s: %w: its %s is missing", diffID, snapshot.ErrDamaged, partNames[part])
+	case err != nil:
+		return fmt.Errorf("look at layer %s: %w", diffID, err)
+	}
+	return nil
+}
+
+// partNames are the parts of a layer as a person calls them.
+var partNames = map[string]string{layerTree: "directory", layerFile: "record", layerMeta: "tar metadata"}
 
 // RemoveLayer implements snapshot.Layers.
 func (s *Snapshotter) RemoveLayer(ctx context.Context, diffID digest.Digest) error {

@@ -23,6 +23,8 @@ type layerRecord struct {
 	// Opaque: the layer hides all below it. Overlayfs ignores the mark on the root of a lower directory.
 	Opaque  bool     `json:"opaque,omitempty"`
 	Implied []string `json:"implied,omitempty"` // see snapshot.Inheritor
+	// Meta: a file was made as Stage.Meta.
+	Meta bool `json:"meta,omitempty"`
 }
 
 // snapshotRecord is snapshot.json.

@@ -15,8 +15,16 @@ import (
 
 // Tree implements snapshot.Trees.
 func (s *Snapshotter) Tree(_ context.Context, diffID digest.Digest) (dir, meta string, err error) {
-	if _, ok := s.lookup(diffID); !ok {
+	record, ok := s.lookup(diffID)
+	if !ok {
 		return "", "", fmt.Errorf("layer %s: %w", diffID, snapshot.ErrNotFound)
+	}
+	err = errors.Join(s.present(diffID, layerTree, unix.S_IFDIR), s.present(diffID, layerFile, unix.S_IFREG))
+	if record.Meta {
+		err = errors.Join(err, s.present(diffID, layerMeta, unix.S_IFREG))
+	}
+	if err != nil {
+		return "", "", err
 	}
 	path := s.layerPath(diffID)
 	return filepath.Join(path, layerTree), filepath.Join(path, layerMeta), nil
@@ -63,8 +71,13 @@ func (st *stage) replace(record layerRecord) error {
 	if err := unix.Rename(st.path, aside); err != nil {
 		return fmt.Errorf("replace %s: %w", final, err)
 	}
-	// In one step, so that there is a layer of this name at any time.
-	if err := unix.Renameat2(unix.AT_FDCWD, aside, unix.AT_FDCWD, final, unix.RENAME_EXCHANGE); err != nil {
+	// In one step, so that there is a layer of this name at any time, unless it has been deleted.
+	err := unix.Renameat2(unix.AT_FDCWD, aside, unix.AT_FDCWD, final, unix.RENAME_EXCHANGE)
+	gone := errors.Is(err, unix.ENOENT)
+	if gone {
+		err = unix.Rename(aside, final)
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("replace %s: %w", final, err), s.discard(aside))
 	}
 	synced := syncDir(filepath.Dir(final)) // whatever comes of it, the new one is in place
@@ -73,7 +86,9 @@ func (st *stage) replace(record layerRecord) error {
 	was, is := l.usage(), record.usage()
 	s.layerTotal = s.layerTotal.Add(snapshot.Usage{Bytes: is.Bytes - was.Bytes, Inodes: is.Inodes - was.Inodes})
 	l.layerRecord = record
-	l.old = append(l.old, aside)
+	if !gone {
+		l.old = append(l.old, aside)
+	}
 	unused := l.unused()
 	s.mu.Unlock()
 	return errors.Join(synced, s.discardAll(unused))
