@@ -282,13 +282,16 @@ func (s *Service) Explain(ctx context.Context, name string, probe bool) (any, er
 // Counters returns what was done since the start.
 func (s *Service) Counters() progress.Counters { return s.progress.Counters() }
 
-// FsInfo tells what the layers of images take of which file system, and what containers have written, from counters.
+// FsInfo tells what images take of which file system, layers and kept blobs, and what containers have written, from counters. Blobs
+// on their way and what is about to be deleted are not in it.
 func (s *Service) FsInfo(ctx context.Context) (FsInfo, error) {
 	totals, err := s.layers.Totals(ctx)
 	if err != nil {
 		return FsInfo{}, fmt.Errorf("add up layers: %w", err)
 	}
-	return FsInfo{Path: s.config.LayerRoot, Images: totals.Layers, Containers: totals.Writable}, nil
+	bytes, files := s.content.Usage()
+	images := totals.Layers.Add(snapshot.Usage{Bytes: bytes, Inodes: files})
+	return FsInfo{Path: s.config.LayerRoot, Images: images, Containers: totals.Writable}, nil
 }
 
 // take waits for a place in a channel of one and returns what leaves it.

@@ -10,8 +10,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"criserver/pkg/imagesvc/verify"
 )
@@ -27,6 +29,10 @@ var (
 // Store is a directory of blobs. Its methods may be called at the same time.
 type Store struct {
 	root string
+
+	mu    sync.Mutex
+	bytes map[digest.Digest]int64 // what the files take of the disk
+	total int64
 }
 
 // New opens or makes the store in the directory root, and removes what an interrupted Write left.
@@ -43,7 +49,36 @@ func New(root string) (*Store, error) {
 			return nil, fmt.Errorf("clean blob store: %w", err)
 		}
 	}
-	return &Store{root: root}, nil
+	s := &Store{root: root, bytes: map[digest.Digest]int64{}}
+	all, err := s.List()
+	if err != nil {
+		return nil, fmt.Errorf("list blobs: %w", err)
+	}
+	for _, d := range all {
+		s.count(d)
+	}
+	return s, nil
+}
+
+// Usage tells how much of the disk all blobs take, in bytes, and how many there are. It is counted, not looked for.
+func (s *Store) Usage() (bytes, files int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.total, int64(len(s.bytes))
+}
+
+// count takes in what a blob takes of the disk now, nothing if it is gone. Who deletes a blob sees to it that nobody writes it.
+func (s *Store) count(d digest.Digest) {
+	var st unix.Stat_t
+	err := unix.Lstat(s.path(d), &st)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total -= s.bytes[d]
+	delete(s.bytes, d)
+	if err == nil {
+		s.bytes[d] = st.Blocks * 512
+		s.total += s.bytes[d]
+	}
 }
 
 func (s *Store) path(d digest.Digest) string {
@@ -61,6 +96,7 @@ func (s *Store) Write(d digest.Digest, data []byte) error {
 	if have, err := s.Read(d); err == nil && len(have) == len(data) {
 		return nil
 	}
+	defer s.count(d)
 	if err := s.write(s.path(d), data); err != nil {
 		return fmt.Errorf("write blob %s: %w", d, err)
 	}
@@ -73,6 +109,7 @@ func (s *Store) WriteFrom(d digest.Digest, copy func(io.Writer) (int64, error)) 
 	if err := d.Validate(); err != nil {
 		return fmt.Errorf("write blob %q: %w", d, err)
 	}
+	defer s.count(d)
 	err := s.fill(s.path(d), func(w io.Writer) error {
 		hash := d.Algorithm().Hash()
 		if _, err := copy(io.MultiWriter(w, hash)); err != nil {
@@ -188,6 +225,7 @@ func (s *Store) Delete(d digest.Digest) error {
 	if err := d.Validate(); err != nil {
 		return fmt.Errorf("delete blob %q: %w", d, err)
 	}
+	defer s.count(d)
 	if err := os.Remove(s.path(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete blob %s: %w", d, err)
 	}

@@ -45,10 +45,18 @@ func TestLife(t *testing.T) {
 	if !slices.Equal(all, []digest.Digest{one, two}) || err != nil {
 		t.Errorf("list: %v, %v", all, err)
 	}
+	for when, s := range map[string]*content.Store{"opened": s, "opened again": open(t, root)} {
+		if bytes, files := s.Usage(); files != 2 || bytes == 0 {
+			t.Errorf("%s: usage %d bytes, %d files", when, bytes, files)
+		}
+	}
 	for range 2 {
 		if err := s.Delete(one); err != nil {
 			t.Error(err)
 		}
+	}
+	if _, files := s.Usage(); files != 1 {
+		t.Errorf("usage after delete: %d files", files)
 	}
 	if all, _ := s.List(); !slices.Equal(all, []digest.Digest{two}) {
 		t.Errorf("list after delete: %v", all)

@@ -3,8 +3,6 @@ package overlay
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -87,22 +85,5 @@ func TestCommitAfterFailedSync(t *testing.T) {
 	}
 	if _, err := s.Layer(t.Context(), []digest.Digest{diffID}); err != nil {
 		t.Errorf("layer after abort of its committed stage: %v", err)
-	}
-}
-
-func TestRemoveTreeStops(t *testing.T) {
-	tree := filepath.Join(t.TempDir(), "tree")
-	if err := os.MkdirAll(filepath.Join(tree, "a/b/c/d/e/f"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	removeTree(ctx, tree, 4)
-	if _, err := os.Stat(filepath.Join(tree, "a/b/c/d/e/f")); err != nil {
-		t.Errorf("deleted under a canceled context: %v", err)
-	}
-	removeTree(t.Context(), tree, 4)
-	if _, err := os.Stat(tree); !os.IsNotExist(err) {
-		t.Errorf("tree after removal: %v", err)
 	}
 }

@@ -39,6 +39,7 @@ import (
 	"criserver/pkg/claim"
 	"criserver/pkg/snapshot"
 	"criserver/pkg/snapshot/measure"
+	"criserver/pkg/snapshot/sweep"
 )
 
 const (
@@ -62,7 +63,7 @@ type Snapshotter struct {
 	lock     *os.File
 	claims   claim.Claims
 	syncer   *syncer
-	sweeper  *sweeper
+	sweeper  *sweep.Sweeper
 	projects *projects         // nil if the file system of root has no project quotas
 	measurer *measure.Measurer // of the snapshots without a project
 	run      string            // tells names made by this process from an earlier one's
@@ -122,7 +123,7 @@ func New(root string, o Options) (*Snapshotter, error) {
 		snapshots: map[string]snapshotRecord{},
 	}
 	s.measurer = measure.New(o.MeasureEvery, s.measure)
-	s.sweeper = newSweeper(filepath.Join(root, trashDir), s.swept)
+	s.sweeper = sweep.New(filepath.Join(root, trashDir), s.swept)
 	if err := s.start(o); err != nil {
 		return nil, errors.Join(err, s.projects.close(), lock.Close())
 	}
@@ -141,7 +142,7 @@ func (s *Snapshotter) start(o Options) error {
 	if err := s.recover(); err != nil {
 		return err
 	}
-	s.sweeper.start()
+	s.sweeper.Start()
 	s.measurer.Start()
 	return nil
 }
@@ -149,7 +150,7 @@ func (s *Snapshotter) start(o Options) error {
 // Close waits for disk work in the background, but not beyond the context's end; what remains is done after the next
 // New. No other method may run or be called any more.
 func (s *Snapshotter) Close(ctx context.Context) error {
-	err := errors.Join(s.syncer.wait(ctx), s.sweeper.stop(ctx), s.measurer.Stop(ctx), s.projects.wait(ctx))
+	err := errors.Join(s.syncer.wait(ctx), s.sweeper.Stop(ctx), s.measurer.Stop(ctx), s.projects.wait(ctx))
 	if err == nil { // else somebody may still use it
 		err = s.projects.close()
 	}
@@ -191,7 +192,7 @@ func (s *Snapshotter) discard(path string) error {
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("move %s to trash: %w", path, err)
 	}
-	s.sweeper.wake()
+	s.sweeper.Wake()
 	return nil
 }
 

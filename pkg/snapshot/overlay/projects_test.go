@@ -226,7 +226,7 @@ func TestProjectsOutliveARestart(t *testing.T) {
 		if err := unix.Unmount(trashed[0], 0); err != nil {
 			t.Fatal(err)
 		}
-		s.sweeper.wake()
+		s.sweeper.Wake()
 		waitFree(t, s, gone)
 		wantFull(t, os.WriteFile(filepath.Join(mountAt(t, prepare(t, s, "g", layer)), "f"), make([]byte, 20<<20), 0o600))
 		mounts, err := s.Mounts(t.Context(), "a")
