@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/imagesvc/layertar"
 	"criserver/pkg/imagesvc/outgoing"
@@ -38,9 +39,29 @@ type checking struct {
 // is wrong is made anew, from a kept blob or a registry, with the credentials of the configuration; nothing else
 // is touched, and what cannot be had stays as it is. Containers keep what they have mounted.
 func (s *Service) Check(ctx context.Context, repair bool) ([]Finding, error) {
+	return s.checkImages(ctx, s.catalog.All, repair)
+}
+
+// Mend repairs the images that are out of sight: the kubelet asks only for those that it needs, and sees none of them to remove.
+func (s *Service) Mend(ctx context.Context) {
+	if len(s.catalog.Hidden()) == 0 {
+		return
+	}
+	found, err := s.checkImages(ctx, s.catalog.Hidden, true)
+	if err != nil && ctx.Err() == nil {
+		logrus.WithError(err).Warn("images that are not whole could not be repaired")
+	}
+	for _, f := range found {
+		logrus.WithFields(logrus.Fields{"images": f.Images, f.Kind: f.Name, "problem": f.Problem, "action": f.Action, "repaired": f.Repaired}).
+			Warn("part of an image that is not whole")
+	}
+}
+
+// checkImages is Check of some images.
+func (s *Service) checkImages(ctx context.Context, some func() map[digest.Digest]Image, repair bool) ([]Finding, error) {
 	c := &checking{s: s, repair: repair, images: map[digest.Digest]Image{}, layers: map[digest.Digest][]digest.Digest{}, blobs: map[digest.Digest][]digest.Digest{}}
 	var all []digest.Digest
-	for id, img := range s.catalog.All() {
+	for id, img := range some() {
 		c.images[id] = img
 		all = append(all, img.Parts()...)
 	}
@@ -49,7 +70,7 @@ func (s *Service) Check(ctx context.Context, repair bool) ([]Finding, error) {
 		return nil, fmt.Errorf("check images: %w", err)
 	}
 	defer release()
-	now := s.catalog.All()
+	now := some()
 	maps.DeleteFunc(c.images, func(id digest.Digest, _ Image) bool { _, still := now[id]; return !still }) // removed meanwhile
 	for _, id := range slices.Sorted(maps.Keys(c.images)) {
 		img := c.images[id]

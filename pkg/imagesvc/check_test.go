@@ -232,3 +232,21 @@ func TestCheckBringsBack(t *testing.T) {
 	}
 	n.wantTwoLayers(t, id)
 }
+
+// So it does after a start without anybody's doing.
+func TestMend(t *testing.T) {
+	server := registrytest.Start(t, registrytest.Options{})
+	img := twoLayers(t, ocispec.MediaTypeImageLayerGzip)
+	server.Push(t, "a/b", "v1", img)
+	n := newNode(t, registry.Config{})
+	id := n.pull(t, server.Host+"/a/b:v1")
+	if err := n.layers.RemoveLayer(t.Context(), img.Layers[0].DiffID()); err != nil {
+		t.Fatal(err)
+	}
+	n.restart(t)
+	if len(n.List()) != 0 {
+		t.Fatal("it is in sight")
+	}
+	n.Mend(t.Context())
+	n.wantTwoLayers(t, id)
+}

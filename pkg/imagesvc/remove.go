@@ -32,9 +32,13 @@ func (s *Service) Remove(ctx context.Context, name string) error {
 // taken up.
 const cleanEvery = 10 * time.Minute
 
-// CleanUp begins to run Collect in the background, after the delay, now and then, and after each removal, until Close. Without it,
-// nothing is deleted.
+// mendEvery is how often Mend is tried: each time may ask a registry.
+const mendEvery = 6 * time.Hour
+
+// CleanUp begins to run Collect and Mend in the background, after the delay and now and then, Collect also after each removal, until
+// Close. Without it, nothing is deleted.
 func (s *Service) CleanUp(ctx context.Context, delay time.Duration) {
+	s.mender.Start(ctx, delay, mendEvery, s.Mend)
 	s.cleaner.Start(ctx, delay, cleanEvery, func(ctx context.Context) {
 		if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
 			logrus.WithError(err).Warn("not all unused layers could be removed; it is tried again")

@@ -121,6 +121,7 @@ type Service struct {
 	fetches  shared.Calls[digest.Digest, struct{}]
 	progress progress.Tracker
 	cleaner  cleaner.Cleaner
+	mender   cleaner.Cleaner
 
 	catalog *catalog.Catalog
 	leases  lease.Leases // of what pulls under way count on
@@ -178,6 +179,7 @@ func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Laye
 // Close cancels the pulls under way and waits until nothing touches the layers any more.
 func (s *Service) Close() {
 	s.cleaner.Stop()
+	s.mender.Stop()
 	s.pulls.Close()
 	s.fetches.Close()
 }

@@ -134,6 +134,17 @@ func (c *Catalog) All() map[digest.Digest]Image {
 	return maps.Clone(c.images)
 }
 
+// Hidden returns the images that are hidden.
+func (c *Catalog) Hidden() map[digest.Digest]Image {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	out := map[digest.Digest]Image{}
+	for id := range c.hidden {
+		out[id] = c.images[id]
+	}
+	return out
+}
+
 // Needs tells whether an image needs a layer or blob, also a hidden one. It does not block on the disk.
 func (c *Catalog) Needs(d digest.Digest) bool {
 	c.mu.RLock()
