@@ -46,6 +46,7 @@ func newRoot(serve serveFunc) *cobra.Command {
 		newImage(&o),
 		newConfig(&o),
 		newVersion(),
+		newStreams(),
 	)
 	return root
 }

@@ -19,6 +19,7 @@ import (
 	"criserver/pkg/admin"
 	"criserver/pkg/cni"
 	"criserver/pkg/cri"
+	"criserver/pkg/cri/streaming"
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/registry/credential"
@@ -115,6 +116,7 @@ type daemon struct {
 	network                  *cni.Network
 	images                   *imagesvc.Service
 	pods                     *sandbox.Service
+	streams                  *streaming.Client
 }
 
 // newDaemon opens and starts everything. On error the parts that are there must be closed.
@@ -155,6 +157,7 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 	if err != nil {
 		return d, err
 	}
+	d.streams = streamClient(c, pods.Monitor.Socket)
 	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
 		return d, fmt.Errorf("open pods: %w", err)
 	}
@@ -171,7 +174,7 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 
 func (d *daemon) backends() cri.Backends {
 	return cri.Backends{
-		Pods: d.pods, Containers: d.pods, Commands: d.pods, Images: d.images,
+		Pods: d.pods, Containers: d.pods, Commands: d.pods, Images: d.images, Streams: d.streams,
 		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready,
 		Version: version,
 		Info: func() map[string]string {
@@ -185,6 +188,9 @@ func (d *daemon) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	var errs []error
+	if d.streams != nil {
+		errs = append(errs, d.streams.Drain(ctx))
+	}
 	if d.pods != nil {
 		errs = append(errs, d.pods.Close(ctx, true))
 	}

@@ -58,6 +58,7 @@ func decodeContainer(c *runtimeapi.ContainerConfig) (want.Container, error) {
 			SupplementalGIDs: sc.GetSupplementalGroups(),
 			StrictGroups:     sc.GetSupplementalGroupsPolicy() == runtimeapi.SupplementalGroupsPolicy_Strict,
 		},
+		TTY: c.GetTty(), Stdin: c.GetStdin(), StdinOnce: c.GetStdinOnce(),
 		StopSignal: decodeSignal(c.GetStopSignal()),
 	}, nil
 }
@@ -77,10 +78,8 @@ func checkContainer(c *runtimeapi.ContainerConfig) error {
 	switch {
 	case c.GetWindows() != nil:
 		return unsupported("windows", "a Windows container")
-	case c.GetTty():
-		return unsupported("tty", true)
-	case c.GetStdin() || c.GetStdinOnce():
-		return unsupported("stdin", true)
+	case c.GetStdinOnce() && !c.GetStdin():
+		return invalid("stdin_once", "stdin is not set")
 	case len(c.GetDevices()) > 0:
 		return unsupported("devices", c.GetDevices()[0].GetHostPath())
 	case len(c.GetCDIDevices()) > 0:

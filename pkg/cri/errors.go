@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
 
+	"criserver/pkg/cri/streaming"
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
@@ -55,6 +56,8 @@ var codeTable = []struct {
 	{sandbox.ErrExists, codes.AlreadyExists},
 	{sandbox.ErrState, codes.FailedPrecondition},
 	{sandbox.ErrUnavailable, codes.Unavailable},
+	{streaming.ErrUnavailable, codes.Unavailable},
+	{streaming.ErrBusy, codes.ResourceExhausted},
 	{sandbox.ErrNotFound, codes.NotFound},
 	{imagesvc.ErrNotFound, codes.NotFound},
 	{imagesvc.ErrInvalid, codes.InvalidArgument},

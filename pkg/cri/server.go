@@ -7,9 +7,11 @@ import (
 	"context"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"criserver/pkg/cri/streaming"
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
@@ -43,6 +45,14 @@ type Containers interface {
 type Commands interface {
 	ExecSync(ctx context.Context, id string, command []string, timeout time.Duration) (sandbox.ExecResult, error)
 	ReopenLog(ctx context.Context, id string) error
+	ExecProcess(id string, command []string, terminal bool) (containerID string, p *specs.Process, err error)
+	Attachable(id string) (sandbox.ContainerStatus, error)
+	PodNetwork(id string) (path string, err error)
+}
+
+// Streams gives out URLs for sessions; see streaming.Client for the contract.
+type Streams interface {
+	URL(ctx context.Context, op streaming.Operation) (string, error)
 }
 
 // Images holds images; see imagesvc.Service for the contracts.
@@ -62,6 +72,7 @@ type Backends struct {
 	Containers Containers
 	Commands   Commands
 	Images     Images
+	Streams    Streams
 	// RuntimeReady and NetworkReady tell why the runtime or the network cannot serve pods, nil if they can.
 	RuntimeReady, NetworkReady func() error
 	// Version of this program.

@@ -28,7 +28,7 @@ func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img want.Image,
 		Mounts: mounts, Annotations: c.Annotations, User: u, PID: pid, PIDNS: pidNS,
 		Privileged: c.Privileged, NoNewPrivs: c.NoNewPrivs, ReadOnlyRootFS: c.ReadOnlyRootFS,
 		Capabilities: c.Capabilities, MaskedPaths: c.MaskedPaths, ReadonlyPaths: c.ReadonlyPaths,
-		Seccomp: c.Seccomp, Resources: c.Resources,
+		Seccomp: c.Seccomp, Resources: c.Resources, TTY: c.TTY,
 	}
 	if err := host.AddFacts(&in); err != nil {
 		return u, err

@@ -98,7 +98,9 @@ func (s *Service) buildContainer(ctx context.Context, c *container, pod PodStatu
 			return fmt.Errorf("make log directory: %w", err)
 		}
 	}
-	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath})
+	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{
+		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Stdin: st.Config.Stdin, StdinOnce: st.Config.StdinOnce,
+	})
 	if err != nil {
 		return err
 	}

@@ -21,15 +21,16 @@ type Config struct {
 	State  string `toml:"state" comment:"What does not outlive a reboot: namespaces, bundles, mounts. Best on a tmpfs."`
 	Root   string `toml:"root" comment:"What outlives a reboot: images, snapshots, records."`
 
-	Log      Log      `toml:"log"`
-	Admin    Admin    `toml:"admin" comment:"How criserver image reaches the daemon."`
-	Monitor  Monitor  `toml:"monitor" comment:"crimonitor, the parent process of all containers. It is started when it does not run."`
-	Runtime  Runtime  `toml:"runtime"`
-	Image    Image    `toml:"image"`
-	Registry Registry `toml:"registry"`
-	CNI      CNI      `toml:"cni"`
-	Snapshot Snapshot `toml:"snapshot"`
-	Trust    Trust    `toml:"trust" comment:"Which images may be pulled, by their signatures; those that are there already, or are imported, are not looked at. A file that is named here is read again when it has changed.\n[[trust.policy]]\nscope = \"quay.io/org\" # a registry, or that and the beginning of a path; \"_default\" is all the rest\nrequire = \"signed\" # or \"reject\", or \"accept\", as without any policy\nkeys = [\"/etc/criserver/org.pub\"] # public keys (PEM); cosign's signatures by any key or identity suffice\nkeyless = [{identity_regexp = \"https://github\\\\.com/org/.*\", issuer = \"https://token.actions.githubusercontent.com\"}]\ntrusted_root = \"/etc/criserver/trusted_root.json\" # sigstore's authorities and logs, for keyless and the following\ntransparency_log = true # signatures must be in a log; the default for keyless, not for keys\ntimestamp_authority = true # must have the time of an authority; not the default\nsct = true # certificates must be in a log; the default"`
+	Log       Log       `toml:"log"`
+	Admin     Admin     `toml:"admin" comment:"How criserver image reaches the daemon."`
+	Monitor   Monitor   `toml:"monitor" comment:"crimonitor, the parent process of all containers. It is started when it does not run."`
+	Runtime   Runtime   `toml:"runtime"`
+	Streaming Streaming `toml:"streaming" comment:"Where clients of exec, attach and port-forward connect to: the kubelet, which takes their place, and crictl. A process of its own serves them; it is started when it is needed, and outlives the daemon."`
+	Image     Image     `toml:"image"`
+	Registry  Registry  `toml:"registry"`
+	CNI       CNI       `toml:"cni"`
+	Snapshot  Snapshot  `toml:"snapshot"`
+	Trust     Trust     `toml:"trust" comment:"Which images may be pulled, by their signatures; those that are there already, or are imported, are not looked at. A file that is named here is read again when it has changed.\n[[trust.policy]]\nscope = \"quay.io/org\" # a registry, or that and the beginning of a path; \"_default\" is all the rest\nrequire = \"signed\" # or \"reject\", or \"accept\", as without any policy\nkeys = [\"/etc/criserver/org.pub\"] # public keys (PEM); cosign's signatures by any key or identity suffice\nkeyless = [{identity_regexp = \"https://github\\\\.com/org/.*\", issuer = \"https://token.actions.githubusercontent.com\"}]\ntrusted_root = \"/etc/criserver/trusted_root.json\" # sigstore's authorities and logs, for keyless and the following\ntransparency_log = true # signatures must be in a log; the default for keyless, not for keys\ntimestamp_authority = true # must have the time of an authority; not the default\nsct = true # certificates must be in a log; the default"`
 
 	// Files are those that Load has read, in order.
 	Files []string `toml:"-"`
@@ -52,6 +53,26 @@ type Monitor struct {
 	Path   string `toml:"path" comment:"The program. Empty is crimonitor beside criserver, or else in PATH."`
 	Log    string `toml:"log" comment:"Its log file. Empty is crimonitor.log in the state directory."`
 	Socket string `toml:"socket" comment:"Its Unix socket. Empty is crimonitor.sock in the state directory."`
+}
+
+// Streaming is how sessions are served.
+type Streaming struct {
+	Address         string       `toml:"address" comment:"An IP address of the node, or a name. The kubelet of this node connects to it: only clients from elsewhere need another than the loopback."`
+	Port            int          `toml:"port" comment:"A TCP port; 0 is any that is free."`
+	IdleTimeout     Duration     `toml:"idle_timeout" comment:"After how long a session ends in which nothing happens."`
+	CreationTimeout Duration     `toml:"creation_timeout" comment:"How long a client may take to open its streams."`
+	HangUpGrace     Duration     `toml:"hang_up_grace" comment:"How long a command has between SIGHUP and SIGKILL when its client has gone. Negative leaves it running."`
+	TLS             StreamingTLS `toml:"tls" comment:"Without a certificate, HTTP is plain."`
+}
+
+// StreamingTLS is how sessions are protected.
+type StreamingTLS struct {
+	Certificate string   `toml:"certificate" comment:"A PEM file, with key."`
+	Key         string   `toml:"key"`
+	Generate    bool     `toml:"generate" comment:"Use a certificate that the process makes for itself."`
+	ClientCA    string   `toml:"client_ca" comment:"A PEM file of authorities. Only clients with a certificate by one of them are let in."`
+	MinVersion  string   `toml:"min_version" comment:"1.2 or 1.3. Empty is 1.2."`
+	Ciphers     []string `toml:"ciphers" comment:"The cipher suites for TLS 1.2, by their names of RFCs. Empty is a choice that is safe."`
 }
 
 // Runtime is how containers are run.
@@ -204,6 +225,10 @@ func Default() *Config {
 		Log:    Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
 			CgroupRoot: "/criserver",
+		},
+		Streaming: Streaming{
+			Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour), CreationTimeout: Duration(30 * time.Second),
+			HangUpGrace: Duration(10 * time.Second), TLS: StreamingTLS{Ciphers: []string{}},
 		},
 		Image: Image{
 			MaxParallelLayers: 4, ConnectionsPerLayer: 3, NoProgressTimeout: Duration(5 * time.Minute),

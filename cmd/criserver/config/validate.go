@@ -27,6 +27,7 @@ func (c *Config) problems() []*Problem {
 	v.oneOf("log.format", c.Log.Format, "text", "json")
 	v.runtime(c.Runtime)
 	v.image(c.Image)
+	v.streaming(c.Streaming)
 	for _, dir := range c.Registry.ConfigPath {
 		v.absolute("registry.config_path", dir)
 	}

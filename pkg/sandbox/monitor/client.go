@@ -62,6 +62,20 @@ func (c *Client) Exec(ctx context.Context, r ExecRequest, stdin, stdout, stderr 
 	return resp.ExitCode, nil
 }
 
+// ExecTerminal is Exec for a process with a terminal, whose master goes to the socket console, see ReceiveConsole.
+func (c *Client) ExecTerminal(ctx context.Context, r ExecRequest, console *os.File) (ExecResponse, error) {
+	var resp ExecResponse
+	err := c.call(ctx, MethodExec, r, &resp, console)
+	return resp, err
+}
+
+// ExecStreams is Exec that tells all of the end.
+func (c *Client) ExecStreams(ctx context.Context, r ExecRequest, stdin, stdout, stderr *os.File) (ExecResponse, error) {
+	var resp ExecResponse
+	err := c.call(ctx, MethodExec, r, &resp, stdin, stdout, stderr)
+	return resp, err
+}
+
 // ReopenLog makes the monitor go on in a new file at the container's log path.
 func (c *Client) ReopenLog(ctx context.Context, id string) error {
 	return c.call(ctx, MethodReopen, IDRequest{ID: id}, nil)

@@ -4,9 +4,9 @@
 //
 // Each call is a connection of its own to crimonitor's Unix socket: one request frame, one response frame, end.
 // A frame is a 32-bit big-endian length and that many bytes of JSON. File descriptors travel with the first
-// byte of a request. Closing the connection cancels the call. Watch is the one call with many response
-// frames: it sends the state of every container, then Synced, then each change as it happens, until one side
-// closes. Only root may connect.
+// byte of a request. Closing the connection cancels the call. Two calls have more response frames than one: Watch
+// sends the state of every container, then Synced, then each change as it happens, until one side closes; Attach sends
+// a second one at the end of the output. Only root may connect.
 package monitor
 
 import (
@@ -19,7 +19,7 @@ import (
 
 // Protocol is the version of the protocol. It is raised when an older crimonitor, which outlives the daemon
 // that started it, would misunderstand a newer daemon or the other way about.
-const Protocol = 1
+const Protocol = 2
 
 // MaxFrame is the largest frame in bytes that either side accepts.
 const MaxFrame = 4 << 20
@@ -52,6 +52,7 @@ const (
 	MethodStart    Method = "start"
 	MethodSignal   Method = "signal"
 	MethodExec     Method = "exec"
+	MethodAttach   Method = "attach"
 	MethodReopen   Method = "reopen"
 	MethodDelete   Method = "delete"
 	MethodWatch    Method = "watch"
@@ -87,6 +88,10 @@ type CreateRequest struct {
 	Bundle string `json:"bundle"`
 	// LogPath is the CRI log file, appended to; "" discards the output.
 	LogPath string `json:"log_path,omitempty"`
+	// Stdin keeps the container's stdin open for those who attach; otherwise it is /dev/null. StdinOnce ends it with the
+	// first of them. A container with a terminal has its stdin there.
+	Stdin     bool `json:"stdin,omitempty"`
+	StdinOnce bool `json:"stdin_once,omitempty"`
 }
 
 // CreateResponse is the answer to a CreateRequest.
@@ -109,18 +114,46 @@ type SignalRequest struct {
 }
 
 // ExecRequest runs a process in a container. Its stdin, stdout and stderr are the three descriptors that come with
-// the request; the bytes do not pass through the monitor.
+// the request, or, for a process with a terminal, there is one: a socket to which the terminal's master is sent, see
+// Console. The bytes do not pass through the monitor.
 type ExecRequest struct {
 	ID      string         `json:"id"`
 	Process *specs.Process `json:"process"`
 	// Timeout kills the process and all its descendants; 0 is none.
 	Timeout time.Duration `json:"timeout,omitempty"`
+	// Grace is how long the process has after a SIGHUP when the client hangs up, before it is killed; it is killed at once
+	// if it is 0, and not at all if it is negative.
+	Grace time.Duration `json:"grace,omitempty"`
 }
 
 // ExecResponse tells how an executed process ended.
 type ExecResponse struct {
 	ExitCode int  `json:"exit_code"`
 	TimedOut bool `json:"timed_out,omitempty"`
+	// ContainerEnded tells that it was killed since its container had ended.
+	ContainerEnded bool `json:"container_ended,omitempty"`
+}
+
+// AttachRequest connects a client to the output and the input of a container. The descriptors that come with it get what
+// the container prints from now on, stdout and stderr, /dev/null for one that is not wanted. A client that does not
+// take the output is dropped before it holds up the container.
+type AttachRequest struct {
+	ID string `json:"id"`
+	// Stdin asks for a descriptor of the container's input, which comes with the response.
+	Stdin bool `json:"stdin,omitempty"`
+}
+
+// AttachResponse is the first answer to an AttachRequest.
+type AttachResponse struct {
+	// Terminal tells that the container has one. Then there is no stderr, and the descriptor that comes with the response,
+	// whether or not stdin was asked for, is the terminal's master, to be written and resized, not to be read.
+	Terminal bool `json:"terminal,omitempty"`
+}
+
+// AttachEnd is the second one.
+type AttachEnd struct {
+	// Lagged tells that the client did not take the output; else the output has ended.
+	Lagged bool `json:"lagged,omitempty"`
 }
 
 // Phase of a container in the monitor.

@@ -16,6 +16,9 @@ var ErrNotFound = errors.New("container not found in the runtime")
 // Stdio is what a process reads and writes. The files stay the caller's, who closes them once the process runs.
 type Stdio struct {
 	Stdin, Stdout, Stderr *os.File
+	// Console takes the place of the three for a process with a terminal: a Unix socket to which the runtime sends the
+	// terminal's master (SCM_RIGHTS).
+	Console *os.File
 }
 
 // Runtime runs OCI bundles. All calls for one ID come one after the other, except Signal.

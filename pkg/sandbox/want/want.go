@@ -65,7 +65,10 @@ type Container struct {
 	Labels        map[string]string
 	Annotations   map[string]string
 	// LogPath is relative to the pod's LogDirectory; "" discards the output.
-	LogPath                    string
+	LogPath string
+	// TTY gives the workload a terminal. Stdin keeps its stdin open for those who attach, StdinOnce until the first has
+	// come and gone.
+	TTY, Stdin, StdinOnce      bool
 	Resources                  spec.Resources
 	Namespaces                 Namespaces
 	Privileged                 bool

@@ -1,4 +1,4 @@
-// Package launch starts crimonitor.
+// Package launch starts processes that outlive this one, crimonitor above all.
 package launch
 
 import (
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -43,24 +44,36 @@ func Ensure(ctx context.Context, c Config) error {
 	if !errors.Is(err, monitor.ErrUnavailable) {
 		return err
 	}
-	out, err := os.OpenFile(c.Log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	ended, err := Detach(c.Log, c.Cgroup, c.Binary, "-socket", c.Socket, "-state", c.StateDir, "-log", c.Log, "-log-level", c.LogLevel)
 	if err != nil {
-		return fmt.Errorf("open crimonitor's log: %w", err)
+		return err
+	}
+	return await(ctx, client, c, ended)
+}
+
+// Detach starts a program in a session and a cgroup of its own, with nothing inherited but the log file for its output. The channel
+// gets what it ended with.
+func Detach(logFile, cgroupPath, program string, args ...string) (ended <-chan error, err error) {
+	name := filepath.Base(program)
+	out, err := os.OpenFile(logFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("open log of %s: %w", name, err)
 	}
 	defer out.Close()
-	cmd := exec.Command(c.Binary, "-socket", c.Socket, "-state", c.StateDir, "-log", c.Log, "-log-level", c.LogLevel)
+	cmd := exec.Command(program, args...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start crimonitor: %w", err)
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	if err := cgroup.Enter(c.Cgroup, cmd.Process.Pid); err != nil {
-		logrus.WithError(err).Warn("crimonitor shares criserver's cgroup: a service manager may end them together")
+	if err := cgroup.Enter(cgroupPath, cmd.Process.Pid); err != nil {
+		logrus.WithError(err).WithField("pid", cmd.Process.Pid).
+			Warnf("%s shares criserver's cgroup: a service manager may end them together", name)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	return await(ctx, client, c, ended)
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	return exited, nil
 }
 
 func await(ctx context.Context, client *monitor.Client, c Config, ended <-chan error) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -29,8 +28,11 @@ type container struct {
 	// gone is closed once exited has run.
 	gone chan struct{}
 	// pumps counts the streams that are still read.
-	pumps sync.WaitGroup
-	pipes [2]*os.File
+	pumps   sync.WaitGroup
+	clients clients
+	// io is set before the container is to be found by others, but for its input, which mu guards.
+	io        stdio
+	stdinOnce bool
 
 	mu    sync.Mutex
 	state monitor.State
@@ -71,7 +73,7 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.
 	if err != nil {
 		return nil, err
 	}
-	c := &container{id: p.ID, log: log, ops: make(chan struct{}, 1), gone: make(chan struct{})}
+	c := &container{id: p.ID, log: log, stdinOnce: p.StdinOnce, ops: make(chan struct{}, 1), gone: make(chan struct{})}
 	c.ops <- struct{}{}
 	defer c.release()
 	s.mu.Lock()
@@ -81,56 +83,57 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.
 	}
 	s.containers[p.ID] = c
 	s.mu.Unlock()
-	pid, err := s.launch(ctx, c, p.Bundle)
+	pid, err := s.launch(ctx, c, p)
 	if err != nil {
 		s.mu.Lock()
 		delete(s.containers, p.ID)
 		s.mu.Unlock()
-		c.closePipes()
+		c.closeStreams()
 		return nil, errors.Join(err, log.Close(), s.runtime.Delete(context.WithoutCancel(ctx), p.ID, p.Bundle))
 	}
 	return &monitor.CreateResponse{PID: pid}, nil
 }
 
-// launch makes the pipes and the init process, and starts to read the ones and to await the other.
-func (s *Server) launch(ctx context.Context, c *container, bundle string) (int, error) {
-	stdin, err := os.Open(os.DevNull)
+// launch makes the streams and the init process, and starts to read the ones and to await the other.
+func (s *Server) launch(ctx context.Context, c *container, p monitor.CreateRequest) (int, error) {
+	io, container, err := openStdio(p)
 	if err != nil {
 		return 0, err
 	}
-	defer stdin.Close()
-	var ends [2]*os.File
-	defer func() { monitor.CloseFiles(ends[:]) }()
-	for i := range ends {
-		if c.pipes[i], ends[i], err = outputPipe(); err != nil {
-			return 0, err
-		}
-	}
-	pid, err := s.runtime.Create(ctx, c.id, bundle, runtime.Stdio{Stdin: stdin, Stdout: ends[0], Stderr: ends[1]})
+	defer container.close()
+	c.mu.Lock()
+	c.io = io
+	c.mu.Unlock()
+	pid, err := s.runtime.Create(ctx, c.id, p.Bundle, container.Stdio)
 	if err != nil {
 		return 0, err
 	}
 	s.children.own(pid)
-	for i, r := range c.pipes {
-		c.pumps.Go(func() { pump(r, c.log, crilog.Stream(i)) })
-	}
 	proc, err := openProcess(pid)
+	if err == nil {
+		err = io.receive(ctx, container)
+	}
 	if err != nil {
 		// Without a pidfd the exit would go unseen.
 		_ = unix.Kill(pid, unix.SIGKILL)
 		return 0, errors.Join(err, s.children.reap(pid))
 	}
 	c.mu.Lock()
+	c.io = io
 	c.state = monitor.State{ID: c.id, Phase: monitor.PhaseCreated, PID: pid}
 	c.proc = proc
 	c.mu.Unlock()
+	c.pumpAll()
 	s.changed(c.id)
 	go s.await(c, proc)
 	return pid, nil
 }
 
-func (c *container) closePipes() {
-	monitor.CloseFiles(c.pipes[:])
+// closeStreams ends the reading of what still has another end.
+func (c *container) closeStreams() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.io.close()
 }
 
 func (s *Server) start(ctx context.Context, id string) (*monitor.State, error) {
@@ -181,6 +184,10 @@ func (s *Server) await(c *container, proc *process) {
 	case <-drained:
 	case <-time.After(drainWait):
 		logrus.WithField("container", c.id).Warn("a process outside of the container holds its output open")
+	}
+	c.clients.end()
+	if !c.io.terminal { // whose master the pump closes
+		c.closeInput()
 	}
 	c.mu.Lock()
 	c.state.Phase = monitor.PhaseExited
@@ -245,7 +252,7 @@ func (s *Server) delete(ctx context.Context, p monitor.IDRequest) error {
 	if err := s.runtime.Delete(ctx, p.ID, p.Bundle); err != nil {
 		return err
 	}
-	c.closePipes()
+	c.closeStreams()
 	s.mu.Lock()
 	known := s.containers[p.ID] == c
 	delete(s.containers, p.ID)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -19,13 +20,14 @@ func (s *Server) exec(ctx context.Context, p monitor.ExecRequest, files []*os.Fi
 	if err != nil {
 		return nil, err
 	}
-	if len(files) != 3 || p.Process == nil {
-		return nil, fmt.Errorf("exec in %s: want a process and 3 descriptors, got %d", p.ID, len(files))
+	io, err := execStdio(p, files)
+	if err != nil {
+		return nil, fmt.Errorf("exec in %s: %w", p.ID, err)
 	}
 	if st := c.snapshot(); st.Phase != monitor.PhaseRunning {
 		return nil, fmt.Errorf("container %s is %s: %w", p.ID, st.Phase, monitor.ErrNotRunning)
 	}
-	pid, err := s.runtime.Exec(ctx, p.ID, p.Process, runtime.Stdio{Stdin: files[0], Stdout: files[1], Stderr: files[2]})
+	pid, err := s.runtime.Exec(ctx, p.ID, p.Process, io)
 	if err != nil {
 		return nil, err
 	}
@@ -44,31 +46,61 @@ func (s *Server) exec(ctx context.Context, p monitor.ExecRequest, files []*os.Fi
 		status, _ := proc.wait()
 		exited <- status
 	}()
-	return awaitExec(ctx, c, pid, p.Timeout, exited)
+	return awaitExec(ctx, c, proc, p, exited)
 }
 
-func awaitExec(ctx context.Context, c *container, pid int, timeout time.Duration, exited <-chan unix.WaitStatus) (*monitor.ExecResponse, error) {
+// execStdio takes the descriptors for what they are.
+func execStdio(p monitor.ExecRequest, files []*os.File) (runtime.Stdio, error) {
+	switch {
+	case p.Process == nil:
+		return runtime.Stdio{}, errors.New("no process")
+	case p.Process.Terminal && len(files) == 1:
+		return runtime.Stdio{Console: files[0]}, nil
+	case !p.Process.Terminal && len(files) == 3:
+		return runtime.Stdio{Stdin: files[0], Stdout: files[1], Stderr: files[2]}, nil
+	}
+	return runtime.Stdio{}, fmt.Errorf("%d descriptors are too few or too many", len(files))
+}
+
+// hangUp ends a process whose client has gone, as p.Grace says.
+func hangUp(proc *process, grace time.Duration, exited <-chan unix.WaitStatus) {
+	if grace < 0 {
+		return
+	}
+	if grace > 0 {
+		_ = proc.signal(unix.SIGHUP)
+		select {
+		case <-exited:
+			return
+		case <-time.After(grace):
+		}
+	}
+	killTree(proc.pid)
+	<-exited
+}
+
+func awaitExec(ctx context.Context, c *container, proc *process, p monitor.ExecRequest, exited <-chan unix.WaitStatus) (*monitor.ExecResponse, error) {
 	var expired <-chan time.Time
-	if timeout > 0 {
-		timer := time.NewTimer(timeout)
+	if p.Timeout > 0 {
+		timer := time.NewTimer(p.Timeout)
 		defer timer.Stop()
 		expired = timer.C
 	}
 	gone := c.gone
-	timedOut := false
+	resp := &monitor.ExecResponse{}
 	for {
 		select {
 		case status := <-exited:
-			return &monitor.ExecResponse{ExitCode: exitCode(status), TimedOut: timedOut}, nil
+			resp.ExitCode = exitCode(status)
+			return resp, nil
 		case <-expired:
-			timedOut, expired = true, nil
-			killTree(pid)
+			resp.TimedOut, expired = true, nil
+			killTree(proc.pid)
 		case <-gone:
-			gone = nil
-			killTree(pid)
+			resp.ContainerEnded, gone = true, nil
+			killTree(proc.pid)
 		case <-ctx.Done():
-			killTree(pid)
-			<-exited
+			hangUp(proc, p.Grace, exited)
 			return nil, context.Cause(ctx)
 		}
 	}

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"criserver/pkg/sandbox/monitor/crilog"
 )
 
 // outputPipe returns a pipe for a container's output. The read end is non-blocking, so that waiting for output takes
@@ -30,9 +28,9 @@ const readSize = 64 << 10
 
 var readBuffers = sync.Pool{New: func() any { b := make([]byte, readSize); return &b }}
 
-// pump copies a stream into the log until its end. It takes a buffer only while there is something to read: an idle
-// container costs a parked goroutine.
-func pump(r *os.File, log *crilog.Log, stream crilog.Stream) {
+// pump gives a stream to write, which must not keep the data, until its end; a terminal's is EIO. It takes a buffer only while
+// there is something to read: an idle container costs a parked goroutine.
+func pump(r *os.File, write func(at time.Time, data []byte)) {
 	raw, err := r.SyscallConn()
 	if err != nil {
 		return
@@ -62,13 +60,12 @@ func pump(r *os.File, log *crilog.Log, stream crilog.Stream) {
 			return true
 		})
 		if n > 0 {
-			log.Write(stream, time.Now(), (*buf)[:n])
+			write(time.Now(), (*buf)[:n])
 		}
 		if buf != nil {
 			readBuffers.Put(buf)
 		}
 		if err != nil || readErr != nil || n == 0 {
-			log.Flush(stream, time.Now())
 			return
 		}
 	}

@@ -91,6 +91,13 @@ func (s *Server) handle(ctx context.Context, conn *net.UnixConn) {
 		s.watch(ctx, conn)
 		return
 	}
+	if req.Method == monitor.MethodAttach { // it reads what the client sends
+		_, err := with(req, func(p monitor.AttachRequest) (any, error) { return nil, s.attach(ctx, conn, p, files) })
+		if err != nil {
+			reply(conn, nil, err)
+		}
+		return
+	}
 	// A client that hangs up cancels its call; it sends nothing after its request.
 	go func() {
 		var b [1]byte
@@ -155,19 +162,27 @@ func with[P any](req monitor.Request, fn func(P) (any, error)) (any, error) {
 }
 
 func reply(conn *net.UnixConn, result any, err error) {
-	var resp monitor.Response
 	if err != nil {
-		resp.Code, resp.Message = monitor.Code(err), err.Error()
-	} else if result != nil {
+		err = monitor.WriteFrame(conn, monitor.Response{Code: monitor.Code(err), Message: err.Error()})
+	} else {
+		err = replyWith(conn, result, nil)
+	}
+	if err != nil {
+		logrus.WithError(err).Debug("the client has gone before its answer")
+	}
+}
+
+// replyWith answers with a result, and files, which stay the caller's.
+func replyWith(conn *net.UnixConn, result any, files []*os.File) error {
+	var resp monitor.Response
+	if result != nil {
 		raw, err := json.Marshal(result)
 		if err != nil {
-			resp.Code, resp.Message = "internal", err.Error()
+			return fmt.Errorf("encode result: %w", err)
 		}
 		resp.Result = raw
 	}
-	if err := monitor.WriteFrame(conn, resp); err != nil {
-		logrus.WithError(err).Debug("the client has gone before its answer")
-	}
+	return monitor.WriteFrame(conn, resp, files...)
 }
 
 // shutdown refuses while a container exists, since its log and exit code would be lost.

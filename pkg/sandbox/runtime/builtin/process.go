@@ -23,6 +23,12 @@ func newProcess(p *specs.Process, io runtime.Stdio) (*libcontainer.Process, erro
 		NoNewPrivileges: &p.NoNewPrivileges,
 		AppArmorProfile: p.ApparmorProfile,
 	}
+	if p.Terminal {
+		lp.ConsoleSocket = io.Console
+		if p.ConsoleSize != nil {
+			lp.ConsoleWidth, lp.ConsoleHeight = uint16(p.ConsoleSize.Width), uint16(p.ConsoleSize.Height)
+		}
+	}
 	// A nil *os.File in an io.Reader is not a nil reader.
 	if io.Stdin != nil {
 		lp.Stdin = io.Stdin

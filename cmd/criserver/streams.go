@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"criserver/cmd/criserver/config"
+	"criserver/pkg/cri/streaming"
+	"criserver/pkg/sandbox/monitor/launch"
+)
+
+// streamsLinger is how long the stream server stays without a session.
+const streamsLinger = 5 * time.Minute
+
+const cmdStreams = "stream-server"
+
+// streamClient starts stream servers as they are needed.
+func streamClient(c *config.Config, monitorSocket string) *streaming.Client {
+	s := c.Streaming
+	settings := streaming.Settings{
+		Control: filepath.Join(c.State, "streams.sock"), Monitor: monitorSocket,
+		Address: s.Address, Port: s.Port,
+		TLS:  s.TLS.Settings(),
+		Idle: time.Duration(s.IdleTimeout), Creation: time.Duration(s.CreationTimeout), Grace: time.Duration(s.HangUpGrace),
+		Linger: streamsLinger, Version: version,
+	}
+	cgroupPath := filepath.Join(c.Runtime.CgroupRoot, "streams")
+	logFile := filepath.Join(c.State, "streams.log")
+	return streaming.NewClient(settings, func(ctx context.Context, s streaming.Settings) error {
+		return startStreams(ctx, s, logFile, cgroupPath, c.Log.Level)
+	})
+}
+
+// startStreams starts this program as a stream server, and returns once that listens.
+func startStreams(ctx context.Context, s streaming.Settings, logFile, cgroupPath, level string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	encoded, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encode settings: %w", err)
+	}
+	ended, err := launch.Detach(logFile, cgroupPath, self, cmdStreams, "--log-level", level, string(encoded))
+	if err != nil {
+		return err
+	}
+	for {
+		select {
+		case err := <-ended:
+			return fmt.Errorf("it ended at once (%w); %s tells why", err, logFile)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Millisecond):
+			if _, err := os.Stat(s.Control); err == nil {
+				return nil
+			}
+		}
+	}
+}
+
+// newStreams is the stream server, which nobody but the daemon starts.
+func newStreams() *cobra.Command {
+	return &cobra.Command{
+		Use:    cmdStreams + " SETTINGS",
+		Short:  "Serve exec, attach and port-forward; started by the daemon",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var s streaming.Settings
+			if err := json.Unmarshal([]byte(args[0]), &s); err != nil {
+				return fmt.Errorf("decode settings: %w", err)
+			}
+			if level, err := cmd.Flags().GetString("log-level"); err == nil {
+				if l, err := logrus.ParseLevel(level); err == nil {
+					logrus.SetLevel(l)
+				}
+			}
+			logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, FullTimestamp: true, TimestampFormat: time.RFC3339Nano})
+			server, err := streaming.NewServer(s)
+			if err != nil {
+				return err
+			}
+			return server.Run(cmd.Context())
+		},
+	}
+}

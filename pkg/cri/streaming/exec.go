@@ -1,0 +1,146 @@
+package streaming
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	utilexec "k8s.io/utils/exec"
+
+	"criserver/pkg/sandbox/monitor"
+)
+
+// runtime is what the library calls. Its contexts end when the client has gone.
+type runtime struct {
+	monitor *monitor.Client
+	grace   time.Duration
+}
+
+// Exec implements the library's Runtime; the container is the key of an operation.
+func (r *runtime) Exec(ctx context.Context, key string, _ []string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
+	op, err := operationOf(key)
+	if err != nil {
+		return err
+	}
+	if op.Exec == nil {
+		return errors.New("the operation is none of exec")
+	}
+	req := monitor.ExecRequest{ID: op.Exec.Container, Process: op.Exec.Process, Grace: r.grace}
+	run := r.execPipes
+	if op.Exec.TTY {
+		run = r.execTerminal
+	}
+	end, err := run(ctx, req, streams{in, out, errOut, resize})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return errors.New("the client has gone")
+	case err != nil:
+		return err
+	case end.ContainerEnded:
+		return fmt.Errorf("container %s has stopped, and the command with it", op.Exec.Container)
+	case end.ExitCode != 0:
+		return utilexec.CodeExitError{Code: end.ExitCode, Err: fmt.Errorf("command terminated with exit code %d", end.ExitCode)}
+	}
+	return nil
+}
+
+// streams are the client's.
+type streams struct {
+	in          io.Reader
+	out, errOut io.Writer
+	resize      <-chan remotecommand.TerminalSize
+}
+
+func (r *runtime) execPipes(ctx context.Context, req monitor.ExecRequest, s streams) (monitor.ExecResponse, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stdin, feed, err := openInput(s.in)
+	if err != nil {
+		return monitor.ExecResponse{}, err
+	}
+	defer stdin.Close()
+	stdout, err := newOutput(ctx, cancel, s.out)
+	if err != nil {
+		return monitor.ExecResponse{}, err
+	}
+	defer stdout.close()
+	stderr, err := newOutput(ctx, cancel, s.errOut)
+	if err != nil {
+		return monitor.ExecResponse{}, err
+	}
+	defer stderr.close()
+	go feed()
+	end, err := r.monitor.ExecStreams(ctx, req, stdin, stdout.w, stderr.w)
+	if !stdout.finish() || !stderr.finish() {
+		hangUp(ctx)
+	}
+	return end, err
+}
+
+// openInput returns what a process reads from, and the function that feeds it from a client.
+func openInput(in io.Reader) (*os.File, func(), error) {
+	if in == nil {
+		f, err := os.Open(os.DevNull)
+		return f, func() {}, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("make input pipe: %w", err)
+	}
+	return r, func() {
+		_, _ = io.Copy(w, in) // to its end, or that of the reader
+		_ = w.Close()
+	}, nil
+}
+
+func (r *runtime) execTerminal(ctx context.Context, req monitor.ExecRequest, s streams) (monitor.ExecResponse, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	console, err := monitor.NewConsole()
+	if err != nil {
+		return monitor.ExecResponse{}, err
+	}
+	defer console.Close()
+	receiving, stopReceiving := context.WithCancel(ctx)
+	defer stopReceiving()
+	terminal := make(chan *output, 1)
+	go func() {
+		defer close(terminal)
+		master, err := console.Receive(receiving)
+		if err != nil {
+			return // the call tells why there is none
+		}
+		go follow(master, s.resize)
+		if s.in != nil {
+			go func() { _, _ = io.Copy(master, s.in) }()
+		}
+		terminal <- copyOutput(master, cancel, s.out)
+	}()
+	end, err := r.monitor.ExecTerminal(ctx, req, console.Socket)
+	stopReceiving()
+	if out, ok := <-terminal; ok {
+		if !out.finish() {
+			hangUp(ctx)
+		}
+		out.close()
+	}
+	return end, err
+}
+
+// follow gives a terminal the sizes of the client's, until there are no more of them.
+func follow(master *os.File, sizes <-chan remotecommand.TerminalSize) {
+	for size := range sizes {
+		raw, err := master.SyscallConn()
+		if err != nil {
+			return
+		}
+		_ = raw.Control(func(fd uintptr) { // a terminal that has gone has no size
+			_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Height, Col: size.Width})
+		})
+	}
+}

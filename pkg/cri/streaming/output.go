@@ -1,0 +1,128 @@
+package streaming
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// quiet is how long the output of a process that has ended is awaited, each time: others may hold it open for ever.
+	quiet = time.Second
+	// drainLimit bounds that as a whole, and how long the client may take for what is there.
+	drainLimit = 10 * time.Second
+	// copySize is how much is read at once, the capacity of a pipe.
+	copySize = 64 << 10
+)
+
+// output copies what a process prints to its client.
+type output struct {
+	r *os.File
+	// w is the process's end of a pipe; nil for a terminal.
+	w       *os.File
+	ended   atomic.Bool // the process has
+	done    chan struct{}
+	started bool
+}
+
+// newOutput makes a pipe whose content goes to out; nil drops it. gone is called when the client takes no more.
+func newOutput(_ context.Context, gone func(), out io.Writer) (*output, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make output pipe: %w", err)
+	}
+	o := copyOutput(r, gone, out)
+	o.w = w
+	return o, nil
+}
+
+// copyOutput begins to copy.
+func copyOutput(r *os.File, gone func(), out io.Writer) *output {
+	if out == nil {
+		out = io.Discard
+	}
+	o := &output{r: r, done: make(chan struct{})}
+	go func() {
+		defer close(o.done)
+		if err := o.copy(out); err != nil {
+			gone()
+		}
+	}()
+	return o
+}
+
+// copy returns an error if the client cannot be written to.
+func (o *output) copy(out io.Writer) error {
+	buf := make([]byte, copySize)
+	for {
+		n, err := o.r.Read(buf)
+		if n > 0 {
+			if _, err := out.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return o.rest(out, buf)
+		case err != nil: // the end; of a terminal it is EIO
+			return nil
+		case o.ended.Load():
+			_ = o.r.SetReadDeadline(time.Now().Add(quiet))
+		}
+	}
+}
+
+// rest copies what is there without waiting for more: a read at its deadline looks for nothing.
+func (o *output) rest(out io.Writer, buf []byte) error {
+	_ = o.r.SetReadDeadline(time.Time{})
+	raw, err := o.r.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var writeErr error
+	_ = raw.Read(func(fd uintptr) bool {
+		for range 16 { // a descendant may go on printing
+			n, err := unix.Read(int(fd), buf)
+			if err == unix.EINTR {
+				continue
+			}
+			if n <= 0 || err != nil {
+				break
+			}
+			if _, writeErr = out.Write(buf[:n]); writeErr != nil {
+				break
+			}
+		}
+		return true
+	})
+	return writeErr
+}
+
+// finish waits for the last output after the process has ended, and tells whether the client has taken it.
+func (o *output) finish() bool {
+	if o.w != nil {
+		_ = o.w.Close()
+	}
+	o.ended.Store(true)
+	_ = o.r.SetReadDeadline(time.Now().Add(quiet))
+	select {
+	case <-o.done:
+		return true
+	case <-time.After(drainLimit):
+		return false
+	}
+}
+
+// close ends the copying, whatever is left.
+func (o *output) close() {
+	if o.w != nil {
+		_ = o.w.Close()
+	}
+	_ = o.r.Close()
+}

@@ -1,0 +1,227 @@
+package streaming
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/cri-streaming/pkg/streaming"
+
+	"criserver/pkg/sandbox/monitor"
+)
+
+const (
+	// headerLimit is how long a client may take to say what it wants; maxHeader how much it may say.
+	headerLimit = 10 * time.Second
+	maxHeader   = 16 << 10
+	// tokenLife is how long a URL is good, which the library decides.
+	tokenLife = time.Minute
+	// maxConnections bounds the connections at one time: the tokens are 1,000, and each session is one connection.
+	maxConnections = 4000
+	// idleCheck is how often it is looked whether there is anything left to do.
+	idleCheck = time.Second
+	// maxOperation is how large an operation may be, in bytes: that of a gRPC message.
+	maxOperation = 16 << 20
+)
+
+// Server is the process of the sessions. Run is its life.
+type Server struct {
+	settings Settings
+	library  streaming.Server
+	clients  net.Listener
+	control  net.Listener
+
+	mu       sync.Mutex
+	sessions int
+	used     time.Time // when something was last asked for or ended
+	// pending are the ends of the URLs that nobody has used yet, the oldest first.
+	pending  []time.Time
+	draining bool
+	quiet    chan struct{} // closed when there is nothing to do any more
+	ended    bool
+}
+
+// NewServer listens on the address for clients and on the control socket for the daemon.
+func NewServer(s Settings) (*Server, error) {
+	srv := &Server{settings: s, used: time.Now(), quiet: make(chan struct{})}
+	tlsConfig, err := s.TLS.config(s.Address)
+	if err != nil {
+		return nil, err
+	}
+	if srv.clients, err = net.Listen("tcp", net.JoinHostPort(s.Address, strconv.Itoa(s.Port))); err != nil {
+		return nil, fmt.Errorf("listen for streaming clients: %w", err)
+	}
+	config := streaming.DefaultConfig
+	config.BaseURL = &url.URL{Scheme: "http", Host: srv.clients.Addr().String()}
+	config.StreamIdleTimeout, config.StreamCreationTimeout = s.Idle, s.Creation
+	if tlsConfig != nil {
+		config.BaseURL.Scheme = "https"
+	}
+	srv.library, err = streaming.NewServer(config, &runtime{monitor: monitor.NewClient(s.Monitor), grace: s.Grace})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make streaming endpoints: %w", err), srv.clients.Close())
+	}
+	srv.clients = limited(srv.clients, tlsConfig)
+	// Who is there already drains, or is dead.
+	if err := os.Remove(s.Control); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.Join(fmt.Errorf("clear control socket: %w", err), srv.clients.Close())
+	}
+	if srv.control, err = net.Listen("unix", s.Control); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on control socket: %w", err), srv.clients.Close())
+	}
+	if err := os.Chmod(s.Control, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("close control socket to others: %w", err), srv.clients.Close(), srv.control.Close())
+	}
+	return srv, nil
+}
+
+// Run serves until ctx ends, or until there has been nothing to do for Settings.Linger.
+func (s *Server) Run(ctx context.Context) error {
+	clients := &http.Server{
+		Handler: s.counted(), ReadHeaderTimeout: headerLimit, MaxHeaderBytes: maxHeader, ConnContext: withConn,
+		TLSNextProto: noHTTP2(), ErrorLog: quietLog(),
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /info", s.serveInfo)
+	mux.HandleFunc("POST /operations", s.serveOperation)
+	mux.HandleFunc("POST /drain", s.serveDrain)
+	control := &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit}
+	failed := make(chan error, 2)
+	go func() { failed <- clients.Serve(s.clients) }()
+	go func() { failed <- control.Serve(s.control) }()
+	logrus.WithFields(logrus.Fields{"address": s.clients.Addr(), "version": s.settings.Version, "pid": os.Getpid()}).Info("stream server serves")
+	go s.watch(ctx)
+	var err error
+	select {
+	case <-ctx.Done():
+	case <-s.quiet:
+	case err = <-failed:
+		if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) { // it drains
+			err = nil
+			select {
+			case <-ctx.Done():
+			case <-s.quiet:
+			}
+		}
+	}
+	logrus.Info("stream server ends")
+	return errors.Join(err, control.Close(), clients.Close())
+}
+
+// watch notices when there is nothing to do.
+func (s *Server) watch(ctx context.Context) {
+	tick := time.NewTicker(idleCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		if s.idle(time.Now()) {
+			s.ended = true
+			close(s.quiet)
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+	}
+}
+
+// idle tells whether there is nothing to do, and nothing to be expected. The caller holds the lock.
+func (s *Server) idle(now time.Time) bool {
+	s.pending = slices.DeleteFunc(s.pending, now.After)
+	return s.sessions == 0 && len(s.pending) == 0 && (s.draining || now.Sub(s.used) > s.settings.Linger)
+}
+
+// counted serves clients, and knows how many.
+func (s *Server) counted() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.sessions++
+		if len(s.pending) > 0 {
+			s.pending = s.pending[1:]
+		}
+		s.mu.Unlock()
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.sessions--
+			s.used = time.Now()
+		}()
+		s.library.ServeHTTP(w, r)
+	})
+}
+
+// Info tells who answers on a control socket.
+type Info struct {
+	Settings Settings
+	PID      int
+}
+
+func (s *Server) serveInfo(w http.ResponseWriter, _ *http.Request) {
+	answer(w, Info{Settings: s.settings, PID: os.Getpid()})
+}
+
+func (s *Server) serveOperation(w http.ResponseWriter, r *http.Request) {
+	var op Operation
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOperation)).Decode(&op); err != nil {
+		http.Error(w, "decode operation: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.mu.Lock()
+	gone := s.ended || s.draining
+	s.used = time.Now()
+	s.pending = append(s.pending, s.used.Add(tokenLife))
+	s.mu.Unlock()
+	if gone {
+		http.Error(w, "it takes no more sessions", http.StatusServiceUnavailable)
+		return
+	}
+	u, err := op.url(s.library)
+	switch code := status.Code(err); code {
+	case codes.OK:
+		answer(w, u)
+	case codes.InvalidArgument:
+		http.Error(w, status.Convert(err).Message(), http.StatusBadRequest)
+	case codes.ResourceExhausted:
+		http.Error(w, status.Convert(err).Message(), http.StatusTooManyRequests)
+	default:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	}
+}
+
+// serveDrain gives the address and the control socket up for a successor; open sessions go on.
+func (s *Server) serveDrain(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	first := !s.draining
+	s.draining = true
+	s.mu.Unlock()
+	if first {
+		_ = s.clients.Close()
+		_ = s.control.Close() // which removes the socket
+	}
+	logrus.Info("stream server drains")
+	answer(w, true)
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		logrus.WithError(err).Debug("the daemon has gone before its answer")
+	}
+}

@@ -1,0 +1,151 @@
+package streaming
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/net/netutil"
+)
+
+// generatedLife is how long a certificate is good that the server has made for itself.
+const generatedLife = 365 * 24 * time.Hour
+
+// Check says what of it cannot be used; files are read when the server starts.
+func (t TLS) Check() error {
+	if (t.Certificate == "") != (t.Key == "") {
+		return errors.New("a certificate and its key belong together")
+	}
+	if t.Generate && t.Certificate != "" {
+		return errors.New("a certificate is either given or generated")
+	}
+	if !t.enabled() && (t.ClientCA != "" || t.MinVersion != "" || len(t.Ciphers) > 0) {
+		return errors.New("it has settings, but neither a certificate nor leave to generate one")
+	}
+	if _, err := t.version(); err != nil {
+		return err
+	}
+	_, err := t.suites()
+	return err
+}
+
+func (t TLS) enabled() bool { return t.Generate || t.Certificate != "" }
+
+func (t TLS) version() (uint16, error) {
+	switch t.MinVersion {
+	case "", "1.2":
+		return tls.VersionTLS12, nil
+	case "1.3":
+		return tls.VersionTLS13, nil
+	}
+	return 0, fmt.Errorf("minimum version %q is neither 1.2 nor 1.3", t.MinVersion)
+}
+
+func (t TLS) suites() ([]uint16, error) {
+	var ids []uint16
+	for _, name := range t.Ciphers {
+		all := tls.CipherSuites()
+		i := slices.IndexFunc(all, func(s *tls.CipherSuite) bool { return s.Name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("cipher suite %q is unknown or insecure", name)
+		}
+		ids = append(ids, all[i].ID)
+	}
+	return ids, nil
+}
+
+// config is nil without TLS.
+func (t TLS) config(address string) (*tls.Config, error) {
+	if err := t.Check(); err != nil {
+		return nil, fmt.Errorf("streaming TLS: %w", err)
+	}
+	if !t.enabled() {
+		return nil, nil
+	}
+	c := &tls.Config{NextProtos: []string{"http/1.1"}}
+	c.MinVersion, _ = t.version()
+	c.CipherSuites, _ = t.suites()
+	var cert tls.Certificate
+	var err error
+	if t.Generate {
+		cert, err = generate(address)
+	} else {
+		cert, err = tls.LoadX509KeyPair(t.Certificate, t.Key)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("streaming certificate: %w", err)
+	}
+	c.Certificates = []tls.Certificate{cert}
+	if t.ClientCA != "" {
+		pem, err := os.ReadFile(t.ClientCA)
+		if err != nil {
+			return nil, fmt.Errorf("authority of streaming clients: %w", err)
+		}
+		c.ClientCAs, c.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
+		if !c.ClientCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("authority of streaming clients: no certificate in %s", t.ClientCA)
+		}
+	}
+	return c, nil
+}
+
+// generate makes a certificate that nobody else has signed.
+func generate(address string) (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "criserver streaming"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(generatedLife),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, DNSNames: []string{"localhost"},
+	}
+	if ip := net.ParseIP(address); ip != nil {
+		template.IPAddresses = append(template.IPAddresses, ip)
+	} else if address != "" {
+		template.DNSNames = append(template.DNSNames, address)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}
+
+// limited bounds the connections, makes them ours, and puts TLS over them.
+func limited(l net.Listener, c *tls.Config) net.Listener {
+	l = listener{netutil.LimitListener(l, maxConnections)}
+	if c != nil {
+		l = tls.NewListener(l, c)
+	}
+	return l
+}
+
+// noHTTP2: a connection is taken over by SPDY or WebSocket.
+func noHTTP2() map[string]func(*http.Server, *tls.Conn, http.Handler) {
+	return map[string]func(*http.Server, *tls.Conn, http.Handler){}
+}
+
+// quietLog takes what the HTTP server says of its clients.
+func quietLog() *log.Logger {
+	return log.New(logrus.StandardLogger().WriterLevel(logrus.DebugLevel), "", 0)
+}

@@ -1,0 +1,144 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/monitor/crilog"
+	"criserver/pkg/sandbox/runtime"
+)
+
+// consoleWait bounds how long the runtime takes to hand out the terminal of a process that it has started.
+const consoleWait = 10 * time.Second
+
+// stdio are this side's ends of a container's streams.
+type stdio struct {
+	// outputs are stdout and stderr, or the terminal's master alone.
+	outputs []*os.File
+	// input is what those who attach write to: the write end of stdin, or the master; nil if it is /dev/null.
+	input    *os.File
+	terminal bool
+}
+
+func (s *stdio) close() {
+	monitor.CloseFiles(s.outputs)
+	if !s.terminal {
+		monitor.CloseFiles([]*os.File{s.input})
+	}
+}
+
+// theirs are the container's ends, or the socket for its terminal.
+type theirs struct {
+	runtime.Stdio
+	console *monitor.Console
+}
+
+func (t *theirs) close() {
+	monitor.CloseFiles([]*os.File{t.Stdin, t.Stdout, t.Stderr})
+	if t.console != nil {
+		_ = t.console.Close()
+	}
+}
+
+// openStdio makes both ends. After an error it has closed them.
+func openStdio(p monitor.CreateRequest) (ours stdio, container theirs, err error) {
+	defer func() {
+		if err != nil {
+			ours.close()
+			container.close()
+		}
+	}()
+	if ours.terminal, err = wantsTerminal(p.Bundle); err != nil {
+		return ours, container, err
+	}
+	if ours.terminal {
+		if container.console, err = monitor.NewConsole(); err != nil {
+			return ours, container, err
+		}
+		container.Stdio.Console = container.console.Socket
+		return ours, container, nil
+	}
+	if p.Stdin {
+		// The container's end blocks, as programs expect; this side's is for those who attach.
+		container.Stdin, ours.input, err = inputPipe()
+	} else {
+		container.Stdin, err = os.Open(os.DevNull)
+	}
+	if err != nil {
+		return ours, container, err
+	}
+	for _, end := range []**os.File{&container.Stdout, &container.Stderr} {
+		r, w, err := outputPipe()
+		if err != nil {
+			return ours, container, err
+		}
+		ours.outputs, *end = append(ours.outputs, r), w
+	}
+	return ours, container, nil
+}
+
+// receive takes the terminal, if there is to be one, once the runtime has made it.
+func (s *stdio) receive(ctx context.Context, container theirs) error {
+	if !s.terminal {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, consoleWait)
+	defer cancel()
+	_ = container.console.Socket.Close() // the runtime has its own
+	master, err := container.console.Receive(ctx)
+	if err != nil {
+		return err
+	}
+	s.outputs, s.input = []*os.File{master}, master
+	return nil
+}
+
+// wantsTerminal reads no more of the specification than that.
+func wantsTerminal(bundle string) (bool, error) {
+	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return false, fmt.Errorf("read specification: %w", err)
+	}
+	var spec struct {
+		Process struct {
+			Terminal bool `json:"terminal"`
+		} `json:"process"`
+	}
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return false, fmt.Errorf("decode specification of %s: %w", bundle, err)
+	}
+	return spec.Process.Terminal, nil
+}
+
+// inputPipe returns a pipe for a container's stdin, whose write end does not block.
+func inputPipe() (r, w *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("make input pipe: %w", err)
+	}
+	if err := unix.SetNonblock(fds[1], true); err != nil {
+		return nil, nil, fmt.Errorf("make input pipe: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "input"), os.NewFile(uintptr(fds[1]), "input"), nil
+}
+
+// pumpAll begins to read the outputs.
+func (c *container) pumpAll() {
+	for i, r := range c.io.outputs {
+		stream := crilog.Stream(i)
+		c.pumps.Go(func() {
+			pump(r, func(at time.Time, data []byte) {
+				c.log.Write(stream, at, data)
+				c.clients.send(stream, data)
+			})
+			c.log.Flush(stream, time.Now())
+		})
+	}
+}
