@@ -77,7 +77,8 @@ func run(args []string) error {
 	defer unlock()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
+	// Taken, and left at that: containers would inherit that they are ignored (signal(7)).
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGPIPE)
 	logrus.WithFields(logrus.Fields{"version": version, "pid": os.Getpid(), "socket": *socket}).Info("crimonitor serves")
 	return server.New(builtin.New(*state), version, *resident).Serve(ctx, l)
 }

@@ -117,6 +117,7 @@ type daemon struct {
 	images                   *imagesvc.Service
 	pods                     *sandbox.Service
 	streams                  *streaming.Client
+	streamsCgroup            string
 }
 
 // newDaemon opens and starts everything. On error the parts that are there must be closed.
@@ -157,7 +158,7 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 	if err != nil {
 		return d, err
 	}
-	d.streams = streamClient(c, pods.Monitor.Socket)
+	d.streams, d.streamsCgroup = streamClient(c, pods.Monitor.Socket)
 	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
 		return d, fmt.Errorf("open pods: %w", err)
 	}
@@ -189,7 +190,7 @@ func (d *daemon) close() error {
 	defer cancel()
 	var errs []error
 	if d.streams != nil {
-		errs = append(errs, d.streams.Drain(ctx))
+		errs = append(errs, stopStreams(ctx, d.streams, d.streamsCgroup))
 	}
 	if d.pods != nil {
 		errs = append(errs, d.pods.Close(ctx, true))

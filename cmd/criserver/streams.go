@@ -13,6 +13,7 @@ import (
 
 	"criserver/cmd/criserver/config"
 	"criserver/pkg/cri/streaming"
+	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/monitor/launch"
 )
 
@@ -21,8 +22,8 @@ const streamsLinger = 5 * time.Minute
 
 const cmdStreams = "stream-server"
 
-// streamClient starts stream servers as they are needed.
-func streamClient(c *config.Config, monitorSocket string) *streaming.Client {
+// streamClient starts stream servers as they are needed, in a cgroup of their own.
+func streamClient(c *config.Config, monitorSocket string) (client *streaming.Client, cgroupPath string) {
 	s := c.Streaming
 	settings := streaming.Settings{
 		Control: filepath.Join(c.State, "streams.sock"), Monitor: monitorSocket,
@@ -31,11 +32,20 @@ func streamClient(c *config.Config, monitorSocket string) *streaming.Client {
 		Idle: time.Duration(s.IdleTimeout), Creation: time.Duration(s.CreationTimeout), Grace: time.Duration(s.HangUpGrace),
 		Linger: streamsLinger, Version: version,
 	}
-	cgroupPath := filepath.Join(c.Runtime.CgroupRoot, "streams")
+	cgroupPath = filepath.Join(c.Runtime.CgroupRoot, "streams")
 	logFile := filepath.Join(c.State, "streams.log")
 	return streaming.NewClient(settings, func(ctx context.Context, s streaming.Settings) error {
 		return startStreams(ctx, s, logFile, cgroupPath, c.Log.Level)
-	})
+	}), cgroupPath
+}
+
+// stopStreams ends the stream server, unless it has sessions: then it ends with the last of them.
+func stopStreams(ctx context.Context, client *streaming.Client, cgroupPath string) error {
+	ends, err := client.Drain(ctx)
+	if ends {
+		cgroup.PruneWait(ctx, cgroupPath)
+	}
+	return err
 }
 
 // startStreams starts this program as a stream server, and returns once that listens.

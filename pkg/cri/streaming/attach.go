@@ -6,33 +6,24 @@ import (
 	"fmt"
 	"io"
 
-	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
-
 	"criserver/pkg/sandbox/monitor"
 )
 
-// Attach implements the library's Runtime; the container is the key of an operation.
-func (r *runtime) Attach(ctx context.Context, key string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
-	op, err := operationOf(key)
-	if err != nil {
-		return err
-	}
-	if op.Attach == nil {
-		return errors.New("the operation is none of attach")
-	}
+// attach connects a client to a container, until one of them ends.
+func (r *runtime) attach(ctx context.Context, op Attach, s streams) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stdout, err := newOutput(ctx, cancel, out)
+	stdout, err := newOutput(cancel, s.out)
 	if err != nil {
 		return err
 	}
 	defer stdout.close()
-	stderr, err := newOutput(ctx, cancel, errOut)
+	stderr, err := newOutput(cancel, s.errOut)
 	if err != nil {
 		return err
 	}
 	defer stderr.close()
-	a, err := r.monitor.Attach(ctx, monitor.AttachRequest{ID: op.Attach.Container, Stdin: in != nil}, stdout.w, stderr.w)
+	a, err := r.monitor.Attach(ctx, monitor.AttachRequest{ID: op.Container, Stdin: s.in != nil}, stdout.w, stderr.w)
 	if err != nil {
 		return err
 	}
@@ -41,10 +32,10 @@ func (r *runtime) Attach(ctx context.Context, key string, in io.Reader, out, err
 	if a.Input != nil {
 		defer a.Input.Close()
 		if a.Terminal {
-			go follow(a.Input, resize)
+			go follow(a.Input, s.resize)
 		}
-		if in != nil {
-			go feed(a, in)
+		if s.in != nil {
+			go feed(a, s.in)
 		}
 	}
 	end, err := a.Wait(ctx)
@@ -55,7 +46,7 @@ func (r *runtime) Attach(ctx context.Context, key string, in io.Reader, out, err
 		return err
 	case end.Lagged:
 		hangUp(ctx)
-		return fmt.Errorf("the output of container %s was not read", op.Attach.Container)
+		return fmt.Errorf("the output of container %s was not read", op.Container)
 	}
 	if !stdout.finish() || !stderr.finish() {
 		hangUp(ctx)

@@ -66,13 +66,16 @@ func (c *Client) URL(ctx context.Context, op Operation) (string, error) {
 	return "", err
 }
 
-// Drain ends the server, once its last session has ended.
-func (c *Client) Drain(ctx context.Context) error {
-	var done bool
-	if err := c.call(ctx, http.MethodPost, "/drain", nil, &done); err != nil && !errors.Is(err, ErrUnavailable) {
-		return fmt.Errorf("drain the stream server: %w", err)
+// Drain ends the server, once its last session has ended. It tells whether there is none to be waited for.
+func (c *Client) Drain(ctx context.Context) (ends bool, err error) {
+	err = c.call(ctx, http.MethodPost, "/drain", nil, &ends)
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("drain the stream server: %w", err)
 	}
-	return nil
+	return ends, nil
 }
 
 // ensure sees to it that a server with the right settings answers.
@@ -89,7 +92,7 @@ func (c *Client) ensure(ctx context.Context) error {
 		return nil
 	}
 	if err == nil {
-		if err := c.Drain(ctx); err != nil {
+		if _, err := c.Drain(ctx); err != nil {
 			return err
 		}
 	}

@@ -15,41 +15,34 @@ import (
 	"criserver/pkg/sandbox/monitor"
 )
 
-// runtime is what the library calls. Its contexts end when the client has gone.
+// runtime serves sessions. The contexts end when the client has gone.
 type runtime struct {
 	monitor *monitor.Client
 	grace   time.Duration
 }
 
-// Exec implements the library's Runtime; the container is the key of an operation.
-func (r *runtime) Exec(ctx context.Context, key string, _ []string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
-	op, err := operationOf(key)
-	if err != nil {
-		return err
-	}
-	if op.Exec == nil {
-		return errors.New("the operation is none of exec")
-	}
-	req := monitor.ExecRequest{ID: op.Exec.Container, Process: op.Exec.Process, Grace: r.grace}
+// exec runs a command for a client. Its error has the exit code, if the command has ended with another than 0.
+func (r *runtime) exec(ctx context.Context, op Exec, s streams) error {
+	req := monitor.ExecRequest{ID: op.Container, Process: op.Process, Grace: r.grace}
 	run := r.execPipes
-	if op.Exec.TTY {
+	if op.TTY {
 		run = r.execTerminal
 	}
-	end, err := run(ctx, req, streams{in, out, errOut, resize})
+	end, err := run(ctx, req, s)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return errors.New("the client has gone")
 	case err != nil:
 		return err
 	case end.ContainerEnded:
-		return fmt.Errorf("container %s has stopped, and the command with it", op.Exec.Container)
+		return fmt.Errorf("container %s has stopped, and the command with it", op.Container)
 	case end.ExitCode != 0:
 		return utilexec.CodeExitError{Code: end.ExitCode, Err: fmt.Errorf("command terminated with exit code %d", end.ExitCode)}
 	}
 	return nil
 }
 
-// streams are the client's.
+// streams are the client's; nil are those that it does not want.
 type streams struct {
 	in          io.Reader
 	out, errOut io.Writer
@@ -64,12 +57,12 @@ func (r *runtime) execPipes(ctx context.Context, req monitor.ExecRequest, s stre
 		return monitor.ExecResponse{}, err
 	}
 	defer stdin.Close()
-	stdout, err := newOutput(ctx, cancel, s.out)
+	stdout, err := newOutput(cancel, s.out)
 	if err != nil {
 		return monitor.ExecResponse{}, err
 	}
 	defer stdout.close()
-	stderr, err := newOutput(ctx, cancel, s.errOut)
+	stderr, err := newOutput(cancel, s.errOut)
 	if err != nil {
 		return monitor.ExecResponse{}, err
 	}

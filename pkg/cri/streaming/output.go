@@ -1,7 +1,6 @@
 package streaming
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,14 +24,13 @@ const (
 type output struct {
 	r *os.File
 	// w is the process's end of a pipe; nil for a terminal.
-	w       *os.File
-	ended   atomic.Bool // the process has
-	done    chan struct{}
-	started bool
+	w     *os.File
+	ended atomic.Bool // the process has
+	done  chan struct{}
 }
 
 // newOutput makes a pipe whose content goes to out; nil drops it. gone is called when the client takes no more.
-func newOutput(_ context.Context, gone func(), out io.Writer) (*output, error) {
+func newOutput(gone func(), out io.Writer) (*output, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make output pipe: %w", err)
@@ -71,7 +69,7 @@ func (o *output) copy(out io.Writer) error {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return o.rest(out, buf)
 		case err != nil: // the end; of a terminal it is EIO
-			return nil
+			return nil //nolint:nilerr // see there
 		case o.ended.Load():
 			_ = o.r.SetReadDeadline(time.Now().Add(quiet))
 		}
@@ -83,7 +81,7 @@ func (o *output) rest(out io.Writer, buf []byte) error {
 	_ = o.r.SetReadDeadline(time.Time{})
 	raw, err := o.r.SyscallConn()
 	if err != nil {
-		return nil
+		return nil //nolint:nilerr // it has been closed: there is no rest
 	}
 	var writeErr error
 	_ = raw.Read(func(fd uintptr) bool {

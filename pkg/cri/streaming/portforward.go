@@ -20,18 +20,11 @@ const (
 	halfOpen = time.Minute
 )
 
-// PortForward implements the library's Runtime; the pod is the key of an operation. It serves one connection.
-func (r *runtime) PortForward(ctx context.Context, key string, port int32, stream io.ReadWriteCloser) error {
-	op, err := operationOf(key)
+// forward serves one connection of a client to a port.
+func forward(ctx context.Context, op PortForward, port int32, stream io.ReadWriteCloser) error {
+	conn, err := dial(ctx, op.NetNS, port)
 	if err != nil {
-		return err
-	}
-	if op.PortForward == nil {
-		return errors.New("the operation is none of port-forward")
-	}
-	conn, err := dial(ctx, op.PortForward.NetNS, port)
-	if err != nil {
-		return fmt.Errorf("connect to port %d of pod %s: %w", port, op.PortForward.Pod, err)
+		return fmt.Errorf("connect to port %d of pod %s: %w", port, op.Pod, err)
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
@@ -44,7 +37,7 @@ func (r *runtime) PortForward(ctx context.Context, key string, port int32, strea
 	_, err = io.Copy(stream, conn)
 	_ = stream.Close() // what is sent from here on; what comes is still read
 	if err != nil {
-		return nil //nolint:nilerr // the connection was reset, by one side or the other: that is between them
+		return nil // it was reset, by one side or the other: that is between them
 	}
 	select {
 	case <-up:

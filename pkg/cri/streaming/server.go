@@ -10,15 +10,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"k8s.io/cri-streaming/pkg/streaming"
 
 	"criserver/pkg/sandbox/monitor"
 )
@@ -27,8 +23,8 @@ const (
 	// headerLimit is how long a client may take to say what it wants; maxHeader how much it may say.
 	headerLimit = 10 * time.Second
 	maxHeader   = 16 << 10
-	// tokenLife is how long a URL is good, which the library decides.
-	tokenLife = time.Minute
+	// drainPending is how long a client has to use its URL when the server is to end.
+	drainPending = 2 * time.Second
 	// maxConnections bounds the connections at one time: the tokens are 1,000, and each session is one connection.
 	maxConnections = 4000
 	// idleCheck is how often it is looked whether there is anything left to do.
@@ -40,23 +36,25 @@ const (
 // Server is the process of the sessions. Run is its life.
 type Server struct {
 	settings Settings
-	library  streaming.Server
+	runtime  *runtime
+	scheme   string
+	address  string
+	tokens   tokens
 	clients  net.Listener
 	control  net.Listener
 
 	mu       sync.Mutex
 	sessions int
 	used     time.Time // when something was last asked for or ended
-	// pending are the ends of the URLs that nobody has used yet, the oldest first.
-	pending  []time.Time
 	draining bool
+	wake     chan struct{} // capacity 1: it is to be looked at once
 	quiet    chan struct{} // closed when there is nothing to do any more
 	ended    bool
 }
 
 // NewServer listens on the address for clients and on the control socket for the daemon.
 func NewServer(s Settings) (*Server, error) {
-	srv := &Server{settings: s, used: time.Now(), quiet: make(chan struct{})}
+	srv := &Server{settings: s, scheme: "http", runtime: &runtime{monitor: monitor.NewClient(s.Monitor), grace: s.Grace}, used: time.Now(), wake: make(chan struct{}, 1), quiet: make(chan struct{})}
 	tlsConfig, err := s.TLS.config(s.Address)
 	if err != nil {
 		return nil, err
@@ -64,16 +62,10 @@ func NewServer(s Settings) (*Server, error) {
 	if srv.clients, err = net.Listen("tcp", net.JoinHostPort(s.Address, strconv.Itoa(s.Port))); err != nil {
 		return nil, fmt.Errorf("listen for streaming clients: %w", err)
 	}
-	config := streaming.DefaultConfig
-	config.BaseURL = &url.URL{Scheme: "http", Host: srv.clients.Addr().String()}
-	config.StreamIdleTimeout, config.StreamCreationTimeout = s.Idle, s.Creation
 	if tlsConfig != nil {
-		config.BaseURL.Scheme = "https"
+		srv.scheme = "https"
 	}
-	srv.library, err = streaming.NewServer(config, &runtime{monitor: monitor.NewClient(s.Monitor), grace: s.Grace})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make streaming endpoints: %w", err), srv.clients.Close())
-	}
+	srv.address = reachable(srv.clients.Addr())
 	srv.clients = limited(srv.clients, tlsConfig)
 	// Who is there already drains, or is dead.
 	if err := os.Remove(s.Control); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -88,10 +80,20 @@ func NewServer(s Settings) (*Server, error) {
 	return srv, nil
 }
 
+// reachable is the address for those on this machine.
+func reachable(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return addr.String()
+	}
+	host := "127.0.0.1" // "::" takes IPv4 too
+	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
+}
+
 // Run serves until ctx ends, or until there has been nothing to do for Settings.Linger.
 func (s *Server) Run(ctx context.Context) error {
 	clients := &http.Server{
-		Handler: s.counted(), ReadHeaderTimeout: headerLimit, MaxHeaderBytes: maxHeader, ConnContext: withConn,
+		Handler: s.endpoints(), ReadHeaderTimeout: headerLimit, MaxHeaderBytes: maxHeader, ConnContext: withConn,
 		TLSNextProto: noHTTP2(), ErrorLog: quietLog(),
 	}
 	mux := http.NewServeMux()
@@ -130,6 +132,7 @@ func (s *Server) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-s.wake:
 		}
 		s.mu.Lock()
 		if s.idle(time.Now()) {
@@ -144,27 +147,13 @@ func (s *Server) watch(ctx context.Context) {
 
 // idle tells whether there is nothing to do, and nothing to be expected. The caller holds the lock.
 func (s *Server) idle(now time.Time) bool {
-	s.pending = slices.DeleteFunc(s.pending, now.After)
-	return s.sessions == 0 && len(s.pending) == 0 && (s.draining || now.Sub(s.used) > s.settings.Linger)
-}
-
-// counted serves clients, and knows how many.
-func (s *Server) counted() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		s.sessions++
-		if len(s.pending) > 0 {
-			s.pending = s.pending[1:]
-		}
-		s.mu.Unlock()
-		defer func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.sessions--
-			s.used = time.Now()
-		}()
-		s.library.ServeHTTP(w, r)
-	})
+	if s.sessions > 0 {
+		return false
+	}
+	if s.draining {
+		return s.tokens.younger(drainPending, now) == 0
+	}
+	return now.Sub(s.used) > s.settings.Linger && s.tokens.younger(tokenLife, now) == 0
 }
 
 // Info tells who answers on a control socket.
@@ -186,23 +175,22 @@ func (s *Server) serveOperation(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	gone := s.ended || s.draining
 	s.used = time.Now()
-	s.pending = append(s.pending, s.used.Add(tokenLife))
 	s.mu.Unlock()
 	if gone {
 		http.Error(w, "it takes no more sessions", http.StatusServiceUnavailable)
 		return
 	}
-	u, err := op.url(s.library)
-	switch code := status.Code(err); code {
-	case codes.OK:
-		answer(w, u)
-	case codes.InvalidArgument:
-		http.Error(w, status.Convert(err).Message(), http.StatusBadRequest)
-	case codes.ResourceExhausted:
-		http.Error(w, status.Convert(err).Message(), http.StatusTooManyRequests)
-	default:
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+	path := op.path()
+	if path == "" {
+		http.Error(w, "the operation is empty", http.StatusBadRequest)
+		return
 	}
+	token, err := s.tokens.issue(op, time.Now())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusTooManyRequests)
+		return
+	}
+	answer(w, (&url.URL{Scheme: s.scheme, Host: s.address, Path: path + token}).String())
 }
 
 // serveDrain gives the address and the control socket up for a successor; open sessions go on.
@@ -215,8 +203,20 @@ func (s *Server) serveDrain(w http.ResponseWriter, _ *http.Request) {
 		_ = s.clients.Close()
 		_ = s.control.Close() // which removes the socket
 	}
+	s.mu.Lock()
+	ends := s.idle(time.Now())
+	s.mu.Unlock()
 	logrus.Info("stream server drains")
-	answer(w, true)
+	answer(w, ends)
+	s.look()
+}
+
+// look has it looked at once whether there is anything left to do.
+func (s *Server) look() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 }
 
 func answer(w http.ResponseWriter, v any) {

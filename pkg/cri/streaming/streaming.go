@@ -17,20 +17,18 @@
 package streaming
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// ErrUnavailable: the stream server cannot be started or does not answer.
-var ErrUnavailable = errors.New("streaming is not available")
-
-// ErrBusy: too many URLs have been given out that nobody has used yet.
-var ErrBusy = errors.New("too many streaming requests are in flight")
+var (
+	// ErrUnavailable says that the stream server cannot be started or does not answer.
+	ErrUnavailable = errors.New("streaming is not available")
+	// ErrBusy says that too many URLs have been given out that nobody has used yet.
+	ErrBusy = errors.New("too many streaming requests are in flight")
+)
 
 // Settings are all that a server needs to know. They are its command line, and have no secrets.
 type Settings struct {
@@ -97,53 +95,4 @@ type PortForward struct {
 	// NetNS is the path of its network namespace, "" the host's.
 	NetNS string  `json:"netns,omitempty"`
 	Ports []int32 `json:"ports,omitempty"`
-}
-
-// key is how an operation travels through the library, which knows containers and pods by a string only.
-func (o Operation) key() (string, error) {
-	data, err := json.Marshal(o)
-	if err != nil {
-		return "", fmt.Errorf("encode operation: %w", err)
-	}
-	return string(data), nil
-}
-
-func operationOf(key string) (o Operation, err error) {
-	if err := json.Unmarshal([]byte(key), &o); err != nil {
-		return o, fmt.Errorf("decode operation: %w", err)
-	}
-	return o, nil
-}
-
-// library are the requests that the library keeps under tokens.
-type library interface {
-	GetExec(*runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error)
-	GetAttach(*runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error)
-	GetPortForward(*runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error)
-}
-
-// url asks the library for a URL, good once and for a minute.
-func (o Operation) url(lib library) (string, error) {
-	key, err := o.key()
-	if err != nil {
-		return "", err
-	}
-	switch {
-	case o.Exec != nil:
-		s := o.Exec.Streams
-		resp, err := lib.GetExec(&runtimeapi.ExecRequest{
-			ContainerId: key, Cmd: o.Exec.Process.Args, Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Tty: s.TTY,
-		})
-		return resp.GetUrl(), err
-	case o.Attach != nil:
-		s := o.Attach.Streams
-		resp, err := lib.GetAttach(&runtimeapi.AttachRequest{
-			ContainerId: key, Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Tty: s.TTY,
-		})
-		return resp.GetUrl(), err
-	case o.PortForward != nil:
-		resp, err := lib.GetPortForward(&runtimeapi.PortForwardRequest{PodSandboxId: key, Port: o.PortForward.Ports})
-		return resp.GetUrl(), err
-	}
-	return "", errors.New("empty operation")
 }

@@ -1,0 +1,132 @@
+package streaming
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
+)
+
+// Paths of the endpoints, before the token.
+const (
+	pathExec        = "/exec/"
+	pathAttach      = "/attach/"
+	pathPortForward = "/portforward/"
+)
+
+// path is the endpoint for an operation; "" for none.
+func (o Operation) path() string {
+	switch {
+	case o.Exec != nil && o.Exec.Process != nil:
+		return pathExec
+	case o.Attach != nil:
+		return pathAttach
+	case o.PortForward != nil:
+		return pathPortForward
+	}
+	return ""
+}
+
+// endpoints are what clients see.
+func (s *Server) endpoints() http.Handler {
+	mux := http.NewServeMux()
+	for path, serve := range map[string]func(http.ResponseWriter, *http.Request, Operation){
+		pathExec: s.serveExec, pathAttach: s.serveAttach, pathPortForward: s.servePortForward,
+	} {
+		// SPDY clients POST, WebSocket clients GET.
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			mux.HandleFunc(method+" "+path+"{token}", func(w http.ResponseWriter, r *http.Request) {
+				defer s.session()()
+				op, ok := s.tokens.take(r.PathValue("token"), time.Now())
+				if !ok || op.path() != path {
+					logrus.WithFields(logrus.Fields{"client": r.RemoteAddr, "endpoint": path}).Warn("refused a token that is unknown, used, or too old")
+					http.NotFound(w, r)
+					return
+				}
+				serve(w, r, op)
+			})
+		}
+	}
+	return mux
+}
+
+// session counts one in; the function that it returns counts it out.
+func (s *Server) session() (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions++
+	return func() {
+		s.mu.Lock()
+		s.sessions--
+		s.used = time.Now()
+		s.mu.Unlock()
+		s.look()
+	}
+}
+
+// command is a session of exec or attach: what the library calls, and what the WebSocket handler does.
+type command func(ctx context.Context, s streams) error
+
+// ExecInContainer implements remotecommand.Executor.
+func (c command) ExecInContainer(ctx context.Context, _, _, _ string, _ []string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	return c(ctx, streams{in, writer(out), writer(errOut), resize})
+}
+
+// AttachContainer implements remotecommand.Attacher.
+func (c command) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
+	return c(ctx, streams{in, writer(out), writer(errOut), resize})
+}
+
+// writer keeps a nil one nil.
+func writer(w io.WriteCloser) io.Writer {
+	if w == nil {
+		return nil
+	}
+	return w
+}
+
+func (s Streams) options() *remotecommand.Options {
+	return &remotecommand.Options{Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, TTY: s.TTY}
+}
+
+func (s *Server) serveExec(w http.ResponseWriter, r *http.Request, op Operation) {
+	run := command(func(ctx context.Context, io streams) error { return s.runtime.exec(ctx, *op.Exec, io) })
+	if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
+		s.serveWebSocket(w, r, op.Exec.Streams, run)
+		return
+	}
+	remotecommand.ServeExec(w, r, run, "", "", op.Exec.Container, op.Exec.Process.Args, op.Exec.options(),
+		s.settings.Idle, s.settings.Creation, remotecommand.SupportedStreamingProtocols)
+}
+
+func (s *Server) serveAttach(w http.ResponseWriter, r *http.Request, op Operation) {
+	run := command(func(ctx context.Context, io streams) error { return s.runtime.attach(ctx, *op.Attach, io) })
+	if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
+		s.serveWebSocket(w, r, op.Attach.Streams, run)
+		return
+	}
+	remotecommand.ServeAttach(w, r, run, "", "", op.Attach.Container, op.Attach.options(),
+		s.settings.Idle, s.settings.Creation, remotecommand.SupportedStreamingProtocols)
+}
+
+// forwarder implements portforward.PortForwarder.
+type forwarder PortForward
+
+func (f forwarder) PortForward(ctx context.Context, _, _ string, port int32, stream io.ReadWriteCloser) error {
+	return forward(ctx, PortForward(f), port, stream)
+}
+
+func (s *Server) servePortForward(w http.ResponseWriter, r *http.Request, op Operation) {
+	options, err := portforward.BuildV4Options(op.PortForward.Ports)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	portforward.ServePortForward(w, r, forwarder(*op.PortForward), op.PortForward.Pod, "", options,
+		s.settings.Idle, s.settings.Creation, portforward.SupportedProtocols)
+}
