@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -91,6 +92,11 @@ func TestBombs(t *testing.T) {
 	for name, layer := range images {
 		r.Push(t, "bomb/"+name, "v1", registrytest.NewImage(runtime.GOARCH, whole, layer))
 	}
+	archive := filepath.Join(t.TempDir(), "bomb.tar.gz")
+	layout := bomb(t, tarHead(t, "blobs/sha256/"+digest.FromString("zeros").Encoded(), bombSize))
+	if err := os.WriteFile(archive, layout.Blob, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	small := checkedImage(t, "small", 1, 64)
 	full := outcome{[]codes.Code{codes.ResourceExhausted, codes.Unknown}, []string{"no space left on device"}}
 	invalid := []codes.Code{codes.InvalidArgument}
@@ -137,6 +143,14 @@ func TestBombs(t *testing.T) {
 				})
 				n.wantFree(root, free, inodes)
 			}
+			t.Run("import", func(t *testing.T) {
+				out, err := n.tryImage(archive, "import", "-")
+				if err == nil || !strings.Contains(err.Error(), "no space left on device") {
+					t.Errorf("import of a bomb: %v %s", err, out)
+				}
+				n.wantStored(files)
+			})
+			n.wantFree(root, free, inodes)
 			check.whole(small)
 			if out := n.image("check"); !strings.Contains(out, "nothing is wrong") {
 				t.Errorf("check: %s", out)

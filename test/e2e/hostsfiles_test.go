@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -75,13 +75,15 @@ func TestHostsFiles(t *testing.T) {
 	}
 	d.write("_default/hosts.toml", fmt.Sprintf("[host.%q]\nca = %q\nclient = [[%q, %q]]\n",
 		strict.URL(), strict.CA, strict.ClientCert, strict.ClientKey))
-	time.Sleep(1100 * time.Millisecond) // files are looked at again after a second
-	n.explains(fromDefault, strict.Host)
+	if e := n.awaitEndpoint(fromDefault, strict.Host); !slices.Contains(e.TLS.Client, strict.ClientCert) {
+		t.Errorf("explain shows the client certificates %v", e.TLS.Client)
+	}
 	n.try(t, before, fromDefault, nil, outcome{})
 	n.try(t, before, "without.test/"+repoTag, nil, outcome{refused, []string{"certificate"}})
 	// The registry itself comes after the default's mirrors, if those do not work.
-	d.write("_default/hosts.toml", fmt.Sprintf("[host.%q]\n", closedPort(t)))
-	time.Sleep(1100 * time.Millisecond)
+	closed := closedPort(t)
+	d.write("_default/hosts.toml", fmt.Sprintf("[host.%q]\n", closed))
+	n.awaitEndpoint(fromDefault, closed)
 	n.try(t, before, plain.Host+"/"+repoTag, nil, outcome{})
 	n.try(t, before, fromDefault, nil, outcome{refused, []string{"connection refused", "of-no-directory.test"}})
 }
@@ -108,17 +110,19 @@ func (d hostsFiles) write(name, text string) {
 	}
 }
 
-// explains fails the test unless the first endpoint of an image is this one.
-func (n *node) explains(image, first string) {
+// awaitEndpoint waits until an image would be pulled from a host first: files are looked at again after a second.
+func (n *node) awaitEndpoint(image, host string) (first registry.EndpointExplanation) {
 	n.t.Helper()
-	var got registry.Explanation
-	text := n.image("explain", image, "--json")
-	if err := json.Unmarshal([]byte(text), &got); err != nil {
-		n.t.Fatalf("%v: %s", err, text)
-	}
-	if len(got.Endpoints) == 0 || !strings.Contains(got.Endpoints[0].URL, first) || len(got.Endpoints[0].TLS.Client) == 0 {
-		n.t.Errorf("explain %s: %s", image, text)
-	}
+	eventually(n.t, image+" would be pulled from "+host, func() bool {
+		var got registry.Explanation
+		text := n.image("explain", image, "--json")
+		if err := json.Unmarshal([]byte(text), &got); err != nil || len(got.Endpoints) == 0 {
+			n.t.Fatalf("explain %s: %v: %s", image, err, text)
+		}
+		first = got.Endpoints[0]
+		return strings.Contains(first.URL, host)
+	})
+	return first
 }
 
 func readAll(t *testing.T, files ...string) []byte {

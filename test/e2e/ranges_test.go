@@ -41,7 +41,7 @@ func TestRegistryRanges(t *testing.T) {
 			w.WriteHeader(code)
 			_, _ = w.Write(body)
 		}, outcome{}},
-		{"truncated", truncating, damaged},
+		{"truncated", truncatedAt(12 << 20), damaged},
 		{"shortened", shortening, damaged},
 		{"wrong", lying, damaged},
 		{"stalled", stalling, damaged},
@@ -96,6 +96,20 @@ func TestRegistryRanges(t *testing.T) {
 	}
 	if ranges.Load() < 3 {
 		t.Errorf("the layer was fetched by %d ranges: the test did not test much", ranges.Load())
+	}
+}
+
+// truncatedAt is a server that has only the beginning of a blob, and cuts the connection behind it.
+func truncatedAt(end int) func(http.ResponseWriter, *http.Request, int, []byte) {
+	return func(w http.ResponseWriter, _ *http.Request, code int, body []byte) {
+		var from int
+		if _, err := fmt.Sscanf(w.Header().Get("Content-Range"), "bytes %d-", &from); err != nil {
+			from = 0 // it is all of the blob
+		}
+		w.WriteHeader(code)
+		_, _ = w.Write(body[:max(0, min(len(body), end-from))])
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
 	}
 }
 
