@@ -56,8 +56,9 @@ func TestMovesUnderKills(t *testing.T) {
 		t.Logf("%s takes %s", c.name, c.span)
 	}
 	cutOff := 0
-	for kill := 0; kill < kills || m.frozen == 0 && kill < 2*kills; kill++ {
-		c := commands[kill%len(commands)]
+	tested := func() bool { return cutOff >= kills/3 && m.frozen > 0 }
+	for kill := 0; kill < kills || !tested() && kill < 4*kills; kill++ {
+		c := &commands[kill%len(commands)]
 		if !m.round(rng, c) {
 			cutOff++
 		}
@@ -65,8 +66,8 @@ func TestMovesUnderKills(t *testing.T) {
 			t.Fatalf("seed %d, kill %d, of %s\n%s", seed, kill, c.name, m.log())
 		}
 	}
-	t.Logf("seed %d, %d kills: %d commands were cut off, %d times the container was left frozen", seed, kills, cutOff, m.frozen)
-	if cutOff < kills/3 || m.frozen == 0 {
+	t.Logf("seed %d, at least %d kills: %d commands were cut off, %d times the container was left frozen", seed, kills, cutOff, m.frozen)
+	if !tested() {
 		t.Error("the test did not test much")
 	}
 	m.end()
@@ -82,7 +83,7 @@ type command struct {
 }
 
 // round cuts a command off, and repeats it. It tells whether it had ended before.
-func (m *mover) round(rng *rand.Rand, c command) (ended bool) {
+func (m *mover) round(rng *rand.Rand, c *command) (ended bool) {
 	m.t.Helper()
 	c.prepare()
 	result := make(chan error, 1)
@@ -116,9 +117,11 @@ func (m *mover) round(rng *rand.Rand, c command) (ended bool) {
 	if out, err := m.tryImage("", "check"); err != nil || !strings.Contains(out, "nothing is wrong") {
 		m.t.Errorf("check after %s: %v, %s", c.name, err, out)
 	}
+	begin := time.Now()
 	if again := c.do(); again != nil && c.makes != "" {
 		m.t.Errorf("%s again: %v", c.name, again)
 	}
+	c.span = (c.span + time.Since(begin)) / 2 // other programs may be at work as well, now and then
 	if !m.moves(5 * time.Second) {
 		m.t.Errorf("%s again: the container stands still", c.name)
 	}
