@@ -10,6 +10,7 @@ import (
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
 )
 
@@ -65,6 +66,7 @@ var codeTable = []struct {
 	{imagesvc.ErrInvalid, "image-invalid", http.StatusBadRequest},
 	{imagesvc.ErrUntrusted, "image-untrusted", http.StatusForbidden},
 	{imagesvc.ErrNoSpace, "no-space", http.StatusInsufficientStorage},
+	{record.ErrFull, "no-space-for-records", http.StatusInsufficientStorage},
 	{registry.ErrInvalid, "registry-invalid", http.StatusBadRequest},
 	{registry.ErrNotFound, "registry-not-found", http.StatusNotFound},
 	{registry.ErrUnauthorized, "registry-unauthorized", http.StatusForbidden},

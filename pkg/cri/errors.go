@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
@@ -62,6 +63,8 @@ var codeTable = []struct {
 	{registry.ErrNotFound, codes.NotFound},
 	{registry.ErrUnauthorized, codes.Unauthenticated},
 	{imagesvc.ErrNoSpace, codes.ResourceExhausted},
+	{unix.ENOSPC, codes.ResourceExhausted}, // of a record (record.ErrFull), or a file of a pod
+	{unix.EDQUOT, codes.ResourceExhausted},
 	{registry.ErrDigest, codes.DataLoss},
 	{registry.ErrTruncated, codes.DataLoss},
 	{registry.ErrStalled, codes.Unavailable},

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -14,6 +16,7 @@ import (
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
@@ -54,6 +57,8 @@ func TestToStatus(t *testing.T) {
 		{registry.ErrUnavailable, codes.Unknown},
 		{imagesvc.ErrUntrusted, codes.Unknown},
 		{imagesvc.ErrNoSpace, codes.ResourceExhausted},
+		{record.ErrFull, codes.ResourceExhausted},
+		{&os.PathError{Op: "mkdir", Path: "/a", Err: unix.ENOSPC}, codes.ResourceExhausted},
 		{registry.ErrDigest, codes.DataLoss},
 		{registry.ErrTruncated, codes.DataLoss},
 		{registry.ErrStalled, codes.Unavailable},
