@@ -289,8 +289,13 @@ func sandboxConfig(c *config.Config) (sandbox.Config, error) {
 	if err != nil {
 		return sandbox.Config{}, err
 	}
+	// A container's root must not be named through a link, as /var/run is one (runc refuses it).
+	state, err := filepath.EvalSymlinks(c.State)
+	if err != nil {
+		return sandbox.Config{}, fmt.Errorf("resolve state directory: %w", err)
+	}
 	m := launch.Config{
-		Binary: program, StateDir: filepath.Join(c.State, "monitor"), LogLevel: c.Log.Level,
+		Binary: program, StateDir: filepath.Join(state, "monitor"), LogLevel: c.Log.Level,
 		Socket: c.Monitor.Socket, Log: c.Monitor.Log, Cgroup: filepath.Join(c.Runtime.CgroupRoot, "monitor"),
 	}
 	if m.Socket == "" {
@@ -299,7 +304,7 @@ func sandboxConfig(c *config.Config) (sandbox.Config, error) {
 	if m.Log == "" {
 		m.Log = filepath.Join(c.State, "crimonitor.log")
 	}
-	return sandbox.Config{StateDir: c.State, CgroupRoot: c.Runtime.CgroupRoot, Monitor: m}, nil
+	return sandbox.Config{StateDir: state, CgroupRoot: c.Runtime.CgroupRoot, Monitor: m}, nil
 }
 
 // monitorProgram finds crimonitor: where it is said to be, beside this program, or in PATH.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -82,6 +84,15 @@ func TestFullDiskStart(t *testing.T) {
 	if out, _ := n.exec(runs, "echo alive"); out != "alive" {
 		t.Errorf("exec says %q", out)
 	}
+	if err := n.pullAs(next, nil); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("pull on a full disk: %v", err)
+	}
+	if resp, err := n.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: n.podConfig()}); err == nil {
+		t.Errorf("a pod runs on a full disk: %v", resp)
+	} else if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a pod on a full disk: %v", err)
+	}
+	fillUp(t, filepath.Join(disk, "filler"))
 	if _, err := n.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: runs}); err != nil {
 		t.Errorf("stop: %v", err)
 	}
