@@ -9,6 +9,7 @@ import (
 	"net/http"
 
 	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/opfile"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
@@ -63,6 +64,7 @@ var codeTable = []struct {
 	{sandbox.ErrUnavailable, "monitor-unavailable", http.StatusServiceUnavailable},
 	{sandbox.ErrNotFound, "container-not-found", http.StatusNotFound},
 	{imagesvc.ErrNotFound, "image-not-found", http.StatusNotFound},
+	{opfile.ErrHangs, "file-hangs", http.StatusServiceUnavailable},
 	{imagesvc.ErrInvalid, "image-invalid", http.StatusBadRequest},
 	{imagesvc.ErrUntrusted, "image-untrusted", http.StatusForbidden},
 	{imagesvc.ErrNoSpace, "no-space", http.StatusInsufficientStorage},

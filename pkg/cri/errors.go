@@ -11,6 +11,7 @@ import (
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/opfile"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/spec"
@@ -58,6 +59,7 @@ var codeTable = []struct {
 	{sandbox.ErrUnavailable, codes.Unavailable},
 	{sandbox.ErrNotFound, codes.NotFound},
 	{imagesvc.ErrNotFound, codes.NotFound},
+	{opfile.ErrHangs, codes.Unavailable}, // may be why a setting is invalid
 	{imagesvc.ErrInvalid, codes.InvalidArgument},
 	{registry.ErrInvalid, codes.InvalidArgument},
 	{registry.ErrNotFound, codes.NotFound},

@@ -15,6 +15,7 @@ import (
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/opfile"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
@@ -56,6 +57,7 @@ func TestToStatus(t *testing.T) {
 		{registry.ErrUnauthorized, codes.Unauthenticated},
 		{registry.ErrUnavailable, codes.Unknown},
 		{imagesvc.ErrUntrusted, codes.Unknown},
+		{errors.Join(registry.ErrInvalid, opfile.ErrHangs), codes.Unavailable},
 		{imagesvc.ErrNoSpace, codes.ResourceExhausted},
 		{record.ErrFull, codes.ResourceExhausted},
 		{&os.PathError{Op: "mkdir", Path: "/a", Err: unix.ENOSPC}, codes.ResourceExhausted},
