@@ -23,6 +23,8 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrTooLarge: a request longer than any that is meant.
 	ErrTooLarge = errors.New("request is too large")
+	// ErrSlow: a client that stopped in the middle of its request.
+	ErrSlow = errors.New("the rest of the request does not come")
 	// ErrMethod: an HTTP method that the call does not have.
 	ErrMethod = errors.New("method not allowed")
 	// ErrInUse: containers are made of the image, or it has other names, and the request does not force it.
@@ -54,6 +56,7 @@ var codeTable = []struct {
 	{ErrStopping, "stopping", http.StatusServiceUnavailable},
 	{ErrUnsupported, "unsupported", http.StatusNotImplemented},
 	{ErrTooLarge, "too-large", http.StatusRequestEntityTooLarge},
+	{ErrSlow, "slow", http.StatusRequestTimeout},
 	{ErrMethod, "method", http.StatusMethodNotAllowed},
 	{ErrInUse, "in-use", http.StatusConflict},
 	{ErrInvalid, "invalid", http.StatusBadRequest},
