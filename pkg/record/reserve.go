@@ -94,7 +94,12 @@ func (r *reserve) keepFile() error {
 	if err != nil {
 		return err
 	}
-	return allocate(r.file, info.Size()+fileReserve)
+	err = allocate(r.file, info.Size()+fileReserve)
+	if errors.Is(err, unix.ENOSPC) {
+		// What a checkpoint has just truncated away is free only when the file system's journal says so.
+		err = errors.Join(r.file.Sync(), allocate(r.file, info.Size()+fileReserve))
+	}
+	return err
 }
 
 // keepLog opens the log anew each time: SQLite makes it when it likes, and has no locks on it.
@@ -123,7 +128,12 @@ func (r *reserve) clearLog() error {
 	return err
 }
 
+// allocate gives a file, which has no holes, blocks up to size. XFS asks for free ones even if all are there.
 func allocate(f *os.File, size int64) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err == nil && st.Blocks*512 >= size {
+		return nil
+	}
 	for {
 		err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
 		if errors.Is(err, unix.EINTR) {
