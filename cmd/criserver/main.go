@@ -19,7 +19,7 @@ func execute(serveFunc serveFunc) int {
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	err := run(ctx, os.Args[1:], os.Stdout, serveFunc)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "criserver:", err)
+		say(func() { fmt.Fprintln(os.Stderr, "criserver:", err) })
 	}
 	return exitStatus(err)
 }

@@ -63,9 +63,24 @@ func (s *stages) hung(limit time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	names := strings.Join(s.names, ", ")
-	logrus.WithField("stages", names).Errorf("not everything has ended in %s; the daemon exits all the same. Records are whole, "+
-		"containers go on. Look for a file system that hangs", limit)
+	say(func() {
+		logrus.WithField("stages", names).Errorf("not everything has ended in %s; the daemon exits all the same. Records are whole, "+
+			"containers go on. Look for a file system that hangs", limit)
+	})
 	return fmt.Errorf("stop: %w in %s: %s", errHung, limit, names)
+}
+
+// say runs what tells something, and does not wait long for it: the log may be what hangs.
+func say(tell func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tell()
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
 }
 
 // bounded runs fn to its end, but not longer than limit after the end of ctx: then it returns what hung does.
