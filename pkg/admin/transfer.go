@@ -80,7 +80,9 @@ func (s *Server) imports(w *answer, r *http.Request) error {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	archive := &upload{body: r.Body, cancel: cancel}
+	body := newPatient(w, r, s.patience)
+	defer body.done()
+	archive := &upload{body: body, cancel: cancel}
 	return s.operate(ctx, w, archive.event, func(ctx context.Context) (any, error) {
 		images, err := s.b.Archives.Import(ctx, archive, imagesvc.ImportOptions{Name: query.Get(importNameKey)})
 		return ImportResponse{Images: encodeImages(images)}, err

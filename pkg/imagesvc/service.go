@@ -166,14 +166,25 @@ func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Laye
 		_, err := layers.Layer(context.Background(), chain) // it does not wait for a disk that works
 		return err == nil
 	}
-	// What an import left that was cut off.
-	if err := errors.Join(os.RemoveAll(s.imports()), os.Mkdir(s.imports(), 0o700)); err != nil {
+	if err := s.clearImports(); err != nil {
 		return nil, fmt.Errorf("clear imports: %w", err)
 	}
 	for _, img := range images.All() {
 		_ = s.look(ctx, img) // which logs it
 	}
 	return s, nil
+}
+
+// clearImports removes what an import left that was cut off. The directory stays: on a full disk it could not be made again.
+func (s *Service) clearImports() error {
+	if err := os.MkdirAll(s.imports(), 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(s.imports())
+	for _, entry := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(s.imports(), entry.Name())))
+	}
+	return err
 }
 
 // Close cancels the pulls under way and waits until nothing touches the layers any more.

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -52,7 +51,7 @@ func NewPool(answer time.Duration) *Pool {
 func (p *Pool) Transport(e *Endpoint) (http.RoundTripper, error) {
 	t, err := p.transport(e)
 	if err != nil {
-		return nil, &Problem{Key: e.Source, Reason: err.Error()}
+		return nil, &Problem{Key: e.Source, Reason: err.Error(), cause: err}
 	}
 	return &withHeader{next: t, scheme: e.Base.Scheme, host: e.Base.Host, header: e.Header}, nil
 }
@@ -134,7 +133,7 @@ func (p *Pool) dialer(e *Endpoint, config *tls.Config) *http.Transport {
 // files lists what is read, with the directories in which it was found.
 func (t TLS) files() (cas, dirs []string, err error) {
 	for _, ca := range t.CA {
-		info, err := os.Stat(ca)
+		info, err := opfile.Stat(ca)
 		if err != nil {
 			return nil, nil, fmt.Errorf("read certificates: %w", err)
 		}
@@ -143,7 +142,7 @@ func (t TLS) files() (cas, dirs []string, err error) {
 			continue
 		}
 		dirs = append(dirs, ca)
-		entries, err := os.ReadDir(ca)
+		entries, err := opfile.ReadDir(ca)
 		if err != nil {
 			return nil, nil, fmt.Errorf("read certificates: %w", err)
 		}
