@@ -157,17 +157,22 @@ func sparseGNU(name string, offset, size int64) []byte {
 	return append(head, padded("data")...)
 }
 
-// sparsePAX is the same in PAX format 1.0.
-func sparsePAX(name string, offset, size int64) []byte {
-	var records strings.Builder
-	for _, kv := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=" + name, fmt.Sprint("GNU.sparse.realsize=", size)} {
+// paxRecords is the extended header of the entry that follows.
+func paxRecords(records ...string) []byte {
+	var out strings.Builder
+	for _, kv := range records {
 		n := len(kv) + 2
 		for len(fmt.Sprint(n))+len(kv)+2 != n {
 			n++
 		}
-		fmt.Fprintf(&records, "%d %s\n", n, kv)
+		fmt.Fprintf(&out, "%d %s\n", n, kv)
 	}
-	out := append(block("pax", tar.TypeXHeader, int64(records.Len()), nil), padded(records.String())...)
+	return append(block("pax", tar.TypeXHeader, int64(out.Len()), nil), padded(out.String())...)
+}
+
+// sparsePAX is the same in PAX format 1.0.
+func sparsePAX(name string, offset, size int64) []byte {
+	out := paxRecords("GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name="+name, fmt.Sprint("GNU.sparse.realsize=", size))
 	sparseMap := padded(fmt.Sprintf("1\n%d\n4\n", offset))
 	out = append(out, block("ignored", tar.TypeReg, int64(len(sparseMap)+4), nil)...)
 	return append(append(out, sparseMap...), padded("data")...)

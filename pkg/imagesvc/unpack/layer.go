@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,6 +74,9 @@ func (l *layer) admit(hdr *tar.Header) (bool, error) {
 		}
 	}
 	if err := l.admitContent(hdr); err != nil {
+		return false, err
+	}
+	if err := admitAttributes(hdr); err != nil {
 		return false, err
 	}
 	maps.DeleteFunc(hdr.PAXRecords, func(key, _ string) bool {
@@ -230,11 +232,7 @@ func (l *layer) admitHardLink(hdr *tar.Header) error {
 // admitContent refuses what the writer does not know, and lets a sparse file be written out in full.
 func (l *layer) admitContent(hdr *tar.Header) error {
 	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeLink, tar.TypeSymlink, tar.TypeDir, tar.TypeFifo:
-	case tar.TypeChar, tar.TypeBlock:
-		if uint64(hdr.Devmajor) > math.MaxUint32 || uint64(hdr.Devminor) > math.MaxUint32 {
-			return fmt.Errorf("%w: no device %d:%d", ErrInvalid, hdr.Devmajor, hdr.Devminor)
-		}
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeLink, tar.TypeSymlink, tar.TypeDir, tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
 	default:
 		return fmt.Errorf("%w: unknown type %q of entry", ErrInvalid, hdr.Typeflag)
 	}

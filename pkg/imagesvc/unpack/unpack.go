@@ -41,7 +41,9 @@ type Result struct {
 // attributes. An absolute name counts from dir. The entry for the root itself is ignored, as containerd does: an image's
 // root is mode 0755, owner root. ErrInvalid: no tar; more than the limits; a name, a hard link or a name behind a
 // symbolic link that leaves dir; a name too long or of more than 256 components; a file in place of a directory; a
-// whiteout without a name or used as a directory; an unknown type of entry; sparse files beyond 4 GiB.
+// whiteout without a name or used as a directory; an unknown type of entry; an owner or device number that the kernel does not
+// have; sparse files beyond 4 GiB. A time before 1970 or after 2262 becomes 1970, as containerd does, and one that the file
+// system does not have its last one.
 func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result Result, err error) {
 	if dir, err = filepath.Abs(dir); err == nil {
 		dir, err = filepath.EvalSymlinks(dir)
