@@ -33,7 +33,7 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 	}
 	plain, err := unpack.Decompress(job.desc.MediaType, blob)
 	if err != nil {
-		return made{}, cause(blob, err)
+		return made{}, invalid(cause(blob, err))
 	}
 	defer plain.Close()
 	// One goroutine reads, hashes and decompresses the blob, one hashes the tar, one writes files: what a large layer takes

@@ -25,6 +25,7 @@ const (
 type layer struct {
 	dir       string
 	entry     string // name of the entry at hand, as in the tar, for errors
+	xattrs    int    // bytes of its attributes
 	budget    budget
 	links     links
 	explicit  map[string]struct{} // directories with an entry
@@ -70,7 +71,7 @@ func (l *layer) admit(hdr *tar.Header) (bool, error) {
 	}
 	if hdr.Typeflag == tar.TypeLink {
 		if err := l.admitHardLink(hdr); err != nil {
-			return false, fmt.Errorf("hard link to %q: %w", hdr.Linkname, err)
+			return false, fmt.Errorf("hard link to %.256q: %w", hdr.Linkname, err)
 		}
 	}
 	if err := l.admitContent(hdr); err != nil {
@@ -79,9 +80,16 @@ func (l *layer) admit(hdr *tar.Header) (bool, error) {
 	if err := admitAttributes(hdr); err != nil {
 		return false, err
 	}
-	maps.DeleteFunc(hdr.PAXRecords, func(key, _ string) bool {
-		return strings.HasPrefix(key, "SCHILY.xattr.trusted.") // overlayfs's own marks are not the image's to set
-	})
+	l.xattrs = 0
+	for key, value := range hdr.PAXRecords {
+		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
+		switch {
+		case ok && strings.HasPrefix(name, "trusted."):
+			delete(hdr.PAXRecords, key) // overlayfs's own marks are not the image's to set
+		case ok:
+			l.xattrs += len(name) + len(value)
+		}
+	}
 	return true, l.record(hdr, path)
 }
 
@@ -216,8 +224,13 @@ func (l *layer) admitHardLink(hdr *tar.Header) error {
 	}
 	target := filepath.Join(l.dir, path)
 	var st unix.Stat_t
-	if err := unix.Lstat(target, &st); err != nil {
+	switch err := unix.Lstat(target, &st); {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("%w: the layer has no such file before it", ErrInvalid)
+	case err != nil:
 		return fmt.Errorf("read target: %w", err)
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return fmt.Errorf("%w: it is a directory", ErrInvalid)
 	}
 	hdr.Mode, hdr.Uid, hdr.Gid = int64(st.Mode&0o7777), int(st.Uid), int(st.Gid)
 	hdr.ModTime, hdr.AccessTime = time.Unix(st.Mtim.Unix()), time.Unix(st.Atim.Unix())
@@ -232,7 +245,11 @@ func (l *layer) admitHardLink(hdr *tar.Header) error {
 // admitContent refuses what the writer does not know, and lets a sparse file be written out in full.
 func (l *layer) admitContent(hdr *tar.Header) error {
 	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeLink, tar.TypeSymlink, tar.TypeDir, tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeLink, tar.TypeDir, tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
+	case tar.TypeSymlink:
+		if hdr.Linkname == "" {
+			return fmt.Errorf("%w: symbolic link without a target", ErrInvalid)
+		}
 	default:
 		return fmt.Errorf("%w: unknown type %q of entry", ErrInvalid, hdr.Typeflag)
 	}

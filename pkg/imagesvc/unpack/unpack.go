@@ -7,7 +7,6 @@
 package unpack
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
-	"golang.org/x/sys/unix"
 
 	"criserver/pkg/imagesvc/verify"
 	"criserver/pkg/snapshot"
@@ -43,7 +41,11 @@ type Result struct {
 // symbolic link that leaves dir; a name too long or of more than 256 components; a file in place of a directory; a
 // whiteout without a name or used as a directory; an unknown type of entry; an owner or device number that the kernel does not
 // have; sparse files beyond 4 GiB. A time before 1970 or after 2262 becomes 1970, as containerd does, and one that the file
-// system does not have its last one.
+// system does not have its last one; a tar that ends too early, and what the kernel refuses: hard links to nothing, to a
+// directory or too many, empty targets, attributes with names or values that it does not take or that are larger than the file
+// system keeps. Attributes of namespaces that the file system does not have are left out, as containerd does.
+//
+// Errors of r, of the disk and of the context keep their kind. What they quote of the tar is cut.
 func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result Result, err error) {
 	if dir, err = filepath.Abs(dir); err == nil {
 		dir, err = filepath.EvalSymlinks(dir)
@@ -60,14 +62,14 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result 
 			err = fmt.Errorf("end reading layer: %w", serr)
 		}
 	}()
+	src := &source{r: ahead}
 	layer := newLayer(dir, limits)
-	_, err = archive.Apply(ctx, dir, ahead,
+	_, err = archive.Apply(ctx, dir, src,
 		archive.WithFilter(layer.admit), archive.WithConvertWhiteout(layer.convertWhiteout))
 	if err != nil {
-		return Result{}, fmt.Errorf("unpack layer at entry %.256q: %w", layer.entry, blame(err))
+		return Result{}, fmt.Errorf("unpack layer at entry %.256q: %w", layer.entry, layer.fault(ctx, src, err))
 	}
-	// Without WriteTo, which fails at an end that the tar reader has seen.
-	if _, err := io.Copy(io.Discard, struct{ io.Reader }{ahead}); err != nil {
+	if _, err := io.Copy(io.Discard, src); err != nil {
 		return Result{}, fmt.Errorf("read layer to its end: %w", err)
 	}
 	usage, err := snapshot.DiskUsage(ctx, dir)
@@ -75,17 +77,4 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result 
 		return Result{}, err
 	}
 	return Result{Usage: usage, Implied: layer.implied()}, nil
-}
-
-// blame tells errors that the layer is the reason of from those of reading and of the disk.
-func blame(err error) error {
-	if errors.Is(err, ErrInvalid) {
-		return err
-	}
-	for _, fault := range []error{tar.ErrHeader, tar.ErrFieldTooLong, unix.ENAMETOOLONG, unix.ENOTDIR, unix.ELOOP} {
-		if errors.Is(err, fault) {
-			return fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
-	}
-	return err
 }
