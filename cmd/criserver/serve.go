@@ -138,7 +138,7 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 	images := imagesvc.Config{
 		Root: c.Root, LayerRoot: layers,
 		ParallelLayers: c.Image.MaxParallelLayers, Connections: c.Image.ConnectionsPerLayer,
-		Limits:    unpack.Limits{Bytes: int64(c.Image.MaxLayerSize), Entries: c.Image.MaxLayerFiles},
+		Limits:    unpack.Limits{Bytes: int64(c.Image.MaxLayerSize), Entries: c.Image.MaxLayerFiles, Window: int64(c.Image.MaxZstdWindow)},
 		KeepBlobs: c.Image.KeepLayers, KeepDownloads: time.Duration(c.Image.KeepDownloads),
 	}
 	if d.images, err = imagesvc.New(ctx, images, d.imageRecords, settings, d.snapshots); err != nil {

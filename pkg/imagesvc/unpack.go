@@ -31,7 +31,7 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 		}
 		return made{usage: usage}, err
 	}
-	plain, err := unpack.Decompress(job.desc.MediaType, blob)
+	plain, err := unpack.Decompress(ctx, job.desc.MediaType, blob, s.config.Limits)
 	if err != nil {
 		return made{}, invalid(cause(blob, err))
 	}

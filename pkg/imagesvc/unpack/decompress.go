@@ -2,9 +2,11 @@ package unpack
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"sync/atomic"
 
@@ -18,7 +20,10 @@ import (
 // Reading ends with ErrInvalid where the blob cannot be decompressed: checksums and what a stream ends with are checked, and
 // nothing may follow it but more of the kind, not even zeros, as with containerd. Errors of r keep their kind.
 // Closing frees the decompressor and does not close r.
-func Decompress(mediaType string, r io.Reader) (io.ReadCloser, error) {
+//
+// A zstd stream that needs a larger window than limits.Window is ErrInvalid. It waits until there is memory for one that is larger
+// than what every decoder has.
+func Decompress(ctx context.Context, mediaType string, r io.Reader, limits Limits) (io.ReadCloser, error) {
 	if !isLayer(mediaType) {
 		return nil, fmt.Errorf("%w: media type %.256q is not that of a tar layer", ErrInvalid, mediaType)
 	}
@@ -28,20 +33,27 @@ func Decompress(mediaType string, r io.Reader) (io.ReadCloser, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read layer: %w", err)
 	}
-	form := compression.Of(magic)
+	form, window, release := compression.Of(magic), uint64(0), func() {}
+	if form == compression.Zstd {
+		if window, release, err = reserve(ctx, buffered, limits); err != nil {
+			return nil, err
+		}
+	}
 	// Two workers: blocks are decoded while the tar before them is written.
-	plain, err := compression.NewReader(buffered, form, 2)
+	plain, err := compression.NewReader(buffered, form, 2, window)
 	if err != nil {
+		release()
 		return nil, blob.fault(form, err)
 	}
-	return &decompressor{plain, blob, form}, nil
+	return &decompressor{plain, blob, form, release}, nil
 }
 
 // decompressor tells what is wrong with a blob from what is wrong with reading it.
 type decompressor struct {
 	io.ReadCloser
-	blob *blobReader
-	form compression.Form
+	blob    *blobReader
+	form    compression.Form
+	release func()
 }
 
 // Read implements io.Reader.
@@ -52,6 +64,20 @@ func (d *decompressor) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Close implements io.Closer.
+func (d *decompressor) Close() error {
+	err := d.ReadCloser.Close()
+	d.ReadCloser = closed{} // the decoder's memory is free, whoever still has this
+	d.release()
+	return err
+}
+
+type closed struct{}
+
+func (closed) Read([]byte) (int, error) { return 0, fs.ErrClosed }
+
+func (closed) Close() error { return nil }
 
 // blobReader remembers why reading ended early. Decompressors read in goroutines of their own.
 type blobReader struct {
@@ -74,6 +100,9 @@ func (b *blobReader) fault(form compression.Form, err error) error {
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w: its %s ends too early", ErrInvalid, form)
+	}
+	if errors.Is(err, compression.ErrWindow) {
+		return fmt.Errorf("%w: a later frame of its zstd needs a larger window than the first", ErrInvalid)
 	}
 	return fmt.Errorf("%w: decompress %s: %w", ErrInvalid, form, err)
 }

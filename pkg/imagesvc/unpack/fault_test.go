@@ -3,6 +3,7 @@ package unpack
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -157,7 +158,7 @@ func TestApplyKeepsKinds(t *testing.T) {
 }
 
 func decompressFrom(r io.Reader) ([]byte, error) {
-	plain, err := Decompress("", r)
+	plain, err := Decompress(context.Background(), "", r, Limits{})
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package unpack
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -92,7 +93,7 @@ func TestApplyBombs(t *testing.T) {
 		"sparse of 10 GiB": gzipped(t, append(sparseGNU("bomb", 100, 10<<30-1), sparsePAX("bomb", 100, 10<<30)...)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := Decompress("", bytes.NewReader(blob))
+			r, err := Decompress(context.Background(), "", bytes.NewReader(blob), Limits{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,13 +7,16 @@
 package unpack
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
+	"golang.org/x/sys/unix"
 
 	"criserver/pkg/imagesvc/verify"
 	"criserver/pkg/snapshot"
@@ -53,6 +56,7 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result 
 	if err != nil {
 		return Result{}, fmt.Errorf("resolve layer directory: %w", err)
 	}
+	defer burst()()
 	ahead, stop, err := ReadAhead(&limited{r: verify.WithContext(ctx, r), limit: limits.Bytes})
 	if err != nil {
 		return Result{}, err
@@ -64,17 +68,51 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result 
 	}()
 	src := &source{r: ahead}
 	layer := newLayer(dir, limits)
-	_, err = archive.Apply(ctx, dir, src,
-		archive.WithFilter(layer.admit), archive.WithConvertWhiteout(layer.convertWhiteout))
-	if err != nil {
+	if err := layer.write(ctx, src); err != nil {
 		return Result{}, fmt.Errorf("unpack layer at entry %.256q: %w", layer.entry, layer.fault(ctx, src, err))
 	}
 	if _, err := io.Copy(io.Discard, src); err != nil {
 		return Result{}, fmt.Errorf("read layer to its end: %w", err)
 	}
-	usage, err := snapshot.DiskUsage(ctx, dir)
-	if err != nil {
-		return Result{}, err
+	return layer.finish(ctx)
+}
+
+// write has the tar written, by the piece.
+func (l *layer) write(ctx context.Context, r io.Reader) error {
+	parts := &pieces{r: r}
+	filter := func(hdr *tar.Header) (bool, error) {
+		if parts.cut(hdr) {
+			return false, errPiece
+		}
+		return l.admit(hdr)
 	}
-	return Result{Usage: usage, Implied: layer.implied()}, nil
+	for {
+		_, err := archive.Apply(ctx, l.dir, parts, archive.WithFilter(filter), archive.WithConvertWhiteout(l.convertWhiteout))
+		if !errors.Is(err, errPiece) {
+			return err
+		}
+		parts.begin()
+	}
+}
+
+// finish does what is left when all is written: it measures, and gives directories the times that they had before names were
+// made in them.
+func (l *layer) finish(ctx context.Context) (result Result, err error) {
+	names := 0
+	result.Usage, err = snapshot.WalkUsage(ctx, l.dir, func(path string) error {
+		if path == "." {
+			return nil
+		}
+		if mtime := l.get(path); mtime >= 0 {
+			times := []unix.Timespec{unix.NsecToTimespec(mtime), unix.NsecToTimespec(mtime)}
+			return unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(l.dir, path), times, unix.AT_SYMLINK_NOFOLLOW)
+		}
+		if names += len(path); names > maxImplied {
+			return fmt.Errorf("%w: the names of directories without an entry have more than %d bytes", ErrInvalid, maxImplied)
+		}
+		result.Implied = append(result.Implied, path)
+		return nil
+	})
+	slices.Sort(result.Implied)
+	return result, err
 }
