@@ -99,12 +99,12 @@ func (b *blobReader) fault(form compression.Form, err error) error {
 		return *broken
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("%w: its %s ends too early", ErrInvalid, form)
+		return fmt.Errorf("%w (%w): its %s ends too early", ErrInvalid, ErrDamaged, form)
 	}
 	if errors.Is(err, compression.ErrWindow) {
 		return fmt.Errorf("%w: a later frame of its zstd needs a larger window than the first", ErrInvalid)
 	}
-	return fmt.Errorf("%w: decompress %s: %w", ErrInvalid, form, err)
+	return fmt.Errorf("%w (%w): decompress %s: %w", ErrInvalid, ErrDamaged, form, err)
 }
 
 // isLayer recognises the layer media types of OCI (image-spec, media-types.md) and of Docker's schema 2.

@@ -48,9 +48,9 @@ func (l *layer) fault(ctx context.Context, src *source, err error) error {
 	case errors.Is(err, ErrInvalid):
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%w: the tar ends too early", ErrInvalid)
+		return fmt.Errorf("%w (%w): the tar ends too early", ErrInvalid, ErrDamaged)
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return fmt.Errorf("%w (%w): %w", ErrInvalid, ErrDamaged, err)
 	case !errors.As(err, &errno):
 		return errors.New(strings.ReplaceAll(err.Error(), l.dir, ""))
 	case errors.Is(errno, unix.ENOSPC) && l.xattrs > 0 && !isFull(l.dir): // ext4(5): a block for all of a file's, apart from ea_inode

@@ -25,6 +25,9 @@ import (
 // ErrInvalid is wrapped when a layer must not, or cannot, be unpacked: trying again will not help.
 var ErrInvalid = errors.New("invalid layer")
 
+// ErrDamaged is wrapped beside ErrInvalid when the layer looks as if it had been damaged on its way.
+var ErrDamaged = errors.New("possibly damaged on its way")
+
 // Result tells what Apply wrote.
 type Result struct {
 	// Usage is what the directory takes on disk.
