@@ -52,9 +52,12 @@ func (l *layer) fault(ctx context.Context, src *source, err error) error {
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
 		return fmt.Errorf("%w (%w): %w", ErrInvalid, ErrDamaged, err)
 	case !errors.As(err, &errno):
-		return errors.New(strings.ReplaceAll(err.Error(), l.dir, ""))
+		// Neither the reader nor the kernel has said it: it is what tar.Reader or the writer has against the tar.
+		return fmt.Errorf("%w (%w): %.512s", ErrInvalid, ErrDamaged, strings.ReplaceAll(err.Error(), l.dir, ""))
 	case errors.Is(errno, unix.ENOSPC) && l.xattrs > 0 && !isFull(l.dir): // ext4(5): a block for all of a file's, apart from ea_inode
 		return fmt.Errorf("%w: its attributes, of %d bytes, are more than this file system keeps of one file", ErrInvalid, l.xattrs)
+	case errors.Is(errno, unix.EPERM) && operation(err) == "link: ": // link(2): to a directory, behind whatever links
+		return fmt.Errorf("%w: the kernel refuses it: hard link to a directory: %w", ErrInvalid, errno)
 	case slices.Contains(refusals, error(errno)) && l.isThere():
 		return fmt.Errorf("%w: the kernel refuses it: %s%w", ErrInvalid, operation(err), errno)
 	}

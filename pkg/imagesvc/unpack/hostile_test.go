@@ -211,13 +211,21 @@ func FuzzApply(f *testing.F) {
 	f.Add(sparseGNU("s", 10, 2000))
 	f.Add(sparsePAX("s", 10, 2000))
 	f.Add(sparsePAX("s", 10, 10<<30))
+	f.Add(makeTar(f, withXattr("x", "user.", "1"), hardlink("h", "none"), symlink("l", "x")))
+	f.Add(manifold(f))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		needRoot(t)
 		guard := newGuard(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		// Whether it succeeds is not the point.
-		_, _ = Apply(ctx, guard.root, bytes.NewReader(data), Limits{Bytes: 1 << 20, Entries: 1000})
+		// Whether it succeeds is not the point, but who is blamed: nothing is wrong with the reader and the disk.
+		_, err := Apply(ctx, guard.root, bytes.NewReader(data), Limits{Bytes: 1 << 20, Entries: 1000})
+		if err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("error %v, want %v", err, ErrInvalid)
+		}
+		if err != nil && (len(err.Error()) > 4000 || strings.Contains(err.Error(), guard.parent)) {
+			t.Errorf("error of %d bytes, or with the place of the layer: %.300v", len(err.Error()), err)
+		}
 		if err := ctx.Err(); err != nil {
 			t.Error(err)
 		}
