@@ -172,7 +172,7 @@ func (d *daemon) openImages(ctx context.Context, c *config.Config) error {
 	images := imagesvc.Config{
 		Root: c.Root, LayerRoot: layerRoot(c),
 		ParallelLayers: c.Image.MaxParallelLayers, Connections: c.Image.ConnectionsPerLayer,
-		Limits:    unpack.Limits{Bytes: int64(c.Image.MaxLayerSize), Entries: c.Image.MaxLayerFiles},
+		Limits:    unpack.Limits{Bytes: int64(c.Image.MaxLayerSize), Entries: c.Image.MaxLayerFiles, Window: int64(c.Image.MaxZstdWindow)},
 		KeepBlobs: c.Image.KeepLayers, KeepDownloads: time.Duration(c.Image.KeepDownloads),
 	}
 	d.images, err = imagesvc.New(ctx, images, d.imageRecords, settings, d.snapshots)

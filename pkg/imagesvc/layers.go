@@ -173,9 +173,10 @@ func (s *Service) keep(ctx context.Context, job layerJob, blob origin.Blob) erro
 	})
 }
 
-// leave ends the use of a blob. One that was whole, but of no use, is not kept, nor is any on a full disk.
+// leave ends the use of a blob. One that was whole, but of no use, is not kept, nor is any on a full disk, nor one that may be
+// damaged, without which the next pull would not come to another end.
 func (s *Service) leave(blob origin.Blob, err error) error {
-	if err == nil || errors.Is(blob.Err(), io.EOF) || isNoSpace(err) {
+	if err == nil || errors.Is(blob.Err(), io.EOF) || isNoSpace(err) || errors.Is(err, ErrInvalid) {
 		return blob.Discard()
 	}
 	return blob.Close()

@@ -88,7 +88,7 @@ func (src *source) restore(ctx context.Context, s *Service, d digest.Digest) err
 			return err
 		}
 		if err := blob.Drain(); err != nil {
-			return errors.Join(cause(blob, err), blob.Close())
+			return errors.Join(cause(desc.Size, blob, err), blob.Close())
 		}
 		return errors.Join(s.content.WriteFrom(d, blob.CopyTo), blob.Discard())
 	}

@@ -233,15 +233,23 @@ func (db *DB) checkpointNow(ctx context.Context) error {
 	return db.reserve.keep(ctx, conn)
 }
 
-// exec runs a statement that changes a record. If the disk is full, and the log has used up its room, what is in it is copied
-// to where there is room for it, and the log begins anew.
+// exec runs a statement that changes a record, see write.
 func (db *DB) exec(ctx context.Context, s *sql.Stmt, args ...any) error {
-	_, err := s.ExecContext(ctx, args...)
+	return db.write(ctx, func() error {
+		_, err := s.ExecContext(ctx, args...)
+		return err
+	})
+}
+
+// write changes records by fn, all or nothing. If the disk is full, and the log has used up its room, what is in it is copied to
+// where there is room for it, the log begins anew, and fn is called once more.
+func (db *DB) write(ctx context.Context, fn func() error) error {
+	err := fn()
 	if db.reserve.isFull(err) {
 		if again := db.checkpointNow(ctx); again != nil {
 			return db.reserve.explainFull(errors.Join(err, again))
 		}
-		_, err = s.ExecContext(ctx, args...)
+		err = fn()
 	}
 	if db.reserve.isFull(err) {
 		return db.reserve.explainFull(err)
@@ -335,21 +343,25 @@ func (t *Table[T]) PutAll(ctx context.Context, records map[string]T) error {
 		encoded[key] = data
 	}
 	ctx = context.WithoutCancel(ctx)
+	if err := t.db.write(ctx, func() error { return t.putAll(ctx, encoded) }); err != nil {
+		return fmt.Errorf("write records of %s: %w", t.name, err)
+	}
+	return nil
+}
+
+// putAll is one transaction.
+func (t *Table[T]) putAll(ctx context.Context, encoded map[string][]byte) error {
 	tx, err := t.db.sql.BeginTx(ctx, nil)
 	if err != nil {
-		return fmt.Errorf("write records of %s: %w", t.name, err)
+		return err
 	}
 	put := tx.StmtContext(ctx, t.put)
 	for key, data := range encoded {
 		if _, err := put.ExecContext(ctx, key, data); err != nil {
-			return errors.Join(fmt.Errorf("write record %s of %s: %w", key, t.name, err), tx.Rollback())
+			return errors.Join(err, tx.Rollback())
 		}
 	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("write records of %s: %w", t.name, err)
-	}
-	t.db.writes.Add(1)
-	return nil
+	return tx.Commit()
 }
 
 // Delete removes a record; an unknown key is no error.

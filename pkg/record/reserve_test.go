@@ -175,7 +175,7 @@ func TestFullDiskNewRecords(t *testing.T) {
 	for err = nil; err == nil && n < 10000; n++ {
 		err = large.Put(t.Context(), strconv.Itoa(n), content)
 	}
-	if !errors.Is(err, ErrFull) || !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "x.db has 0 bytes") {
+	if !errors.Is(err, ErrFull) || !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "x.db has ") {
 		t.Fatalf("after %d records: %v", n, err)
 	}
 	t.Logf("%d records of 10 KiB; %v", n-1, err)

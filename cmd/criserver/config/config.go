@@ -68,6 +68,7 @@ type Image struct {
 	KeepLayers          bool     `toml:"keep_layers" comment:"Keep the compressed layers beside the unpacked ones, so that images are exported and pushed exactly as they came.\nWithout them the image ID stays the same, the digest of the manifest does not."`
 	MaxLayerSize        Size     `toml:"max_layer_size" comment:"The most that one layer may have uncompressed."`
 	MaxLayerFiles       int      `toml:"max_layer_files" comment:"The most files, directories and links that one layer may have."`
+	MaxZstdWindow       Size     `toml:"max_zstd_window" comment:"The largest window of a layer's zstd: memory that is taken while it is unpacked. What builds images needs 8 MiB,\nunless it is told otherwise, as by zstd --ultra or --long (128 MiB)."`
 	Pinned              []string `toml:"pinned" comment:"Images that the kubelet shall not remove to free space, by name with * and ?, such as\n\"registry.k8s.io/kube-proxy:*\" (* does not match /)."`
 }
 
@@ -207,7 +208,7 @@ func Default() *Config {
 		},
 		Image: Image{
 			MaxParallelLayers: 4, ConnectionsPerLayer: 3, NoProgressTimeout: Duration(5 * time.Minute),
-			KeepDownloads: Duration(24 * time.Hour), MaxLayerSize: 64 << 30, MaxLayerFiles: 5_000_000, Pinned: []string{},
+			KeepDownloads: Duration(24 * time.Hour), MaxLayerSize: 64 << 30, MaxLayerFiles: 5_000_000, MaxZstdWindow: 32 << 20, Pinned: []string{},
 		},
 		Registry: Registry{
 			ConfigPath: []string{"/etc/criserver/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"},

@@ -86,6 +86,7 @@ func (v *validator) image(i Image) {
 		"%d is not from 1 to %d", i.ConnectionsPerLayer, most)
 	v.check(i.KeepDownloads >= 0, "image.keep_downloads", "%s is negative", time.Duration(i.KeepDownloads))
 	v.check(i.MaxLayerSize > 0, "image.max_layer_size", "%d is no size", i.MaxLayerSize)
+	v.check(i.MaxZstdWindow >= 8<<20 && i.MaxZstdWindow <= 512<<20, "image.max_zstd_window", "%s is not from 8MiB to 512MiB", i.MaxZstdWindow)
 	v.check(i.MaxLayerFiles > 0, "image.max_layer_files", "%d is no number of files", i.MaxLayerFiles)
 	for _, glob := range i.Pinned {
 		_, err := path.Match(glob, "")
