@@ -64,6 +64,7 @@ type Image struct {
 	MaxParallelLayers   int      `toml:"max_parallel_layers" comment:"How many layers of one image are fetched at the same time."`
 	ConnectionsPerLayer int      `toml:"connections_per_layer" comment:"How many connections fetch one large layer."`
 	NoProgressTimeout   Duration `toml:"no_progress_timeout" comment:"A pull that has got no byte for this long is given up."`
+	MinRate             int64    `toml:"min_rate" comment:"A connection that brings fewer bytes a second of a layer than this, over no_progress_timeout, counts as one that brings none:\nanother endpoint is asked for the rest. With 0 a byte now and then is enough."`
 	KeepDownloads       Duration `toml:"keep_downloads" comment:"How long what is there of an aborted download waits for the next pull."`
 	KeepLayers          bool     `toml:"keep_layers" comment:"Keep the compressed layers beside the unpacked ones, so that images are exported and pushed exactly as they came.\nWithout them the image ID stays the same, the digest of the manifest does not."`
 	MaxLayerSize        Size     `toml:"max_layer_size" comment:"The most that one layer may have uncompressed."`
@@ -206,7 +207,7 @@ func Default() *Config {
 			CgroupRoot: "/criserver",
 		},
 		Image: Image{
-			MaxParallelLayers: 4, ConnectionsPerLayer: 3, NoProgressTimeout: Duration(5 * time.Minute),
+			MaxParallelLayers: 4, ConnectionsPerLayer: 3, NoProgressTimeout: Duration(5 * time.Minute), MinRate: 100,
 			KeepDownloads: Duration(24 * time.Hour), MaxLayerSize: 64 << 30, MaxLayerFiles: 5_000_000, Pinned: []string{},
 		},
 		Registry: Registry{

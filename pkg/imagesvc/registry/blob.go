@@ -65,9 +65,7 @@ func (b *Blob) Drain() error {
 // explain says where wrong content came from, and has the rest of the pull go elsewhere.
 func (b *Blob) explain(err error) error {
 	err = b.source.explain(err)
-	if failure.IsDamage(failure.KindOf(err)) {
-		b.source.from.avoid.Store(true)
-	}
+	b.source.blame(failure.KindOf(err))
 	return err
 }
 
@@ -96,9 +94,7 @@ func (p *Part) Read(b []byte) (int, error) {
 	}
 	if err != nil {
 		err = s.explain(err)
-	}
-	if failure.IsDamage(failure.KindOf(err)) {
-		s.from.avoid.Store(true)
+		s.blame(failure.KindOf(err))
 	}
 	return n, err
 }
@@ -154,6 +150,16 @@ func (s *source) explain(err error) error {
 		return err
 	}
 	return s.repo.failed(s.what(), []attempt{{s.from, err, failure.KindOf(err)}})
+}
+
+// blame has the rest of the pull go elsewhere if what came cannot be used, and other pulls for a while if nothing came.
+func (s *source) blame(kind error) {
+	if failure.IsDamage(kind) {
+		s.from.avoid.Store(true)
+	}
+	if errors.Is(kind, ErrStalled) {
+		s.repo.health.Failed(s.from.identity)
+	}
 }
 
 func (s *source) drop() error {
