@@ -34,6 +34,7 @@ import (
 	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/shared"
+	"criserver/pkg/imagesvc/sources"
 	"criserver/pkg/imagesvc/trust"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
@@ -97,6 +98,8 @@ type Config struct {
 	// ParallelLayers is how many layers of one image are fetched at once, Connections how many connections fetch one large
 	// layer; 0 is 1.
 	ParallelLayers, Connections int
+	// Patience is how long a slow registry is waited for while another pull could fetch the layer from its own; 0 is 10 seconds.
+	Patience time.Duration
 	// KeepBlobs keeps the compressed layers too, so that images can be given on exactly as they came.
 	KeepBlobs bool
 	// KeepDownloads is how long what is there of an aborted download waits for the next try.
@@ -142,7 +145,8 @@ type Service struct {
 	table     *record.Table[Image]
 
 	pulls    shared.Calls[pullKey, digest.Digest]
-	fetches  shared.Calls[digest.Digest, struct{}]
+	fetches  shared.Calls[fetchKey, struct{}]
+	sources  sources.Table
 	progress progress.Tracker
 	cleaner  cleaner.Cleaner
 
@@ -190,6 +194,7 @@ func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Laye
 		images: map[digest.Digest]Image{}, broken: map[digest.Digest]Image{}, leases: map[digest.Digest]int{},
 		deleting: map[digest.Digest]chan struct{}{}, writing: make(chan struct{}, 1), collecting: make(chan struct{}, 1),
 	}
+	s.sources.Patience = c.Patience
 	s.settings.Store(&now)
 	s.progress.Exists = func(chain []digest.Digest) bool {
 		_, err := layers.Layer(context.Background(), chain) // from memory
