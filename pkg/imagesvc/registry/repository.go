@@ -52,6 +52,8 @@ type endpoint struct {
 	avoid atomic.Bool
 	last  atomic.Bool // whether there is no other to ask
 	heard atomic.Bool // whether it has said anything in this pull
+	// noRanges is set when it answered a request for a range wrongly.
+	noRanges atomic.Bool
 }
 
 // Manifest is a manifest or index as it came.

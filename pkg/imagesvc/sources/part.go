@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,9 +22,11 @@ type part struct {
 
 	start, offset, end int64 // offset is that of the next byte
 	inner              download.Part
+	last               download.Part    // what inner is, or was
+	began              int64            // where last began
 	tried              map[*listed]bool // that failed
 	err                error            // of all of them
-	blame              []func() string
+	left               []download.Part  // that sent something before inner
 
 	timer  *time.Timer   // for what is left of patience
 	waited time.Duration // since enough came
@@ -89,10 +90,13 @@ func (p *part) ask(from *listed, first bool) error {
 		return p.because(ctx, err)
 	}
 	p.inner = &asked{Part: inner, ctx: ctx}
-	p.blame = append(p.blame, inner.Blame)
+	if p.last != nil && p.offset > p.began {
+		p.left = append(p.left, p.last)
+	}
+	p.last, p.began = inner, p.offset
 	start, end := inner.Span()
 	if first {
-		p.start, p.offset, p.end = start, start, end
+		p.start, p.offset, p.end, p.began = start, start, end, start
 		return nil
 	}
 	if start > p.offset || end < p.end {
@@ -225,15 +229,17 @@ func (p *part) mayBeFaster(l *listed) bool {
 // Span implements download.Part.
 func (p *part) Span() (start, end int64) { return p.start, p.end }
 
-// Blame implements download.Part. Any of the servers may have sent what is wrong.
-func (p *part) Blame() (server string) {
-	var servers []string
-	for _, blame := range p.blame {
-		if name := blame(); !slices.Contains(servers, name) {
-			servers = append(servers, name)
+// Blame implements download.Part.
+func (p *part) Blame(last bool) (servers []string) {
+	if p.last != nil {
+		servers = p.last.Blame(last)
+	}
+	if !last {
+		for _, left := range p.left {
+			servers = slices.Concat(servers, left.Blame(false), left.Blame(true))
 		}
 	}
-	return strings.Join(servers, ", ")
+	return servers
 }
 
 // drop ends the request under way.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -102,9 +103,14 @@ func (p *fakePart) Read(b []byte) (int, error) {
 
 func (p *fakePart) Close() error         { return nil }
 func (p *fakePart) Span() (int64, int64) { return p.start, p.end }
-func (p *fakePart) Blame() string        { return p.site }
+func (p *fakePart) Blame(last bool) []string {
+	if last {
+		return []string{p.site}
+	}
+	return nil
+}
 
-// read reads a part of the blob from sources in their order.
+// read reads a part of the blob from sources in their order. blamed are those that were left, and the last one.
 func read(t *testing.T, offset, length int64, list ...*fake) (got []byte, blamed string, err error) {
 	t.Helper()
 	table := &sources.Table{Patience: patience}
@@ -123,7 +129,7 @@ func read(t *testing.T, offset, length int64, list ...*fake) (got []byte, blamed
 		t.Errorf("span %d to %d", start, end)
 	}
 	got, err = io.ReadAll(p)
-	return got, p.Blame(), err
+	return got, strings.Join(p.Blame(false), ", ") + "; " + strings.Join(p.Blame(true), ", "), err
 }
 
 func TestParts(t *testing.T) {
@@ -135,18 +141,18 @@ func TestParts(t *testing.T) {
 		err            error
 		asked          []int // how often each
 	}{
-		"one":                          {0, size, []*fake{{site: "a"}, {site: "b"}}, "a", nil, []int{1, 0}},
-		"a range":                      {1000, 5000, []*fake{{site: "a"}, {site: "b"}}, "a", nil, []int{1, 0}},
-		"first refuses":                {1000, 5000, []*fake{{site: "a", refuses: errDown}, {site: "b"}}, "b", nil, []int{1, 1}},
-		"first fails":                  {1000, 5000, []*fake{{site: "a", err: errDown, cut: 2000}, {site: "b"}}, "a, b", nil, []int{1, 1}},
-		"second knows no ranges":       {1000, 5000, []*fake{{site: "a", err: errDown, cut: 2000}, {site: "b", noRanges: true}}, "a, b", nil, []int{1, 1}},
-		"first has another endpoint":   {0, size, []*fake{{site: "a", err: stalled, cut: 2000, endpoints: 1}, {site: "b"}}, "a, b", nil, []int{2, 1}},
-		"first is slow":                {0, size, []*fake{{site: "a", pace: 1}, {site: "b"}}, "a, b", nil, []int{1, 1}},
-		"slow, of the same registry":   {0, 200, []*fake{{site: "a", pace: 1}, {site: "a"}}, "a", nil, []int{1, 0}},
-		"slow, alone":                  {0, 200, []*fake{{site: "a", pace: 1}}, "a", nil, []int{1}},
-		"the other one is slower":      {0, 40_000, []*fake{{site: "a", pace: 400}, {site: "b", pace: 1}}, "a, b", nil, []int{2, 1}},
-		"as slow":                      {0, 2000, []*fake{{site: "a", pace: 10}, {site: "b", pace: 10}}, "a, b", nil, []int{1, 1}},
-		"the faster one fails at once": {0, 200, []*fake{{site: "a", pace: 1}, {site: "b", refuses: errDown}}, "a", nil, []int{2, 1}},
+		"one":                          {0, size, []*fake{{site: "a"}, {site: "b"}}, "; a", nil, []int{1, 0}},
+		"a range":                      {1000, 5000, []*fake{{site: "a"}, {site: "b"}}, "; a", nil, []int{1, 0}},
+		"first refuses":                {1000, 5000, []*fake{{site: "a", refuses: errDown}, {site: "b"}}, "; b", nil, []int{1, 1}},
+		"first fails":                  {1000, 5000, []*fake{{site: "a", err: errDown, cut: 2000}, {site: "b"}}, "a; b", nil, []int{1, 1}},
+		"second knows no ranges":       {1000, 5000, []*fake{{site: "a", err: errDown, cut: 2000}, {site: "b", noRanges: true}}, "a; b", nil, []int{1, 1}},
+		"first has another endpoint":   {0, size, []*fake{{site: "a", err: stalled, cut: 2000, endpoints: 1}, {site: "b"}}, "a; b", nil, []int{2, 1}},
+		"first is slow":                {0, size, []*fake{{site: "a", pace: 1}, {site: "b"}}, "a; b", nil, []int{1, 1}},
+		"slow, of the same registry":   {0, 200, []*fake{{site: "a", pace: 1}, {site: "a"}}, "; a", nil, []int{1, 0}},
+		"slow, alone":                  {0, 200, []*fake{{site: "a", pace: 1}}, "; a", nil, []int{1}},
+		"the other one is slower":      {0, 40_000, []*fake{{site: "a", pace: 400}, {site: "b", pace: 1}}, "a, b; a", nil, []int{2, 1}},
+		"as slow":                      {0, 2000, []*fake{{site: "a", pace: 10}, {site: "b", pace: 10}}, "a; b", nil, []int{1, 1}},
+		"the faster one fails at once": {0, 200, []*fake{{site: "a", pace: 1}, {site: "b", refuses: errDown}}, "a; a", nil, []int{2, 1}},
 		"all fail":                     {0, size, []*fake{{site: "a", err: errDown, cut: 9}, {site: "b", err: stalled, cut: 99}}, "", errDown, []int{1, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
