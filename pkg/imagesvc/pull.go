@@ -29,9 +29,10 @@ type pullKey struct {
 // the credentials are good for the image, also when nothing is to be fetched. Its errors are those of pkg/imagesvc/registry,
 // ErrInvalid, ErrNoSpace and ErrUntrusted.
 //
-// A short name may stand for several, which are tried in order.
+// A short name may stand for several, which are tried in order, each if those before are not there.
 func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (string, error) {
-	refs, err := s.settings.Load().Registry.Names(name)
+	client := s.settings.Load().Registry
+	refs, err := client.Names(name)
 	if err != nil {
 		return "", fmt.Errorf("pull: %w: %w", ErrInvalid, err)
 	}
@@ -42,10 +43,15 @@ func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (st
 		if id, err = s.pullShared(ctx, ref, auth); err == nil || ctx.Err() != nil {
 			return id, err
 		}
-		texts = append(texts, err.Error())
+		if texts = append(texts, err.Error()); !client.PassOver(ctx, ref, auth, err) {
+			break
+		}
 	}
 	if len(texts) > 1 {
-		err = fmt.Errorf("%s may be one of %d images: %s; %w", name, len(texts), strings.Join(texts[:len(texts)-1], "; "), err)
+		err = fmt.Errorf("%s may be one of %d images: %s; %w", name, len(refs), strings.Join(texts[:len(texts)-1], "; "), err)
+	}
+	if len(texts) < len(refs) {
+		err = fmt.Errorf("%w; the search ends here, since it may be the one that is meant: write the whole name, or an alias in registry.short_names", err)
 	}
 	return "", err
 }

@@ -170,7 +170,7 @@ type CredentialProvider struct {
 
 // ShortNames tells what names without a registry stand for.
 type ShortNames struct {
-	Mode    string            `toml:"mode" comment:"docker: in docker.io. refuse: nowhere. search: in the first of the registries in search that gives it."`
+	Mode    string            `toml:"mode" comment:"docker: in docker.io. refuse: nowhere. search: in the first of the registries in search that has it.\nOne that is out of order, refuses the credentials, or whose image is not trusted ends the search with an error: the next one's image of that\nname might be another. Names with a digest are looked for further. Some registries refuse what they do not have: write them last."`
 	Search  []string          `toml:"search" comment:"Registries, in order, such as \"registry.example\" or \"registry.example/library\"."`
 	Aliases map[string]string `toml:"aliases" comment:"Full names by short name, both without tag, whatever the mode: busybox = \"registry.example/library/busybox\"."`
 }
