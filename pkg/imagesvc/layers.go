@@ -83,8 +83,7 @@ func (s *Service) fetchLayers(ctx context.Context, from origin.Origin, docs *doc
 	return context.Cause(ctx) // else all have been begun
 }
 
-// layer makes sure that a layer is there. At any time one fetch of a layer's blob is under way, for whatever images, from the
-// registries of all of them.
+// layer makes sure that a layer is there. At any time one fetch of its blob is under way, for and from whatever images.
 func (s *Service) layer(ctx context.Context, job layerJob) error {
 	joint, key, leave := s.join(job)
 	defer leave()

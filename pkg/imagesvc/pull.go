@@ -85,7 +85,11 @@ func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registr
 	}
 	from := &origin.Remote{Repository: repo, Downloads: s.downloads}
 	if id, resolved, ok := s.unchanged(ctx, repo, ref); ok {
-		return id, s.trusted(ctx, from, ref, resolved)
+		err := s.trusted(ctx, from, ref, resolved)
+		// It may have been removed while the registry was asked.
+		if img, known := s.known(ref); err != nil || known && img.ID == id {
+			return id, err
+		}
 	}
 	docs, err := document.Read(ctx, from)
 	if err != nil {
@@ -157,9 +161,7 @@ func isNoSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is
 // unchanged asks the registry for no more than a digest when the name is known here: on most pulls of policy Always there
 // is nothing to do, and registries count fetches of manifests against their limits, but not questions for digests.
 func (s *Service) unchanged(ctx context.Context, repo *registry.Repository, ref registry.Reference) (id, resolved digest.Digest, ok bool) {
-	s.mu.RLock()
-	img, known := named(s.images, ref)
-	s.mu.RUnlock()
+	img, known := s.known(ref)
 	if !known {
 		return "", "", false
 	}
@@ -170,4 +172,10 @@ func (s *Service) unchanged(ctx context.Context, repo *registry.Repository, ref 
 	}
 	logrus.WithField("image", ref.String()).Debug("image has not changed")
 	return img.ID, d, true
+}
+
+func (s *Service) known(ref registry.Reference) (Image, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return named(s.images, ref)
 }

@@ -95,8 +95,7 @@ type Layers interface {
 type Config struct {
 	// Root is the directory of its own files, LayerRoot that of the snapshotter's, for FsInfo.
 	Root, LayerRoot string
-	// ParallelLayers is how many layers of one image are fetched at once, Connections how many connections fetch one large
-	// layer; 0 is 1.
+	// ParallelLayers of one image are fetched at once, and one large layer by so many Connections; 0 is 1.
 	ParallelLayers, Connections int
 	// Patience is how long a slow registry is waited for while another pull could fetch the layer from its own; 0 is 10 seconds.
 	Patience time.Duration
