@@ -276,6 +276,7 @@ func registryConfig(c *config.Config) registry.Config {
 	out := registry.Config{
 		Mirrors: map[string][]registry.Endpoint{}, Auth: map[string]registry.Auth{}, Hosts: map[string]registry.HostConfig{},
 		NoProgress: time.Duration(c.Image.NoProgressTimeout), UserAgent: "criserver/" + version,
+		MinRate:    c.Image.MinRate,
 		ConfigPath: c.Registry.ConfigPath,
 	}
 	for host, m := range c.Registry.Mirrors {

@@ -82,6 +82,7 @@ func (v *validator) image(i Image) {
 		"%d is not from 1 to %d", i.MaxParallelLayers, most)
 	v.check(time.Duration(i.NoProgressTimeout) >= time.Second, "image.no_progress_timeout",
 		"%s is less than a second", time.Duration(i.NoProgressTimeout))
+	v.check(i.MinRate >= 0, "image.min_rate", "%d is negative", i.MinRate)
 	v.check(i.ConnectionsPerLayer >= 1 && i.ConnectionsPerLayer <= most, "image.connections_per_layer",
 		"%d is not from 1 to %d", i.ConnectionsPerLayer, most)
 	v.check(i.KeepDownloads >= 0, "image.keep_downloads", "%s is negative", time.Duration(i.KeepDownloads))
