@@ -15,7 +15,7 @@ golangci_lint=v2.15.0
 containerd2=v2.4.2
 
 packages_build=(gcc libc6-dev libseccomp-dev pkg-config)
-packages_test=(apache2-utils binutils busybox-static containernetworking-plugins crun curl docker-registry
+packages_test=(apache2-utils binutils buildah busybox-static containernetworking-plugins crun curl docker-registry
   e2fsprogs iproute2 iptables jq kmod nftables openssl procps runc skopeo strace sudo tmux umoci util-linux
   xfsprogs)
 packages_lint=()

@@ -50,7 +50,7 @@ type session struct {
 
 // command makes a command of what it does.
 func (c *imageCommands) command(use, short string, args cobra.PositionalArgs, do func(ctx context.Context, s *session, args []string) error) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: args, RunE: func(cmd *cobra.Command, args []string) error {
+	cmd := &cobra.Command{Use: use, Short: short, Args: args, RunE: interruptible(func(cmd *cobra.Command, args []string) error {
 		if err := checkRoot(os.Geteuid()); err != nil {
 			return err
 		}
@@ -63,7 +63,7 @@ func (c *imageCommands) command(use, short string, args cobra.PositionalArgs, do
 			in: cmd.InOrStdin(), out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(),
 		}
 		return advised(do(cmd.Context(), s, args))
-	}}
+	})}
 	cmd.Flags().BoolVar(&c.json, "json", false, "print JSON, for programs")
 	return cmd
 }

@@ -135,13 +135,14 @@ func TestImageCommit(t *testing.T) {
 func TestImageCheck(t *testing.T) {
 	c := administer(t, &admin.Funcs{CheckFunc: func(_ context.Context, repair bool) ([]imagesvc.Finding, error) {
 		return []imagesvc.Finding{
-			{Kind: "layer", Name: "sha256:l", Problem: "is gone", Images: []digest.Digest{"sha256:i"}, Repaired: repair, Action: "none"},
+			{Kind: "layer", Name: "sha256:l", Problem: "is gone", Images: []digest.Digest{"sha256:i", "sha256:j"}, Repaired: repair, Action: map[bool]string{true: "a\nb"}[repair]},
 		}, nil
 	}})
 	r := c.run("", "check")
-	if want := "KIND    NAME       PROBLEM   REPAIRED   ACTION   IMAGES\nlayer   sha256:l   is gone   no         none      i\n"; r.out != want {
+	if want := "layer sha256:l: is gone\n   images:   i, j\n"; r.out != want {
 		t.Errorf("got %q", r.out)
 	}
+	c.wants("layer sha256:l: is gone\n   images:     i, j\n   repaired:   yes, a; b\n", "check", "--repair")
 	if r.err == nil || !strings.Contains(r.err.Error(), "problems were found: 1") {
 		t.Errorf("got %v", r.err)
 	}

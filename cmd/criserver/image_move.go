@@ -23,7 +23,7 @@ func (c *imageCommands) imports() *cobra.Command {
 				return err
 			}
 			defer archive.Close()
-			p := s.progress(total)
+			p := s.progress(total, wordsOfPull)
 			images, err := s.client.Import(ctx, archive, name, p.show)
 			p.end(err == nil)
 			if err != nil {

@@ -22,14 +22,32 @@ type progress interface {
 
 // progress chooses: events for programs, bars on a terminal, or else a line each time that something begins or ends, which
 // stays out of the output. total is the size of an archive, 0 if it is not known.
-func (s *session) progress(total int64) progress {
+func (s *session) progress(total int64, say words) progress {
 	switch {
 	case s.json:
 		return events{s.out}
 	case isTerminal(s.out):
-		return newBars(total, mpb.WithOutput(s.out))
+		return newBars(total, say, mpb.WithOutput(s.out))
 	}
-	return lines{s.notes, map[digest.Digest]imagesvc.LayerState{}}
+	return lines{s.notes, say, map[digest.Digest]imagesvc.LayerState{}}
+}
+
+// words are what people read of a layer that is on its way, and of one that is wholly here or there but not done.
+type words struct{ moving, moved string }
+
+var (
+	wordsOfPull = words{"fetching", "unpacking"}
+	wordsOfPush = words{"sending", "sending"} // the protocol has the states of a pull only
+)
+
+func (w words) of(l imagesvc.LayerProgress) string {
+	switch {
+	case l.State != imagesvc.LayerFetching:
+		return string(l.State)
+	case l.Fetched == l.Size:
+		return w.moved
+	}
+	return w.moving
 }
 
 // result writes the last event, or what people want of it.
@@ -53,6 +71,7 @@ func (p events) end(bool)           {}
 // lines tells of each change of a layer's state.
 type lines struct {
 	out    io.Writer
+	say    words
 	states map[digest.Digest]imagesvc.LayerState
 }
 
@@ -60,7 +79,7 @@ func (p lines) show(e admin.Event) {
 	for _, l := range e.Layers {
 		if p.states[l.Digest] != l.State {
 			p.states[l.Digest] = l.State
-			fmt.Fprintf(p.out, "%s %s %s\n", shortID(l.Digest), l.State, size(l.Size))
+			fmt.Fprintf(p.out, "%s %s %s\n", shortID(l.Digest), p.say.of(l), size(l.Size))
 		}
 	}
 }
@@ -70,6 +89,7 @@ func (p lines) end(bool) {}
 // bars has one for each layer, or one for an archive.
 type bars struct {
 	all    *mpb.Progress
+	say    words
 	layers map[digest.Digest]*bar
 	total  int64
 	upload *bar
@@ -82,8 +102,8 @@ type bar struct {
 	size  int64
 }
 
-func newBars(total int64, options ...mpb.ContainerOption) *bars {
-	return &bars{all: mpb.New(append(options, mpb.WithWidth(60))...), layers: map[digest.Digest]*bar{}, total: total}
+func newBars(total int64, say words, options ...mpb.ContainerOption) *bars {
+	return &bars{all: mpb.New(append(options, mpb.WithWidth(60))...), say: say, layers: map[digest.Digest]*bar{}, total: total}
 }
 
 func (p *bars) add(name string, total int64) *bar {
@@ -104,11 +124,7 @@ func (p *bars) show(e admin.Event) {
 			b = p.add(shortID(l.Digest), l.Size)
 			p.layers[l.Digest] = b
 		}
-		state := string(l.State)
-		if l.State == imagesvc.LayerFetching && l.Fetched == l.Size {
-			state = "unpacking"
-		}
-		b.state.Store(state)
+		b.state.Store(p.say.of(l))
 		if l.State == imagesvc.LayerDone || l.State == imagesvc.LayerExists {
 			b.complete()
 			continue

@@ -67,7 +67,7 @@ func (c *imageCommands) pull() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		p := s.progress(0)
+		p := s.progress(0, wordsOfPull)
 		id, err := s.client.Pull(ctx, admin.PullRequest{Name: args[0], Auth: auth}, p.show)
 		p.end(err == nil)
 		if err != nil {
@@ -91,7 +91,7 @@ func (c *imageCommands) push() *cobra.Command {
 			if len(args) > 1 {
 				req.Target = args[1]
 			}
-			p := s.progress(0)
+			p := s.progress(0, wordsOfPush)
 			digest, err := s.client.Push(ctx, req, p.show)
 			p.end(err == nil)
 			if err != nil {

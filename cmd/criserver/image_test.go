@@ -317,15 +317,27 @@ func TestOnlyRootAdministers(t *testing.T) {
 	}
 }
 
-func TestBars(t *testing.T) {
+func TestBarsAndLines(t *testing.T) {
 	layers := func(s imagesvc.LayerState, fetched int64) admin.Event {
 		return admin.Event{Layers: []imagesvc.LayerProgress{
 			{Digest: "sha256:aa", State: s, Size: 2000, Fetched: fetched}, {Digest: "sha256:bb", State: imagesvc.LayerExists},
 		}}
 	}
+	for say, want := range map[words]string{wordsOfPull: "aa fetching 10 B\nbb unpacking 10 B\naa done 10 B\n", wordsOfPush: "aa sending 10 B\nbb sending 10 B\naa done 10 B\n"} {
+		var out bytes.Buffer
+		p := lines{&out, say, map[digest.Digest]imagesvc.LayerState{}}
+		for _, state := range []imagesvc.LayerState{imagesvc.LayerFetching, imagesvc.LayerDone} {
+			p.show(admin.Event{Layers: []imagesvc.LayerProgress{
+				{Digest: "sha256:aa", State: state, Size: 10}, {Digest: "sha256:bb", State: imagesvc.LayerFetching, Size: 10, Fetched: 10},
+			}})
+		}
+		if out.String() != want {
+			t.Errorf("got %q, want %q", out.String(), want)
+		}
+	}
 	for _, ok := range []bool{true, false} {
 		var out bytes.Buffer
-		p := newBars(5000, mpb.WithOutput(&out), mpb.ForceAutoRefresh())
+		p := newBars(5000, wordsOfPull, mpb.WithOutput(&out), mpb.ForceAutoRefresh())
 		p.show(layers(imagesvc.LayerWaiting, 0))
 		p.show(layers(imagesvc.LayerFetching, 2000))
 		p.show(admin.Event{Read: 4000})

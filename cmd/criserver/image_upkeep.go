@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -65,16 +66,24 @@ func printFindings(w io.Writer, findings []imagesvc.Finding) {
 		fmt.Fprintln(w, "nothing is wrong")
 		return
 	}
-	fmt.Fprintln(w, "KIND\tNAME\tPROBLEM\tREPAIRED\tACTION\tIMAGES")
 	for _, f := range findings {
-		repaired := "no"
-		if f.Repaired {
-			repaired = "yes"
+		fmt.Fprintf(w, "%s %s: %s\n", f.Kind, f.Name, f.Problem)
+		if len(f.Images) > 0 {
+			ids := make([]string, 0, len(f.Images))
+			for _, id := range f.Images {
+				ids = append(ids, shortID(id))
+			}
+			fmt.Fprintf(w, "   images:\t%s\n", strings.Join(ids, ", "))
 		}
-		images := ""
-		for _, id := range f.Images {
-			images += " " + shortID(id)
+		if f.Repaired || f.Action != "" {
+			repaired := "no"
+			if f.Repaired {
+				repaired = "yes"
+			}
+			// An action may quote the errors of several registries, each on a line.
+			fmt.Fprintf(w, "   repaired:\t%s\n", oneLine(repaired+", "+f.Action))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", f.Kind, f.Name, f.Problem, repaired, f.Action, images)
 	}
 }
+
+func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }

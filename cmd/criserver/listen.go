@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,8 +38,8 @@ func lockState(dir string) (*os.File, error) {
 	}
 	if err := f.Truncate(0); err == nil {
 		_, err = f.WriteAt(fmt.Appendf(nil, "%d", os.Getpid()), 0)
-		if err != nil {
-			return nil, fmt.Errorf("write lock: %w", err)
+		if err != nil { // it is only told to whom the lock keeps off
+			logrus.WithError(err).Warn("the process ID cannot be written into the lock of the state directory")
 		}
 	}
 	return f, nil

@@ -11,13 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func main() {
+func main() { os.Exit(execute(serve)) }
+
+// execute is main, with serveFunc as the daemon. It returns the exit status.
+func execute(serveFunc serveFunc) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	if err := run(ctx, os.Args[1:], os.Stdout, serve); err != nil {
-		fmt.Fprintln(os.Stderr, "criserver:", err)
-		os.Exit(1)
+	err := run(ctx, os.Args[1:], os.Stdout, serveFunc)
+	if err != nil {
+		say(func() { fmt.Fprintln(os.Stderr, "criserver:", err) })
 	}
+	return exitStatus(err)
 }
 
 // run executes the command line args, with serveFunc as the daemon. What was asked for is written to out.

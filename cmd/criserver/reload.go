@@ -79,7 +79,8 @@ func (d *daemon) reload(current *config.Config, load loadFunc) error {
 	}
 	logrus.SetLevel(level)
 	current.Registry, current.Trust, current.Log.Level, current.Image.Pinned = next.Registry, next.Trust, next.Log.Level, next.Image.Pinned
-	current.Image.NoProgressTimeout, current.Files = next.Image.NoProgressTimeout, next.Files
+	current.Image.NoProgressTimeout, current.Image.MinRate = next.Image.NoProgressTimeout, next.Image.MinRate
+	current.Files = next.Files
 	log := logrus.WithField("files", current.Files)
 	if !reflect.DeepEqual(current, next) {
 		log.Warn("the configuration is read again; some of what has changed needs a restart, which no container notices")

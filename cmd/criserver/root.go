@@ -20,8 +20,12 @@ type loadFunc func() (*config.Config, error)
 func newRoot(serve serveFunc) *cobra.Command {
 	var o options
 	runServe := func(cmd *cobra.Command, _ []string) error {
-		cfg, err := o.load(cmd)
-		if err != nil {
+		var cfg *config.Config
+		read := interruptible(func(cmd *cobra.Command, _ []string) (err error) {
+			cfg, err = o.load(cmd)
+			return err
+		})
+		if err := read(cmd, nil); err != nil {
 			return err
 		}
 		return serve(cmd.Context(), cfg, func() (*config.Config, error) { return o.load(cmd) })
@@ -71,7 +75,7 @@ func newConfig(o *options) *cobra.Command {
 			Use:   "check [FILE]",
 			Short: "Tell whether serve would accept the configuration, with config.d beside it and the flags given",
 			Args:  cobra.MaximumNArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error {
+			RunE: interruptible(func(cmd *cobra.Command, args []string) error {
 				if len(args) > 0 {
 					if err := cmd.Flags().Set(flagConfig, args[0]); err != nil {
 						return err
@@ -87,7 +91,7 @@ func newConfig(o *options) *cobra.Command {
 				}
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "ok: %s\n", read)
 				return err
-			},
+			}),
 		},
 	)
 	return cmd

@@ -30,11 +30,8 @@ import (
 	"criserver/pkg/snapshot/overlay"
 )
 
-// Limits of the start and of the graceful stop.
-const (
-	connectLimit = 15 * time.Second // until crimonitor answers; the CRI is served all the same
-	stopLimit    = 20 * time.Second
-)
+// connectLimit is how long the start waits until crimonitor answers; the CRI is served all the same.
+const connectLimit = 15 * time.Second
 
 // salvageDelay is how long layers stay that no image needs because the records of images were lost: the kubelet pulls the
 // images again, and finds them.
@@ -45,23 +42,32 @@ const bridgeLinger = time.Minute
 
 // serve runs the daemon until ctx ends. Containers go on after it.
 func serve(ctx context.Context, c *config.Config, load loadFunc) error {
-	if err := setUpLog(c.Log); err != nil {
-		return err
-	}
 	if os.Geteuid() != 0 {
 		return errors.New("criserver must run as root: it makes namespaces, mounts and cgroups")
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	d := &daemon{}
+	return bounded(ctx, stopLimit, func() error { return d.run(ctx, stop, c, load) }, func() error { return d.stages.hung(stopLimit) })
+}
+
+// run is serve without its limit, which counts from the end of ctx on: stop ends it when the daemon ends by itself.
+func (d *daemon) run(ctx context.Context, stop func(), c *config.Config, load loadFunc) error {
+	if err := d.stages.run("open log", func() error { return setUpLog(c.Log) }); err != nil {
+		return err
 	}
 	lock, err := lockState(c.State)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	d, err := newDaemon(ctx, c)
-	if err != nil {
-		return errors.Join(err, d.close())
+	err = d.start(ctx, c)
+	if err == nil {
+		ignore := handleSignals(func() error { return d.reload(c, load) })
+		err = d.serve(ctx, c)
+		stop()
+		_ = d.stages.run("reload of the configuration", func() error { ignore(); return nil })
 	}
-	stop := handleSignals(func() error { return d.reload(c, load) })
-	err = d.serve(ctx, c)
 	stop()
 	return errors.Join(err, d.close())
 }
@@ -94,23 +100,26 @@ func (d *daemon) serve(ctx context.Context, c *config.Config) error {
 	go d.images.Close() // so that nobody waits for pulls: they go on where they were after the next start
 	stopped := make(chan error, 1)
 	go func() {
-		limit, cancel := context.WithTimeout(context.Background(), stopLimit)
-		defer cancel()
-		stopped <- administration.Stop(limit)
+		stopped <- d.stages.run("calls of administrators", func() error {
+			limit, cancel := context.WithTimeout(context.Background(), callsLimit)
+			defer cancel()
+			return administration.Stop(limit)
+		})
 	}()
-	stopServer(server)
+	_ = d.stages.run("calls of the CRI", func() error { stopServer(server); return nil })
 	return errors.Join(err, <-stopped, <-served, <-served)
 }
 
 // stopServer lets the calls under way end, for a while.
 func stopServer(s *grpc.Server) {
-	timer := time.AfterFunc(stopLimit, s.Stop)
+	timer := time.AfterFunc(callsLimit, s.Stop)
 	defer timer.Stop()
 	s.GracefulStop()
 }
 
 // daemon is the wired-up whole.
 type daemon struct {
+	stages                   stages
 	podRecords, imageRecords *record.DB
 	snapshots                *overlay.Snapshotter
 	network                  *cni.Network
@@ -120,57 +129,81 @@ type daemon struct {
 	streamsCgroup            string
 }
 
-// newDaemon opens and starts everything. On error the parts that are there must be closed.
-func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
-	d := &daemon{}
-	var err error
-	if d.podRecords, err = openRecords(ctx, filepath.Join(c.Root, "pods.db"), record.Options{}); err != nil {
-		return d, err
+// start opens and starts everything. On error the parts that are there must be closed.
+func (d *daemon) start(ctx context.Context, c *config.Config) error {
+	for _, stage := range []struct {
+		name string
+		open func(context.Context, *config.Config) error
+	}{
+		{"open records", d.openRecords}, {"open snapshots", d.openSnapshots}, {"open images", d.openImages},
+		{"open network", d.openNetwork}, {"open pods", d.openPods},
+	} {
+		if err := d.stages.run(stage.name, func() error { return stage.open(ctx, c) }); err != nil {
+			return fmt.Errorf("%s: %w", stage.name, err)
+		}
 	}
-	if d.imageRecords, err = openRecords(ctx, filepath.Join(c.Root, "images.db"), record.Options{Sync: true}); err != nil {
-		return d, err
-	}
-	layers := filepath.Join(c.Root, "overlay")
-	if d.snapshots, err = overlay.New(layers, snapshotOptions(c)); err != nil {
-		return d, fmt.Errorf("open snapshots: %w", err)
-	}
-	settings, err := imageSettings(c)
-	if err != nil {
-		return d, err
-	}
-	images := imagesvc.Config{
-		Root: c.Root, LayerRoot: layers,
-		ParallelLayers: c.Image.MaxParallelLayers, Connections: c.Image.ConnectionsPerLayer,
-		Limits:    unpack.Limits{Bytes: int64(c.Image.MaxLayerSize), Entries: c.Image.MaxLayerFiles},
-		KeepBlobs: c.Image.KeepLayers, KeepDownloads: time.Duration(c.Image.KeepDownloads),
-	}
-	if d.images, err = imagesvc.New(ctx, images, d.imageRecords, settings, d.snapshots); err != nil {
-		return d, fmt.Errorf("open images: %w", err)
-	}
-	network, err := networkConfig(c)
-	if err != nil {
-		return d, err
-	}
-	if d.network, err = cni.New(ctx, network); err != nil {
-		return d, fmt.Errorf("open network: %w", err)
-	}
-	pods, err := sandboxConfig(c)
-	if err != nil {
-		return d, err
-	}
-	d.streams, d.streamsCgroup = streamClient(c, pods.Monitor.Socket)
-	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
-		return d, fmt.Errorf("open pods: %w", err)
-	}
-	connect, cancel := context.WithTimeout(ctx, connectLimit)
-	defer cancel()
-	d.pods.Start(connect)
 	var delay time.Duration
 	if d.imageRecords.Salvaged() != "" {
 		delay = salvageDelay
 	}
 	d.images.CleanUp(ctx, delay)
-	return d, nil
+	return nil
+}
+
+func (d *daemon) openRecords(ctx context.Context, c *config.Config) error {
+	var err error
+	if d.podRecords, err = openRecords(ctx, filepath.Join(c.Root, "pods.db"), record.Options{}); err != nil {
+		return err
+	}
+	d.imageRecords, err = openRecords(ctx, filepath.Join(c.Root, "images.db"), record.Options{Sync: true})
+	return err
+}
+
+func layerRoot(c *config.Config) string { return filepath.Join(c.Root, "overlay") }
+
+func (d *daemon) openSnapshots(_ context.Context, c *config.Config) error {
+	var err error
+	d.snapshots, err = overlay.New(layerRoot(c), snapshotOptions(c))
+	return err
+}
+
+func (d *daemon) openImages(ctx context.Context, c *config.Config) error {
+	settings, err := imageSettings(c)
+	if err != nil {
+		return err
+	}
+	images := imagesvc.Config{
+		Root: c.Root, LayerRoot: layerRoot(c),
+		ParallelLayers: c.Image.MaxParallelLayers, Connections: c.Image.ConnectionsPerLayer,
+		Limits:    unpack.Limits{Bytes: int64(c.Image.MaxLayerSize), Entries: c.Image.MaxLayerFiles, Window: int64(c.Image.MaxZstdWindow)},
+		KeepBlobs: c.Image.KeepLayers, KeepDownloads: time.Duration(c.Image.KeepDownloads),
+	}
+	d.images, err = imagesvc.New(ctx, images, d.imageRecords, settings, d.snapshots)
+	return err
+}
+
+func (d *daemon) openNetwork(ctx context.Context, c *config.Config) error {
+	network, err := networkConfig(c)
+	if err != nil {
+		return err
+	}
+	d.network, err = cni.New(ctx, network)
+	return err
+}
+
+func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
+	pods, err := sandboxConfig(c)
+	if err != nil {
+		return err
+	}
+	d.streams, d.streamsCgroup = streamClient(c, pods.Monitor.Socket)
+	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
+		return err
+	}
+	connect, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	d.pods.Start(connect)
+	return nil
 }
 
 func (d *daemon) backends() cri.Backends {
@@ -189,24 +222,25 @@ func (d *daemon) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	var errs []error
+	end := func(name string, fn func() error) { errs = append(errs, d.stages.run("close "+name, fn)) }
 	if d.streams != nil {
-		errs = append(errs, stopStreams(ctx, d.streams, d.streamsCgroup))
+		end("streams", func() error { return stopStreams(ctx, d.streams, d.streamsCgroup) })
 	}
 	if d.pods != nil {
-		errs = append(errs, d.pods.Close(ctx, true))
+		end("pods", func() error { return d.pods.Close(ctx, true) })
 	}
 	if d.network != nil {
-		errs = append(errs, d.network.Close())
+		end("network", d.network.Close)
 	}
 	if d.images != nil {
-		d.images.Close()
+		end("images", func() error { d.images.Close(); return nil })
 	}
 	if d.snapshots != nil {
-		errs = append(errs, d.snapshots.Close(ctx))
+		end("snapshots", func() error { return d.snapshots.Close(ctx) })
 	}
 	for _, db := range []*record.DB{d.imageRecords, d.podRecords} {
 		if db != nil {
-			errs = append(errs, db.Close())
+			end("records", db.Close)
 		}
 	}
 	return errors.Join(errs...)
@@ -249,6 +283,7 @@ func registryConfig(c *config.Config) registry.Config {
 	out := registry.Config{
 		Mirrors: map[string][]registry.Endpoint{}, Auth: map[string]registry.Auth{}, Hosts: map[string]registry.HostConfig{},
 		NoProgress: time.Duration(c.Image.NoProgressTimeout), UserAgent: "criserver/" + version,
+		MinRate:    c.Image.MinRate,
 		ConfigPath: c.Registry.ConfigPath,
 	}
 	for host, m := range c.Registry.Mirrors {
@@ -296,8 +331,13 @@ func sandboxConfig(c *config.Config) (sandbox.Config, error) {
 	if err != nil {
 		return sandbox.Config{}, err
 	}
+	// A container's root must not be named through a link, as /var/run is one (runc refuses it).
+	state, err := filepath.EvalSymlinks(c.State)
+	if err != nil {
+		return sandbox.Config{}, fmt.Errorf("resolve state directory: %w", err)
+	}
 	m := launch.Config{
-		Binary: program, StateDir: filepath.Join(c.State, "monitor"), LogLevel: c.Log.Level,
+		Binary: program, StateDir: filepath.Join(state, "monitor"), LogLevel: c.Log.Level,
 		Socket: c.Monitor.Socket, Log: c.Monitor.Log, Cgroup: filepath.Join(c.Runtime.CgroupRoot, "monitor"),
 	}
 	if m.Socket == "" {
@@ -306,7 +346,7 @@ func sandboxConfig(c *config.Config) (sandbox.Config, error) {
 	if m.Log == "" {
 		m.Log = filepath.Join(c.State, "crimonitor.log")
 	}
-	return sandbox.Config{StateDir: c.State, CgroupRoot: c.Runtime.CgroupRoot, Monitor: m}, nil
+	return sandbox.Config{StateDir: state, CgroupRoot: c.Runtime.CgroupRoot, Monitor: m}, nil
 }
 
 // monitorProgram finds crimonitor: where it is said to be, beside this program, or in PATH.

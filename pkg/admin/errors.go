@@ -9,7 +9,9 @@ import (
 	"net/http"
 
 	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/opfile"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
 )
 
@@ -21,6 +23,8 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrTooLarge: a request longer than any that is meant.
 	ErrTooLarge = errors.New("request is too large")
+	// ErrSlow: a client that stopped in the middle of its request.
+	ErrSlow = errors.New("the rest of the request does not come")
 	// ErrMethod: an HTTP method that the call does not have.
 	ErrMethod = errors.New("method not allowed")
 	// ErrInUse: containers are made of the image, or it has other names, and the request does not force it.
@@ -52,6 +56,7 @@ var codeTable = []struct {
 	{ErrStopping, "stopping", http.StatusServiceUnavailable},
 	{ErrUnsupported, "unsupported", http.StatusNotImplemented},
 	{ErrTooLarge, "too-large", http.StatusRequestEntityTooLarge},
+	{ErrSlow, "slow", http.StatusRequestTimeout},
 	{ErrMethod, "method", http.StatusMethodNotAllowed},
 	{ErrInUse, "in-use", http.StatusConflict},
 	{ErrInvalid, "invalid", http.StatusBadRequest},
@@ -62,9 +67,11 @@ var codeTable = []struct {
 	{sandbox.ErrUnavailable, "monitor-unavailable", http.StatusServiceUnavailable},
 	{sandbox.ErrNotFound, "container-not-found", http.StatusNotFound},
 	{imagesvc.ErrNotFound, "image-not-found", http.StatusNotFound},
+	{opfile.ErrHangs, "file-hangs", http.StatusServiceUnavailable},
 	{imagesvc.ErrInvalid, "image-invalid", http.StatusBadRequest},
 	{imagesvc.ErrUntrusted, "image-untrusted", http.StatusForbidden},
 	{imagesvc.ErrNoSpace, "no-space", http.StatusInsufficientStorage},
+	{record.ErrFull, "no-space-for-records", http.StatusInsufficientStorage},
 	{registry.ErrInvalid, "registry-invalid", http.StatusBadRequest},
 	{registry.ErrNotFound, "registry-not-found", http.StatusNotFound},
 	{registry.ErrUnauthorized, "registry-unauthorized", http.StatusForbidden},

@@ -71,7 +71,9 @@ func call[Request, Response any](fn func(context.Context, Request) (Response, er
 
 // decode reads the request to its end, without which net/http would not notice that the client goes.
 func decode(w http.ResponseWriter, r *http.Request, into any) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	in := newPatient(w, r, requestPatience)
+	body, err := io.ReadAll(http.MaxBytesReader(w, in, maxRequest))
+	in.done()
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, maxRequest)

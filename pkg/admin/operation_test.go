@@ -43,18 +43,23 @@ func TestPullTellsProgress(t *testing.T) {
 		},
 		ProgressFunc: func(name string) []imagesvc.Progress {
 			asked.Store(name)
+			if fetched.Load() == 3 {
+				return nil // it has ended
+			}
 			return []imagesvc.Progress{{Ref: name, Layers: layer(fetched.Load())}}
 		},
 	})
 	var seen []int64
+	var last imagesvc.LayerState
 	id, err := c.Pull(within(t), PullRequest{Name: "a:1", Auth: Auth{Username: "u", Password: "p"}}, func(e Event) {
-		seen = append(seen, e.Layers[0].Fetched)
+		seen, last = append(seen, e.Layers[0].Fetched), e.Layers[0].State
 		if e.Layers[0].Fetched < 3 {
 			goOn <- struct{}{} // the pull goes on only because the event came
 		}
 	})
 	check(t, "id", id, err, "sha256:id")
-	check(t, "progress", seen, nil, []int64{0, 1, 2, 3})
+	check(t, "progress", seen, nil, []int64{0, 1, 2, 10})
+	check(t, "state at the end", last, nil, imagesvc.LayerDone)
 	check(t, "name", asked.Load().(string), nil, "a:1")
 }
 

@@ -44,6 +44,8 @@ const (
 	maxHeader       = 16 << 10
 	headerTimeout   = 10 * time.Second
 	idleTimeout     = time.Minute
+	requestPatience = 10 * time.Second // between two pieces of a JSON request
+	archivePatience = 5 * time.Minute  // between two pieces of an archive: another program may be making it
 	progressPeriod  = 200 * time.Millisecond
 	cancelledLinger = 5 * time.Second // for operations to end after they have been cancelled
 	thawLimit       = 30 * time.Second
@@ -54,13 +56,14 @@ type Server struct {
 	b        Backends
 	http     *http.Server
 	progress time.Duration           // between events
+	patience time.Duration           // between two pieces of an archive
 	cancel   context.CancelCauseFunc // ends all operations
 }
 
 // NewServer makes a server. Serve starts it, and Stop ends it.
 func NewServer(b Backends) *Server {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	s := &Server{b: b, progress: progressPeriod, cancel: cancel}
+	s := &Server{b: b, progress: progressPeriod, patience: archivePatience, cancel: cancel}
 	s.http = &http.Server{
 		Handler: s.routes(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		BaseContext: func(net.Listener) context.Context { return ctx },

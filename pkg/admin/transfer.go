@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"sync/atomic"
 
 	"criserver/pkg/imagesvc"
 )
@@ -17,17 +19,35 @@ func (s *Server) pull(w *answer, r *http.Request) error {
 	if err := named("name", req.Name); err != nil {
 		return err
 	}
+	var layers []imagesvc.LayerProgress
+	var pulled atomic.Bool
 	progress := func() Event {
+		if pulled.Load() { // it is not under way any more: nobody else tells how its layers have ended
+			return Event{Layers: ended(layers)}
+		}
 		// There may be two, with different credentials; their layers are the same.
 		if pulls := s.b.Transfers.Progress(req.Name); len(pulls) > 0 {
-			return Event{Layers: pulls[0].Layers}
+			layers = pulls[0].Layers
+			return Event{Layers: layers}
 		}
 		return Event{}
 	}
 	return s.operate(r.Context(), w, progress, func(ctx context.Context) (any, error) {
 		id, err := s.b.Transfers.Pull(ctx, req.Name, req.Auth.decode())
+		pulled.Store(err == nil)
 		return PullResponse{ID: id}, err
 	})
+}
+
+// ended is how the layers are after a pull that has succeeded.
+func ended(layers []imagesvc.LayerProgress) []imagesvc.LayerProgress {
+	out := slices.Clone(layers)
+	for i, l := range out {
+		if l.State != imagesvc.LayerExists && l.State != imagesvc.LayerDone {
+			out[i].State, out[i].Fetched, out[i].Unpacked = imagesvc.LayerDone, l.Size, l.Size
+		}
+	}
+	return out
 }
 
 func (s *Server) push(w *answer, r *http.Request) error {
@@ -60,7 +80,9 @@ func (s *Server) imports(w *answer, r *http.Request) error {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	archive := &upload{body: r.Body, cancel: cancel}
+	body := newPatient(w, r, s.patience)
+	defer body.done()
+	archive := &upload{body: body, cancel: cancel}
 	return s.operate(ctx, w, archive.event, func(ctx context.Context) (any, error) {
 		images, err := s.b.Archives.Import(ctx, archive, imagesvc.ImportOptions{Name: query.Get(importNameKey)})
 		return ImportResponse{Images: encodeImages(images)}, err

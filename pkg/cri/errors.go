@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"criserver/pkg/cri/streaming"
 	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/opfile"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/spec"
@@ -60,11 +62,14 @@ var codeTable = []struct {
 	{streaming.ErrBusy, codes.ResourceExhausted},
 	{sandbox.ErrNotFound, codes.NotFound},
 	{imagesvc.ErrNotFound, codes.NotFound},
+	{opfile.ErrHangs, codes.Unavailable}, // may be why a setting is invalid
 	{imagesvc.ErrInvalid, codes.InvalidArgument},
 	{registry.ErrInvalid, codes.InvalidArgument},
 	{registry.ErrNotFound, codes.NotFound},
 	{registry.ErrUnauthorized, codes.Unauthenticated},
 	{imagesvc.ErrNoSpace, codes.ResourceExhausted},
+	{unix.ENOSPC, codes.ResourceExhausted}, // of a record (record.ErrFull), or a file of a pod
+	{unix.EDQUOT, codes.ResourceExhausted},
 	{registry.ErrDigest, codes.DataLoss},
 	{registry.ErrTruncated, codes.DataLoss},
 	{registry.ErrStalled, codes.Unavailable},

@@ -4,16 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"criserver/pkg/imagesvc"
+	"criserver/pkg/imagesvc/opfile"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
@@ -53,7 +57,10 @@ func TestToStatus(t *testing.T) {
 		{registry.ErrUnauthorized, codes.Unauthenticated},
 		{registry.ErrUnavailable, codes.Unknown},
 		{imagesvc.ErrUntrusted, codes.Unknown},
+		{errors.Join(registry.ErrInvalid, opfile.ErrHangs), codes.Unavailable},
 		{imagesvc.ErrNoSpace, codes.ResourceExhausted},
+		{record.ErrFull, codes.ResourceExhausted},
+		{&os.PathError{Op: "mkdir", Path: "/a", Err: unix.ENOSPC}, codes.ResourceExhausted},
 		{registry.ErrDigest, codes.DataLoss},
 		{registry.ErrTruncated, codes.DataLoss},
 		{registry.ErrStalled, codes.Unavailable},

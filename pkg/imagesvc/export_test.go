@@ -13,5 +13,5 @@ func (s *Service) Waiters(name string) int {
 
 // LayerWaiters is how many pulls wait for a layer.
 func (s *Service) LayerWaiters(d digest.Digest) int {
-	return s.fetches.Waiters(func(key digest.Digest) bool { return key == d })
+	return s.fetches.Waiters(func(key fetchKey) bool { return key.layer == d })
 }

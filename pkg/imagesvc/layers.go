@@ -30,7 +30,7 @@ const (
 
 // layerJob is a layer to be made.
 type layerJob struct {
-	from origin.Origin
+	from origin.Layers
 	desc ocispec.Descriptor
 	// chain are the layers up to and with this one.
 	chain []digest.Digest
@@ -41,6 +41,19 @@ type layerJob struct {
 }
 
 func (j layerJob) id() digest.Digest { return j.chain[len(j.chain)-1] }
+
+// fetchKey tells fetches that are one: others cannot take part in each other.
+type fetchKey struct {
+	layer, blob digest.Digest
+	joint       bool
+}
+
+// join has the job's registry take part in the fetch of its layer, until leave is called.
+func (s *Service) join(job layerJob) (joint layerJob, key fetchKey, leave func()) {
+	key = fetchKey{layer: job.id(), blob: job.desc.Digest}
+	job.from, key.joint, leave = origin.Join(&s.sources, job.from, key.blob)
+	return job, key, leave
+}
 
 // fetchLayers makes the layers that are not there. Some at a time are fetched and unpacked; those that wait for the disk do not
 // count.
@@ -70,8 +83,10 @@ func (s *Service) fetchLayers(ctx context.Context, from origin.Origin, docs *doc
 	return context.Cause(ctx) // else all have been begun
 }
 
-// layer makes sure that a layer is there. At any time one fetch a layer is under way, for whatever images.
+// layer makes sure that a layer is there. At any time one fetch of its blob is under way, for and from whatever images.
 func (s *Service) layer(ctx context.Context, job layerJob) error {
+	joint, key, leave := s.join(job)
+	defer leave()
 	for joins := 0; ; joins++ {
 		_, err := s.layers.Layer(ctx, job.chain)
 		if errors.Is(err, snapshot.ErrDamaged) || err == nil && job.file == "" && s.store().Lost(ctx, job.id(), job.desc.Digest) {
@@ -88,9 +103,9 @@ func (s *Service) layer(ctx context.Context, job layerJob) error {
 			if err != nil {
 				return struct{}{}, err
 			}
-			return struct{}{}, s.fill(ctx, stage, job)
+			return struct{}{}, s.fill(ctx, stage, joint)
 		}
-		_, own, err := s.fetches.Do(ctx, job.id(), fetch)
+		_, own, err := s.fetches.Do(ctx, key, fetch)
 		// Another pull's fetch may have failed where this one's does not: its registry, its credentials, its callers.
 		if err == nil || own || ctx.Err() != nil || joins == maxJoins {
 			return err
@@ -140,7 +155,8 @@ func (s *Service) fetch(ctx context.Context, stage snapshot.Stage, job layerJob)
 	}
 	watched.Committing()
 	if made.keepBlob || s.config.KeepBlobs {
-		if err := s.keep(ctx, job, blob); err != nil {
+		copied := func(w io.Writer) (int64, error) { return origin.Copy(ctx, w, blob, job.from, job.desc) }
+		if err := s.content.WriteFrom(job.desc.Digest, copied); err != nil {
 			return err
 		}
 	}
@@ -157,25 +173,10 @@ func (s *Service) fetch(ctx context.Context, stage snapshot.Stage, job layerJob)
 	return stage.Commit(ctx, made.usage)
 }
 
-// keep keeps a layer's blob, which is fetched again if it was not written to the disk.
-func (s *Service) keep(ctx context.Context, job layerJob, blob origin.Blob) error {
-	err := s.content.WriteFrom(job.desc.Digest, blob.CopyTo)
-	if !errors.Is(err, download.ErrNotWritten) {
-		return err
-	}
-	again, err := job.from.Layer(ctx, job.desc)
-	if err != nil {
-		return err
-	}
-	defer again.Discard() //nolint:errcheck // it has nothing on the disk
-	return s.content.WriteFrom(job.desc.Digest, func(w io.Writer) (int64, error) {
-		return io.Copy(w, struct{ io.Reader }{again})
-	})
-}
-
-// leave ends the use of a blob. One that was whole, but of no use, is not kept, nor is any on a full disk.
+// leave ends the use of a blob. One that was whole, but of no use, is not kept, nor is any on a full disk, nor one that may be
+// damaged, without which the next pull would not come to another end.
 func (s *Service) leave(blob origin.Blob, err error) error {
-	if err == nil || errors.Is(blob.Err(), io.EOF) || isNoSpace(err) {
+	if err == nil || errors.Is(blob.Err(), io.EOF) || isNoSpace(err) || errors.Is(err, ErrInvalid) {
 		return blob.Discard()
 	}
 	return blob.Close()

@@ -30,9 +30,10 @@ type pullKey struct {
 // the credentials are good for the image, also when nothing is to be fetched. Its errors are those of pkg/imagesvc/registry,
 // ErrInvalid, ErrNoSpace and ErrUntrusted.
 //
-// A short name may stand for several, which are tried in order.
+// A short name may stand for several, which are tried in order, each if those before are not there.
 func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (string, error) {
-	refs, err := s.settings.Load().Registry.Names(name)
+	client := s.settings.Load().Registry
+	refs, err := client.Names(name)
 	if err != nil {
 		return "", fmt.Errorf("pull: %w: %w", ErrInvalid, err)
 	}
@@ -43,10 +44,15 @@ func (s *Service) Pull(ctx context.Context, name string, auth registry.Auth) (st
 		if id, err = s.pullShared(ctx, ref, auth); err == nil || ctx.Err() != nil {
 			return id, err
 		}
-		texts = append(texts, err.Error())
+		if texts = append(texts, err.Error()); !client.PassOver(ctx, ref, auth, err) {
+			break
+		}
 	}
 	if len(texts) > 1 {
-		err = fmt.Errorf("%s may be one of %d images: %s; %w", name, len(texts), strings.Join(texts[:len(texts)-1], "; "), err)
+		err = fmt.Errorf("%s may be one of %d images: %s; %w", name, len(refs), strings.Join(texts[:len(texts)-1], "; "), err)
+	}
+	if len(texts) < len(refs) {
+		err = fmt.Errorf("%w; the search ends here, since it may be the one that is meant: write the whole name, or an alias in registry.short_names", err)
 	}
 	return "", err
 }
@@ -80,7 +86,11 @@ func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registr
 	}
 	from := &origin.Remote{Repository: repo, Downloads: s.downloads}
 	if id, resolved, ok := s.unchanged(ctx, repo, ref); ok {
-		return id, s.trusted(ctx, from, ref, resolved)
+		err := s.trusted(ctx, from, ref, resolved)
+		// It may have been removed while the registry was asked.
+		if img, known := s.known(ref); err != nil || known && img.ID == id {
+			return id, err
+		}
 	}
 	docs, err := document.Read(ctx, from)
 	if err != nil {
@@ -153,8 +163,8 @@ func isNoSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is
 // unchanged asks the registry for no more than a digest when the name is known here: on most pulls of policy Always there
 // is nothing to do, and registries count fetches of manifests against their limits, but not questions for digests.
 func (s *Service) unchanged(ctx context.Context, repo *registry.Repository, ref registry.Reference) (id, resolved digest.Digest, ok bool) {
-	img, err := s.catalog.Find(ref.String(), []registry.Reference{ref})
-	if err != nil || s.look(ctx, img) != nil {
+	img, known := s.known(ref)
+	if !known || s.look(ctx, img) != nil {
 		return "", "", false
 	}
 	// What goes wrong now is told by the fetch that follows.
@@ -164,4 +174,9 @@ func (s *Service) unchanged(ctx context.Context, repo *registry.Repository, ref 
 	}
 	logrus.WithField("image", ref.String()).Debug("image has not changed")
 	return img.ID, d, true
+}
+
+func (s *Service) known(ref registry.Reference) (Image, bool) {
+	img, err := s.catalog.Find(ref.String(), []registry.Reference{ref})
+	return img, err == nil
 }

@@ -2,12 +2,14 @@ package imagesvc_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -143,7 +145,7 @@ func TestRefused(t *testing.T) {
 		"unknown name":                    {img: good(), data: raw(map[string]any{"schemaVersion": 2, "mediaType": "application/vnd.other+json"}), err: imagesvc.ErrInvalid, says: "application/vnd.other+json"},
 		"configuration is not there":      {img: edit(func(i *registrytest.Image) { i.ConfigData = nil }), err: registry.ErrNotFound, says: "blob"},
 		"configuration is an array":       {img: edit(func(*registrytest.Image) {}), err: imagesvc.ErrInvalid, says: "decode configuration"},
-		"gzip is cut and its digest good": {img: image(cutGzip(t)), err: errAny, says: "layer"},
+		"gzip is cut and its digest good": {img: image(cutGzip(t)), err: imagesvc.ErrInvalid, says: "its gzip ends too early"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := registrytest.NewMemory(t)
@@ -244,4 +246,30 @@ func TestDamagedMirror(t *testing.T) {
 		}
 		n.wantLayers(t, img.Layers...)
 	}
+}
+
+// An image that is removed while the registry says that it has not changed is fetched again.
+func TestRemovedWhileUnchanged(t *testing.T) {
+	m := registrytest.NewMemory(t)
+	m.Add("a/b", "v1", image(layer(t, "app")))
+	n := newNode(t, direct(m))
+	name := m.Host + "/a/b:v1"
+	var heads atomic.Int64
+	m.Hook = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodHead {
+			heads.Add(1)
+			if err := errors.Join(n.Remove(context.Background(), name), n.Collect(context.Background())); err != nil {
+				t.Error(err)
+			}
+		}
+		return false
+	}
+	first := n.pull(t, name)
+	if second := n.pull(t, name); second != first || heads.Load() != 1 {
+		t.Errorf("%s, then %s, after %d questions", first, second, heads.Load())
+	}
+	if img := n.image(t, name); img.ID.String() != first {
+		t.Errorf("the image is %s", img.ID)
+	}
+	n.wantLayers(t, layer(t, "app"))
 }

@@ -88,7 +88,7 @@ func (src *source) restore(ctx context.Context, s *Service, d digest.Digest) err
 			return err
 		}
 		if err := blob.Drain(); err != nil {
-			return errors.Join(cause(blob, err), blob.Close())
+			return errors.Join(cause(desc.Size, blob, err), blob.Close())
 		}
 		return errors.Join(s.content.WriteFrom(d, blob.CopyTo), blob.Discard())
 	}
@@ -130,7 +130,9 @@ func (c *checking) repairLayer(ctx context.Context, d digest.Digest) (string, er
 
 // again makes a layer that is missing, or there but damaged. It joins what else may be at the layer.
 func (s *Service) again(ctx context.Context, job layerJob) error {
-	_, _, err := s.fetches.Do(ctx, job.id(), func(ctx context.Context) (struct{}, error) {
+	job, key, leave := s.join(job)
+	defer leave()
+	_, _, err := s.fetches.Do(ctx, key, func(ctx context.Context) (struct{}, error) {
 		stage, err := s.layers.(snapshot.Trees).Restage(ctx, job.chain)
 		if errors.Is(err, snapshot.ErrNotFound) {
 			stage, err = s.layers.Stage(ctx, job.chain)

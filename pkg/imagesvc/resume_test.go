@@ -91,3 +91,46 @@ func TestResume(t *testing.T) {
 		})
 	}
 }
+
+// What is behind an error of a large layer is not fetched, nor kept: the next pull gets what may have been damaged anew.
+func TestInvalidLayerEndsItsDownload(t *testing.T) {
+	big := registrytest.NewLayer(t, ocispec.MediaTypeImageLayer, map[string][]byte{"big": noise(64<<20, 7)})
+	for _, artifact := range []bool{false, true} {
+		m := registrytest.NewMemory(t)
+		img := image(big)
+		if artifact {
+			img.Manifest.Config.MediaType, img.Manifest.ArtifactType = ocispec.MediaTypeEmptyJSON, "application/x-test"
+			img.Manifest.Layers[0].MediaType = "application/octet-stream"
+			img.Manifest.Layers[0].Annotations = map[string]string{ocispec.AnnotationTitle: "file"}
+			img.Seal()
+		}
+		m.Add("a/b", "v1", img)
+		var sent atomic.Int64
+		blob := "/blobs/" + img.Manifest.Layers[0].Digest.String()
+		m.Hook = func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, blob) || r.Method != http.MethodGet {
+				return false
+			}
+			w.Header().Set("Content-Length", fmt.Sprint(len(big.Blob)))
+			for rest := big.Blob; len(rest) > 0; rest = rest[min(len(rest), 1<<20):] {
+				n, err := w.Write(rest[:min(len(rest), 1<<20)])
+				if sent.Add(int64(n)); err != nil {
+					break
+				}
+				time.Sleep(10 * time.Millisecond) // a network
+			}
+			return true
+		}
+		n := newNode(t, direct(m))
+		n.config.Limits.Bytes, n.config.Connections, n.config.KeepDownloads = 1<<20, 1, time.Hour
+		n.restart(t)
+		_, err := n.Pull(t.Context(), m.Host+"/a/b:v1", registry.Auth{})
+		if !errors.Is(err, imagesvc.ErrInvalid) || !strings.Contains(err.Error(), "image.max_layer_size") {
+			t.Errorf("artifact %v: %v", artifact, err)
+		}
+		if sent.Load() > 40<<20 {
+			t.Errorf("artifact %v: %d bytes of %d were sent", artifact, sent.Load(), len(big.Blob))
+		}
+		n.wantClean(t)
+	}
+}

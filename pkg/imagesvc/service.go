@@ -33,6 +33,7 @@ import (
 	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/shared"
+	"criserver/pkg/imagesvc/sources"
 	"criserver/pkg/imagesvc/trust"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
@@ -71,9 +72,10 @@ type Layers interface {
 type Config struct {
 	// Root is the directory of its own files, LayerRoot that of the snapshotter's, for FsInfo.
 	Root, LayerRoot string
-	// ParallelLayers is how many layers of one image are fetched at once, Connections how many connections fetch one large
-	// layer; 0 is 1.
+	// ParallelLayers of one image are fetched at once, and one large layer by so many Connections; 0 is 1.
 	ParallelLayers, Connections int
+	// Patience is how long a slow registry is waited for while another pull could fetch the layer from its own; 0 is 10 seconds.
+	Patience time.Duration
 	// KeepBlobs keeps the compressed layers too, so that images can be given on exactly as they came.
 	KeepBlobs bool
 	// KeepDownloads is how long what is there of an aborted download waits for the next try.
@@ -118,7 +120,8 @@ type Service struct {
 	downloads *download.Store
 
 	pulls    shared.Calls[pullKey, digest.Digest]
-	fetches  shared.Calls[digest.Digest, struct{}]
+	fetches  shared.Calls[fetchKey, struct{}]
+	sources  sources.Table
 	progress progress.Tracker
 	cleaner  cleaner.Cleaner
 	mender   cleaner.Cleaner
@@ -161,19 +164,31 @@ func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Laye
 	s := &Service{
 		config: c, layers: layers, content: blobs, downloads: downloads, catalog: images, collecting: make(chan struct{}, 1),
 	}
+	s.sources.Patience = c.Patience
 	s.settings.Store(&now)
 	s.progress.Exists = func(chain []digest.Digest) bool {
 		_, err := layers.Layer(context.Background(), chain) // it does not wait for a disk that works
 		return err == nil
 	}
-	// What an import left that was cut off.
-	if err := errors.Join(os.RemoveAll(s.imports()), os.Mkdir(s.imports(), 0o700)); err != nil {
+	if err := s.clearImports(); err != nil {
 		return nil, fmt.Errorf("clear imports: %w", err)
 	}
 	for _, img := range images.All() {
 		_ = s.look(ctx, img) // which logs it
 	}
 	return s, nil
+}
+
+// clearImports removes what an import left that was cut off. The directory stays: on a full disk it could not be made again.
+func (s *Service) clearImports() error {
+	if err := os.MkdirAll(s.imports(), 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(s.imports())
+	for _, entry := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(s.imports(), entry.Name())))
+	}
+	return err
 }
 
 // Close cancels the pulls under way and waits until nothing touches the layers any more.

@@ -2,19 +2,23 @@ package imagesvc_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/registry/registrytest"
+	"criserver/pkg/imagesvc/trust"
 )
 
 func TestShortNames(t *testing.T) {
@@ -57,6 +61,77 @@ func TestShortNames(t *testing.T) {
 	if _, err := refusing.Pull(t.Context(), "team/app:v1", a); !errors.Is(err, imagesvc.ErrInvalid) || !strings.Contains(err.Error(), "docker.io/team/app:v1") {
 		t.Errorf("refused: %v", err)
 	}
+}
+
+// Only a registry that says that it has no such image is passed over in a search, unless the name has a digest.
+func TestShortNameSearchEnds(t *testing.T) {
+	img := image(layer(t, "app"))
+	blob := "/blobs/" + img.Manifest.Layers[0].Digest.String()
+	status := func(part string, code int) func(w http.ResponseWriter, r *http.Request) bool {
+		return func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.Contains(r.URL.Path, part) {
+				w.WriteHeader(code)
+				return true
+			}
+			return false
+		}
+	}
+	for name, test := range map[string]struct {
+		hook     func(w http.ResponseWriter, r *http.Request) bool // of the first registry
+		has      bool                                              // the first one has the image
+		down     bool
+		policy   bool
+		err      error
+		byDigest error
+	}{
+		"not there":       {},
+		"there":           {has: true},
+		"refuses":         {hook: status("/manifests/", 401), err: registry.ErrUnauthorized},
+		"forbids":         {hook: status("/manifests/", 403), err: registry.ErrUnauthorized},
+		"out of order":    {hook: status("/manifests/", 503), err: registry.ErrUnavailable},
+		"down":            {down: true, err: registry.ErrUnavailable},
+		"without a layer": {hook: status(blob, 404), has: true, err: registry.ErrNotFound},
+		"not trusted":     {has: true, policy: true, err: imagesvc.ErrUntrusted, byDigest: imagesvc.ErrUntrusted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			first, second := registrytest.NewMemory(t), registrytest.NewMemory(t)
+			first.Hook = test.hook
+			if test.has {
+				first.Add("team/app", "v1", img)
+			}
+			second.Add("team/app", "v1", img)
+			n := newNode(t, registry.Config{
+				ShortNames: registry.ShortNames{Mode: registry.ShortSearch, Search: []string{first.Host, second.Host}},
+				Mirrors:    map[string][]registry.Endpoint{first.Host: {{URL: "http://" + first.Host}}},
+			})
+			if test.policy {
+				n.settings.Policy = rejects(first.Host)
+				n.restart(t)
+			}
+			if test.down {
+				first.Server.Close()
+			}
+			for short, want := range map[string]error{"team/app:v1": test.err, "team/app@" + img.Digest().String(): test.byDigest} {
+				before := len(second.Requests())
+				_, err := n.Pull(t.Context(), short, registry.Auth{})
+				if !errors.Is(err, want) {
+					t.Fatalf("%s: %v, want %v", short, err, want)
+				}
+				if asked := len(second.Requests()) > before; want != nil && (asked || !strings.Contains(err.Error(), "the search ends here")) {
+					t.Errorf("%s: %v; the second was asked: %t", short, err, asked)
+				}
+			}
+		})
+	}
+}
+
+// rejects is a policy that trusts no image of a registry.
+type rejects string
+
+func (r rejects) Required(repository string) bool { return strings.HasPrefix(repository, string(r)) }
+
+func (r rejects) Check(context.Context, string, digest.Digest, trust.Source) error {
+	return imagesvc.ErrUntrusted
 }
 
 // Names that images are given stand for what they stand for in a pull.

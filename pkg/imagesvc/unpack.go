@@ -25,15 +25,15 @@ type made struct {
 // their digests.
 func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job layerJob, blob origin.Blob) (made, error) {
 	if job.file != "" {
-		usage, err := unpack.File(ctx, stage.Dir(), job.file, blob)
+		usage, err := unpack.File(ctx, stage.Dir(), job.file, blob, s.config.Limits)
 		if err != nil {
-			err = cause(blob, err)
+			err = invalid(cause(job.desc.Size, blob, err))
 		}
 		return made{usage: usage}, err
 	}
-	plain, err := unpack.Decompress(job.desc.MediaType, blob)
+	plain, err := unpack.Decompress(ctx, job.desc.MediaType, blob, s.config.Limits)
 	if err != nil {
-		return made{}, cause(blob, err)
+		return made{}, invalid(cause(job.desc.Size, blob, err))
 	}
 	defer plain.Close()
 	// One goroutine reads, hashes and decompresses the blob, one hashes the tar, one writes files: what a large layer takes
@@ -57,7 +57,7 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 		err = stopErr
 	}
 	if err != nil {
-		err = cause(blob, err)
+		err = cause(job.desc.Size, blob, err)
 		if errors.Is(blob.Err(), io.EOF) && errors.Is(verified.Err(), verify.ErrDigest) {
 			// The blob is what the manifest says: it is the image that contradicts itself, wherever it comes from.
 			err = fmt.Errorf("%w: unpacked it is not %s, which the configuration says", ErrInvalid, job.id())
@@ -71,15 +71,20 @@ func (s *Service) unpackBlob(ctx context.Context, stage snapshot.Stage, job laye
 	}
 	// A decompressor may leave what follows its stream; it is part of the blob.
 	if err := blob.Drain(); err != nil {
-		return made{}, cause(blob, err)
+		return made{}, cause(job.desc.Size, blob, err)
 	}
 	return made{usage: result.Usage, implied: result.Implied, keepBlob: !exact}, nil
 }
 
+// maxDrain is what is fetched of a blob that cannot be used, to find out whether it is the right one.
+const maxDrain = 16 << 20
+
 // cause prefers what is wrong with the blob to what the decoders made of it. They may have given up before its end, where it
-// turns out.
-func cause(blob origin.Blob, err error) error {
-	if blob.Err() == nil && !isNoSpace(err) {
+// turns out. The rest is read if it is here or little, or if it looks damaged, which another endpoint can make good; otherwise
+// the download ends at once, see leave.
+func cause(size int64, blob origin.Blob, err error) error {
+	worth := size-blob.Consumed() <= maxDrain || blob.Fetched() >= size || errors.Is(err, unpack.ErrDamaged)
+	if blob.Err() == nil && !isNoSpace(err) && worth {
 		_ = blob.Drain() // see Err
 	}
 	if blobErr := blob.Err(); blobErr != nil && !errors.Is(blobErr, io.EOF) {

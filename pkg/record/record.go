@@ -45,6 +45,7 @@ type Options struct {
 // DB is an open database. One process at a time may have it open.
 type DB struct {
 	sql      *sql.DB
+	reserve  *reserve
 	salvaged string
 	writes   atomic.Int64 // since the last checkpoint
 	stop     chan struct{}
@@ -78,31 +79,41 @@ func Open(ctx context.Context, path string, o Options) (*DB, error) {
 }
 
 func open(ctx context.Context, path string, o Options) (*DB, error) {
+	// The driver sorts pragmas by name. The journal's mode, which comes after them, must not be one of them: exclusive before
+	// WAL keeps the WAL's index in memory instead of in a shared file, which needs room too (wal.html, section 8).
 	query := url.Values{"_pragma": {
-		// Exclusive before WAL keeps the WAL's index in memory instead of in a shared file (wal.html, section 8).
-		fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()), "locking_mode(EXCLUSIVE)", "journal_mode(WAL)",
-		"temp_store(MEMORY)",
+		fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()), "locking_mode(EXCLUSIVE)", "temp_store(MEMORY)",
 		"synchronous(" + map[bool]string{true: "FULL", false: "NORMAL"}[o.Sync] + ")",
-		// A commit that checkpoints would sync the disk.
-		"wal_autocheckpoint(" + map[bool]string{true: "1000", false: "0"}[o.Sync] + ")",
-	}}
+		"wal_autocheckpoint(0)", // a commit that checkpoints would sync the disk
+		fmt.Sprintf("journal_size_limit(%d)", logReserve),
+	}, "_journal_mode": {"WAL"}}
+	room, err := openReserve(path)
+	if err != nil {
+		return nil, err
+	}
 	conn, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+query.Encode())
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), room.Close())
 	}
 	conn.SetMaxOpenConns(1) // SQLite has one writer, and there is nothing else to do
-	if err := prepare(ctx, conn, path); err != nil {
-		return nil, errors.Join(err, conn.Close())
+	db := &DB{sql: conn, reserve: room, stop: make(chan struct{})}
+	if err := db.prepare(ctx, path); err != nil {
+		if room.isFull(err) {
+			err = room.explainFull(err)
+		}
+		return nil, errors.Join(err, conn.Close(), room.Close())
 	}
-	db := &DB{sql: conn, stop: make(chan struct{})}
-	if !o.Sync {
-		db.done.Go(db.checkpoint)
-	}
+	db.done.Go(db.upkeep)
 	return db, nil
 }
 
-// prepare checks that the database is whole and of a known version.
-func prepare(ctx context.Context, conn *sql.DB, path string) error {
+// prepare checks that the database is whole and of a known version. It writes only what is missing: the disk may be full.
+func (db *DB) prepare(ctx context.Context, path string) error {
+	conn, err := db.sql.Conn(ctx)
+	if err != nil {
+		return explain("open", path, err)
+	}
+	defer conn.Close()
 	var version int
 	if err := conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
 		return explain("open", path, err)
@@ -117,10 +128,31 @@ func prepare(ctx context.Context, conn *sql.DB, path string) error {
 	if verdict != "ok" {
 		return fmt.Errorf("check %s: %w: %s", path, ErrDamaged, verdict)
 	}
-	if _, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion)); err != nil {
-		return explain("open", path, err)
+	if version != schemaVersion {
+		if _, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion)); err != nil {
+			return explain("open", path, err)
+		}
 	}
-	return nil
+	if err := keepLog(conn); err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	// Of a version that had its index in it.
+	if err := os.Remove(path + "-shm"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	return db.reserve.keep(ctx, conn)
+}
+
+// keepLog leaves the log, with the room that is kept for it, when the database is closed.
+func keepLog(conn *sql.Conn) error {
+	return conn.Raw(func(driver any) error {
+		control, ok := driver.(sqlite.FileControl)
+		if !ok {
+			return fmt.Errorf("driver %T has no file control", driver)
+		}
+		_, err := control.FileControlPersistWAL("main", 1)
+		return err
+	})
 }
 
 // explain names what SQLite's result code says of the file (https://sqlite.org/rescode.html); extended codes have the
@@ -155,7 +187,8 @@ func setAside(path string) (string, error) {
 // Salvaged is where a damaged database was moved to when this new one was begun; "" if there was none.
 func (db *DB) Salvaged() string { return db.salvaged }
 
-func (db *DB) checkpoint() {
+// upkeep copies the log by the clock, and keeps room for it.
+func (db *DB) upkeep() {
 	ticker := time.NewTicker(checkpointEvery)
 	defer ticker.Stop()
 	for {
@@ -163,13 +196,23 @@ func (db *DB) checkpoint() {
 		case <-db.stop:
 			return
 		case <-ticker.C:
+			// What fails now is tried again with the next write, by the next tick, or at Close.
 			if db.writes.Load() < checkpointAfter {
+				_ = db.keepRoom(context.Background())
 				continue
 			}
-			// What fails now is tried again with the next write, or at Close.
 			_ = db.checkpointNow(context.Background())
 		}
 	}
+}
+
+func (db *DB) keepRoom(ctx context.Context) error {
+	conn, err := db.sql.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("keep room: %w", err)
+	}
+	defer conn.Close()
+	return db.reserve.keep(ctx, conn)
 }
 
 // checkpointNow copies the log into the database. The first commit after that begins the log anew and syncs it, also
@@ -186,17 +229,70 @@ func (db *DB) checkpointNow(ctx context.Context) error {
 			return fmt.Errorf("checkpoint: %w", err)
 		}
 	}
-	return nil
+	// A checkpoint ends by truncating the database to what it has, which frees what is allocated past that.
+	return db.reserve.keep(ctx, conn)
+}
+
+// exec runs a statement that changes a record, see write.
+func (db *DB) exec(ctx context.Context, s *sql.Stmt, args ...any) error {
+	return db.write(ctx, func() error {
+		_, err := s.ExecContext(ctx, args...)
+		return err
+	})
+}
+
+// write changes records by fn, all or nothing. If the disk is full, and the log has used up its room, what is in it is copied to
+// where there is room for it, the log begins anew, and fn is called once more.
+func (db *DB) write(ctx context.Context, fn func() error) error {
+	err := fn()
+	if db.reserve.isFull(err) {
+		if again := db.checkpointNow(ctx); again != nil {
+			return db.reserve.explainFull(errors.Join(err, again))
+		}
+		err = fn()
+	}
+	if db.reserve.isFull(err) {
+		return db.reserve.explainFull(err)
+	}
+	if err == nil {
+		db.writes.Add(1)
+	}
+	return err
 }
 
 // Close ends the use of the database and its tables, and copies the log into the database file.
 func (db *DB) Close() error {
 	db.stopOnce.Do(func() { close(db.stop) })
 	db.done.Wait()
-	if err := db.sql.Close(); err != nil {
+	if err := errors.Join(db.settle(context.Background()), db.sql.Close(), db.reserve.Close()); err != nil {
 		return fmt.Errorf("close records: %w", err)
 	}
 	return nil
+}
+
+// settle copies the log into the database, and makes it one that has nothing: beside a database that is replaced by hand, it
+// must not count. Emptying the file would give its room away.
+func (db *DB) settle(ctx context.Context) error {
+	conn, err := db.sql.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var busy, frames, copied int
+	if err := conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)").Scan(&busy, &frames, &copied); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	if err := db.reserve.keep(ctx, conn); err != nil {
+		return err
+	}
+	// Otherwise closing would empty it.
+	if _, err := conn.ExecContext(ctx, "PRAGMA journal_size_limit = -1"); err != nil {
+		return fmt.Errorf("keep log: %w", err)
+	}
+	if busy != 0 || frames != copied {
+		return nil // the next start reads it
+	}
+	return db.reserve.clearLog()
 }
 
 // Table holds the records of one kind by key. Its methods may be called at the same time.
@@ -230,10 +326,9 @@ func (t *Table[T]) Put(ctx context.Context, key string, v T) error {
 	if err != nil {
 		return fmt.Errorf("encode record %s of %s: %w", key, t.name, err)
 	}
-	if _, err := t.put.ExecContext(context.WithoutCancel(ctx), key, data); err != nil {
+	if err := t.db.exec(context.WithoutCancel(ctx), t.put, key, data); err != nil {
 		return fmt.Errorf("write record %s of %s: %w", key, t.name, err)
 	}
-	t.db.writes.Add(1)
 	return nil
 }
 
@@ -248,29 +343,32 @@ func (t *Table[T]) PutAll(ctx context.Context, records map[string]T) error {
 		encoded[key] = data
 	}
 	ctx = context.WithoutCancel(ctx)
+	if err := t.db.write(ctx, func() error { return t.putAll(ctx, encoded) }); err != nil {
+		return fmt.Errorf("write records of %s: %w", t.name, err)
+	}
+	return nil
+}
+
+// putAll is one transaction.
+func (t *Table[T]) putAll(ctx context.Context, encoded map[string][]byte) error {
 	tx, err := t.db.sql.BeginTx(ctx, nil)
 	if err != nil {
-		return fmt.Errorf("write records of %s: %w", t.name, err)
+		return err
 	}
 	put := tx.StmtContext(ctx, t.put)
 	for key, data := range encoded {
 		if _, err := put.ExecContext(ctx, key, data); err != nil {
-			return errors.Join(fmt.Errorf("write record %s of %s: %w", key, t.name, err), tx.Rollback())
+			return errors.Join(err, tx.Rollback())
 		}
 	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("write records of %s: %w", t.name, err)
-	}
-	t.db.writes.Add(1)
-	return nil
+	return tx.Commit()
 }
 
 // Delete removes a record; an unknown key is no error.
 func (t *Table[T]) Delete(ctx context.Context, key string) error {
-	if _, err := t.del.ExecContext(context.WithoutCancel(ctx), key); err != nil {
+	if err := t.db.exec(context.WithoutCancel(ctx), t.del, key); err != nil {
 		return fmt.Errorf("delete record %s of %s: %w", key, t.name, err)
 	}
-	t.db.writes.Add(1)
 	return nil
 }
 

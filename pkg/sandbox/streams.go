@@ -52,7 +52,7 @@ func (s *Service) PodNetwork(id string) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if !st.ready() {
+	if !st.Ready() {
 		return "", fmt.Errorf("pod %s is not ready: %w", id, ErrState)
 	}
 	if st.Config.Namespaces.Network != want.NamespacePod {

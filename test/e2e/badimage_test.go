@@ -103,22 +103,80 @@ func TestBadImages(t *testing.T) {
 	}
 	foreign := registrytest.NewImage("s390x", one)
 	r.Push(t, "bad/foreign", "v0", foreign)
-	r.PushManifest(t, "bad/foreign", "v1", ocispec.MediaTypeImageIndex, registrytest.NewIndex(ocispec.MediaTypeImageIndex, foreign.Descriptor()))
+	index := registrytest.NewIndex(ocispec.MediaTypeImageIndex, foreign.Descriptor())
+	r.PushManifest(t, "bad/foreign", "v1", ocispec.MediaTypeImageIndex, index)
 	n := newNode(t)
 	n.collect()
 	before := n.stored()
-	try := func(name string, want outcome) {
-		t.Run(name, func(t *testing.T) {
-			n.try(t, before, r.Host+"/bad/"+name+":v1", nil, want)
+	try := func(name, archive string, want outcome) {
+		unchanged := func(t *testing.T) {
+			if now := n.visible(); len(now) > 0 {
+				t.Errorf("there are images: %v", now)
+			}
 			if _, err := os.Lstat(canary); err == nil {
 				t.Errorf("%s was written", canary)
 			}
+		}
+		t.Run(name, func(t *testing.T) {
+			n.try(t, before, r.Host+"/bad/"+name+":v1", nil, want)
+			unchanged(t)
+		})
+		t.Run(name+"/import", func(t *testing.T) {
+			out, err := n.tryImage(archive, "import", "-", "--name", "bad/imported:v1")
+			if err == nil {
+				t.Errorf("is imported: %s", out)
+			}
+			for _, text := range want.texts {
+				if err != nil && !strings.Contains(err.Error(), text) {
+					t.Errorf("the error does not say %q: %v", text, err)
+				}
+			}
+			n.collect()
+			n.wantStored(before)
+			unchanged(t)
 		})
 	}
 	for _, row := range rows {
-		try(row.name, row.want)
+		try(row.name, layoutTar(t, row.img, row.img.Descriptor()), row.want)
 	}
-	try("foreign", outcome{[]codes.Code{codes.InvalidArgument, codes.NotFound}, []string{"linux/" + runtime.GOARCH, "s390x"}})
+	root := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(index), Size: int64(len(index))}
+	try("foreign", layoutTar(t, foreign, root, index), outcome{[]codes.Code{codes.InvalidArgument, codes.NotFound}, []string{"linux/" + runtime.GOARCH, "s390x"}})
+}
+
+// layoutTar writes an image as an archive in the form of an OCI layout, in which root is what it is known by.
+func layoutTar(t *testing.T, img *registrytest.Image, root ocispec.Descriptor, more ...[]byte) (file string) {
+	t.Helper()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	add := func(name string, data []byte) {
+		err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(data))})
+		if err == nil {
+			_, err = w.Write(data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	blobs := map[string][]byte{} // an image may have a blob more than once
+	for _, l := range img.Layers {
+		more = append(more, l.Blob)
+	}
+	for _, data := range append(more, img.ManifestData, img.ConfigData) {
+		blobs[digest.FromBytes(data).Encoded()] = data
+	}
+	add(ocispec.ImageLayoutFile, []byte(`{"imageLayoutVersion":"1.0.0"}`))
+	for name, data := range blobs {
+		add("blobs/sha256/"+name, data)
+	}
+	add(ocispec.ImageIndexFile, registrytest.NewIndex(ocispec.MediaTypeImageIndex, root))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file = filepath.Join(t.TempDir(), "image.tar")
+	if err := os.WriteFile(file, out.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // TestSymlinkToRoot: an absolute link is one within the image, and what is written behind it as well.
@@ -138,7 +196,10 @@ func TestSymlinkToRoot(t *testing.T) {
 	}
 	if err != nil { // a runtime may refuse it by name
 		outcome{[]codes.Code{codes.InvalidArgument}, []string{"tmp/" + name}}.check(t, err)
+	} else if found, _ := filepath.Glob(filepath.Join(n.dir, "root/overlay/l/*/fs", name)); len(found) != 1 {
+		t.Errorf("the file is not at the image's root: %v", n.stored())
 	}
+	t.Logf("the pull ended with %v", err)
 	n.removeImage(image)
 	n.collect()
 	n.wantStored(before)

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"io/fs"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -212,6 +214,7 @@ func misbehaving(t *testing.T, target string, wrong misbehaviour) string {
 		t.Fatal(err)
 	}
 	next := httputil.NewSingleHostReverseProxy(u)
+	next.ErrorLog = log.New(io.Discard, "", 0) // that clients go away is what is tested
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { wrong(w, r, next) }))
 	t.Cleanup(func() {
 		server.CloseClientConnections()

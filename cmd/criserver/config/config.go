@@ -85,17 +85,19 @@ type Image struct {
 	MaxParallelLayers   int      `toml:"max_parallel_layers" comment:"How many layers of one image are fetched at the same time."`
 	ConnectionsPerLayer int      `toml:"connections_per_layer" comment:"How many connections fetch one large layer."`
 	NoProgressTimeout   Duration `toml:"no_progress_timeout" comment:"A pull that has got no byte for this long is given up."`
+	MinRate             int64    `toml:"min_rate" comment:"A connection that brings fewer bytes a second of a layer than this, over no_progress_timeout, counts as one that brings none:\nanother endpoint is asked for the rest. With 0 a byte now and then is enough."`
 	KeepDownloads       Duration `toml:"keep_downloads" comment:"How long what is there of an aborted download waits for the next pull."`
 	KeepLayers          bool     `toml:"keep_layers" comment:"Keep the compressed layers beside the unpacked ones, so that images are exported and pushed exactly as they came.\nWithout them the image ID stays the same, the digest of the manifest does not."`
 	MaxLayerSize        Size     `toml:"max_layer_size" comment:"The most that one layer may have uncompressed."`
 	MaxLayerFiles       int      `toml:"max_layer_files" comment:"The most files, directories and links that one layer may have."`
+	MaxZstdWindow       Size     `toml:"max_zstd_window" comment:"The largest window of a layer's zstd: memory that is taken while it is unpacked. What builds images needs 8 MiB,\nunless it is told otherwise, as by zstd --ultra or --long (128 MiB)."`
 	Pinned              []string `toml:"pinned" comment:"Images that the kubelet shall not remove to free space, by name with * and ?, such as\n\"registry.k8s.io/kube-proxy:*\" (* does not match /)."`
 }
 
 // Registry is how registries are reached.
 type Registry struct {
 	ConfigPath []string          `toml:"config_path" comment:"Directories of certs.d/<host>/hosts.toml, in the form that containerd reads, or with the certificates that docker reads.\nThe first directory that has anything for a host counts. Changes need no restart."`
-	Mirrors    map[string]Mirror `toml:"mirrors" comment:"Where to pull from instead, by the host name in an image's name, in order; the registry itself comes last.\nWhat is said here of a host counts instead of config_path; \"_default\" is for hosts that neither names.\nAn endpoint is a URL, or a table with settings of its own:\n[registry.mirrors.\"docker.io\"]\nendpoints = [\"https://mirror.example\", {url = \"https://cache.example:5000\", ca = \"/etc/ssl/cache.pem\", takes_credentials = true}]\nno_fallback = true # never ask the registry itself\nWith insecure = true the registry itself may have any certificate, or none.\nMore keys of an endpoint:\noverride_path = true # the URL is the root of the API: no /v2 is added\ncapabilities = [\"pull\"] # not \"resolve\": tags are looked up elsewhere\nca = [\"/etc/ssl/a.pem\", \"/etc/ssl/certs.d\"] # a directory counts for the *.crt in it\nclient_cert = \"/etc/ssl/node.pem\"\nclient_key = \"/etc/ssl/node.key\"\nskip_verify = true # any certificate will do\nheader = {x-tenant = \"a\"} # sent to this host\nrewrite = {\"^library/(.*)\" = \"hub/$1\"} # its name for the repository, by regular expression\ndial_timeout = \"5s\" # then the next endpoint is tried; one that does not answer is tried last for a while\nproxy = \"http://proxy.example:3128\" # instead of what the environment says"`
+	Mirrors    map[string]Mirror `toml:"mirrors" comment:"Where to pull from instead, by the host name in an image's name, in order; the registry itself comes last.\nWhat is said here of a host counts instead of config_path; \"_default\" is for hosts that neither names.\nAn endpoint is a URL, or a table with settings of its own:\n[registry.mirrors.\"docker.io\"]\nendpoints = [\"https://mirror.example\", {url = \"https://cache.example:5000\", ca = \"/etc/ssl/cache.pem\", takes_credentials = true}]\nno_fallback = true # never ask the registry itself\nWith insecure = true the registry itself may have any certificate, or none.\nskip_verify, insecure and client certificates are for that host and port alone: a token server or a store of blobs elsewhere\nis known by the ca of the registry, and what more it takes is said of it, here or in its own certs.d/<host>/hosts.toml.\nMore keys of an endpoint:\noverride_path = true # the URL is the root of the API: no /v2 is added\ncapabilities = [\"pull\"] # not \"resolve\": tags are looked up elsewhere\nca = [\"/etc/ssl/a.pem\", \"/etc/ssl/certs.d\"] # a directory counts for the *.crt in it\nclient_cert = \"/etc/ssl/node.pem\"\nclient_key = \"/etc/ssl/node.key\"\nskip_verify = true # any certificate will do\nheader = {x-tenant = \"a\"} # sent to this host\nrewrite = {\"^library/(.*)\" = \"hub/$1\"} # its name for the repository, by regular expression\ndial_timeout = \"5s\" # then the next endpoint is tried; one that does not answer is tried last for a while\nproxy = \"http://proxy.example:3128\" # instead of what the environment says"`
 	Auth       map[string]Auth   `toml:"auth" comment:"Who to be where, by host name of a registry or mirror, for pulls that come without good credentials:\n[registry.auth.\"mirror.example\"]\nusername = \"node\"\npassword = \"secret\"\nInstead of these two: auth (base64 of \"username:password\"), identity_token (OAuth2) or registry_token (bearer)."`
 
 	DockerConfigs      []string           `toml:"docker_configs" comment:"Docker's files to look for credentials in next. They need not exist, and are read again when they change."`
@@ -190,7 +192,7 @@ type CredentialProvider struct {
 
 // ShortNames tells what names without a registry stand for.
 type ShortNames struct {
-	Mode    string            `toml:"mode" comment:"docker: in docker.io. refuse: nowhere. search: in the first of the registries in search that gives it."`
+	Mode    string            `toml:"mode" comment:"docker: in docker.io. refuse: nowhere. search: in the first of the registries in search that has it.\nOne that is out of order, refuses the credentials, or whose image is not trusted ends the search with an error: the next one's image of that\nname might be another. Names with a digest are looked for further. Some registries refuse what they do not have: write them last."`
 	Search  []string          `toml:"search" comment:"Registries, in order, such as \"registry.example\" or \"registry.example/library\"."`
 	Aliases map[string]string `toml:"aliases" comment:"Full names by short name, both without tag, whatever the mode: busybox = \"registry.example/library/busybox\"."`
 }
@@ -231,8 +233,8 @@ func Default() *Config {
 			HangUpGrace: Duration(10 * time.Second), TLS: StreamingTLS{Ciphers: []string{}},
 		},
 		Image: Image{
-			MaxParallelLayers: 4, ConnectionsPerLayer: 3, NoProgressTimeout: Duration(5 * time.Minute),
-			KeepDownloads: Duration(24 * time.Hour), MaxLayerSize: 64 << 30, MaxLayerFiles: 5_000_000, Pinned: []string{},
+			MaxParallelLayers: 4, ConnectionsPerLayer: 3, NoProgressTimeout: Duration(5 * time.Minute), MinRate: 100,
+			KeepDownloads: Duration(24 * time.Hour), MaxLayerSize: 64 << 30, MaxLayerFiles: 5_000_000, MaxZstdWindow: 32 << 20, Pinned: []string{},
 		},
 		Registry: Registry{
 			ConfigPath: []string{"/etc/criserver/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"},

@@ -170,12 +170,35 @@ func TestLoadWithoutFile(t *testing.T) {
 	}
 }
 
+// loadError is where the error of a document must be.
+type loadError struct {
+	doc  string
+	line int
+	key  string
+}
+
+func loadErrors(t *testing.T, all map[string]loadError) {
+	t.Helper()
+	for name, tc := range all {
+		t.Run(name, func(t *testing.T) {
+			path := write(t, map[string]string{"config.toml": tc.doc})
+			_, err := Load(path, false)
+			var p *Problem
+			if !errors.As(err, &p) {
+				t.Fatalf("got %v", err)
+			}
+			if p.File != path || p.Line != tc.line || p.Key != tc.key || p.Reason == "" {
+				t.Errorf("got %+v, want line %d, key %s", p, tc.line, tc.key)
+			}
+			if want := path + ":" + strconv.Itoa(tc.line) + ": "; !strings.HasPrefix(err.Error(), want) {
+				t.Errorf("got %q, want it to begin with %q", err, want)
+			}
+		})
+	}
+}
+
 func TestLoadErrors(t *testing.T) {
-	for name, tc := range map[string]struct {
-		doc  string
-		line int
-		key  string
-	}{
+	loadErrors(t, map[string]loadError{
 		"no TOML":            {"\nsocket = \n", 2, ""},
 		"unknown key":        {"\n[log]\nlevel = 'info'\nlevle = 'debug'\n", 4, "log.levle"}, //nolint:misspell // wanted
 		"unknown table":      {"[lgo]\nlevel = 'info'\n", 1, "lgo"},
@@ -192,7 +215,6 @@ func TestLoadErrors(t *testing.T) {
 		"relative socket":    {"socket = 'cri.sock'\n", 1, "socket"},
 		"long socket":        {"\n\nsocket = '/" + strings.Repeat("a", 107) + "'\n", 3, "socket"},
 		"long state":         {"state = '/" + strings.Repeat("a", 100) + "'\n", 1, "state"},
-		"state is root":      {"root = '/x'\nstate = '/x/'\n", 2, "state"},
 		"NUL in path":        {"root = \"/a\\u0000b\"\n", 1, "root"},
 		"relative log":       {"[log]\nfile = 'a.log'\n", 2, "log.file"},
 		"relative bin dir":   {"[cni]\nbin_dirs = [\n'/a',\n'b']\n", 2, "cni.bin_dirs"},
@@ -239,22 +261,33 @@ func TestLoadErrors(t *testing.T) {
 		"tiny size":          {"[snapshot]\nwritable_size_limit = 4096\n", 2, "snapshot.writable_size_limit"},
 		"few files":          {"[snapshot]\nwritable_files_limit = 99\n", 2, "snapshot.writable_files_limit"},
 		"negative files":     {"[snapshot]\nwritable_files_limit = -1\n", 2, "snapshot.writable_files_limit"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			path := write(t, map[string]string{"config.toml": tc.doc})
-			_, err := Load(path, false)
-			var p *Problem
-			if !errors.As(err, &p) {
-				t.Fatalf("got %v", err)
-			}
-			if p.File != path || p.Line != tc.line || p.Key != tc.key || p.Reason == "" {
-				t.Errorf("got %+v, want line %d, key %s", p, tc.line, tc.key)
-			}
-			if want := path + ":" + strconv.Itoa(tc.line) + ": "; !strings.HasPrefix(err.Error(), want) {
-				t.Errorf("got %q, want it to begin with %q", err, want)
-			}
-		})
-	}
+	})
+}
+
+func TestLoadErrorsOfPlaces(t *testing.T) {
+	loadErrors(t, map[string]loadError{
+		"root of all":         {"root = '/'\n", 1, "root"},
+		"root of all, hidden": {"root = '/var/../'\n", 1, "root"},
+		"root of others":      {"root = '/var/lib'\n", 1, "root"},
+		"root in sys":         {"root = '/sys/fs/criserver'\n", 1, "root"},
+		"state in proc":       {"\nstate = '/proc'\n", 2, "state"},
+		"state in dev":        {"state = '/dev/criserver'\n", 1, "state"},
+		"state of all":        {"state = '/run/'\n", 1, "state"},
+		"state is root":       {"root = '/a'\nstate = '/a/'\n", 2, "state"},
+		"root in state":       {"root = '/run/criserver/root'\n", 1, "root"},
+		"state in layers":     {"root = '/a'\nstate = '/a/overlay/l'\n", 2, "state"},
+		"log is a directory":  {"[log]\nfile = '/var'\n", 2, "log.file"},
+		"log ends in /":       {"[log]\nfile = '/var/log/none/'\n", 2, "log.file"},
+		"socket directory":    {"socket = '/run'\n", 1, "socket"},
+		"all addresses":       {"cni.builtin.subnets = ['0.0.0.0/0']\n", 1, "cni.builtin.subnets"},
+		"all IPv6 addresses":  {"cni.builtin.subnets = ['::/0']\n", 1, "cni.builtin.subnets"},
+		"no address":          {"cni.builtin.subnets = ['0.0.0.0/8']\n", 1, "cni.builtin.subnets"},
+		"loopback":            {"cni.builtin.subnets = ['127.0.0.0/8']\n", 1, "cni.builtin.subnets"},
+		"link-local":          {"cni.builtin.subnets = ['fe80::/64']\n", 1, "cni.builtin.subnets"},
+		"multicast":           {"cni.builtin.subnets = ['224.0.0.0/8']\n", 1, "cni.builtin.subnets"},
+		"IPv4 as IPv6":        {"cni.builtin.subnets = ['::ffff:10.0.0.0/112']\n", 1, "cni.builtin.subnets"},
+		"one address":         {"cni.builtin.subnets = ['10.0.0.0/32']\n", 1, "cni.builtin.subnets"},
+	})
 }
 
 func TestLoadNamesTheFileThatCounts(t *testing.T) {

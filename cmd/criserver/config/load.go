@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"criserver/pkg/imagesvc/opfile"
 )
 
 // DefaultPath is where criserver looks for its configuration.
@@ -76,7 +78,7 @@ func Load(path string, explicit bool) (*Config, error) {
 // dropIns lists config.d/*.toml beside path, sorted by name.
 func dropIns(path string) ([]string, error) {
 	dir := filepath.Join(filepath.Dir(path), "config.d")
-	entries, err := os.ReadDir(dir)
+	entries, err := opfile.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -92,20 +94,23 @@ func dropIns(path string) ([]string, error) {
 	return files, nil
 }
 
+// readFile reads a file, or a pipe: a shell may have made it of a command.
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	doc, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(doc) > maxFileSize {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFileSize)
-	}
-	return doc, nil
+	return opfile.Within(path, func() ([]byte, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		doc, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+		if err != nil {
+			return nil, err
+		}
+		if len(doc) > maxFileSize {
+			return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFileSize)
+		}
+		return doc, nil
+	})
 }
 
 // merge decodes a file over what c has.

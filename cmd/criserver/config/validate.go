@@ -73,45 +73,6 @@ func (v *validator) oneOf(key, value string, allowed ...string) {
 	v.check(slices.Contains(allowed, value), key, "%q is not one of %s", value, strings.Join(allowed, ", "))
 }
 
-func (v *validator) paths(c *Config) {
-	v.socket("socket", c.Socket)
-	for _, p := range []struct{ key, value string }{
-		{"root", c.Root}, {"runtime.cgroup_root", c.Runtime.CgroupRoot}, {"cni.conf_dir", c.CNI.ConfDir},
-	} {
-		v.absolute(p.key, p.value)
-	}
-	for _, p := range []struct{ key, value string }{
-		{"log.file", c.Log.File}, {"monitor.path", c.Monitor.Path}, {"monitor.log", c.Monitor.Log},
-	} {
-		if p.value != "" {
-			v.absolute(p.key, p.value)
-		}
-	}
-	v.check(len(c.CNI.BinDirs) > 0, "cni.bin_dirs", "is empty")
-	for _, dir := range c.CNI.BinDirs {
-		v.absolute("cni.bin_dirs", dir)
-	}
-	v.stateSockets(c)
-	// One is emptied by a reboot, the other one must not be.
-	v.check(path.Clean(c.State) != path.Clean(c.Root), "state", "%s is root as well", c.State)
-}
-
-// stateSockets checks the sockets that are in the state directory if nothing else is said.
-func (v *validator) stateSockets(c *Config) {
-	absolute := v.absolute("state", c.State)
-	for _, s := range []struct{ key, value, name string }{
-		{"admin.socket", c.Admin.Socket, "admin.sock"}, {"monitor.socket", c.Monitor.Socket, "crimonitor.sock"},
-	} {
-		switch {
-		case s.value != "":
-			v.socket(s.key, s.value)
-		case absolute:
-			v.check(len(path.Join(c.State, s.name)) <= maxSocketPath, "state",
-				"%s is too long for %s in it, whose path has at most %d bytes; set %s", c.State, s.name, maxSocketPath, s.key)
-		}
-	}
-}
-
 func (v *validator) runtime(r Runtime) {
 	v.check(path.Clean(r.CgroupRoot) != "/", "runtime.cgroup_root", "cannot be the root cgroup")
 }
@@ -122,10 +83,12 @@ func (v *validator) image(i Image) {
 		"%d is not from 1 to %d", i.MaxParallelLayers, most)
 	v.check(time.Duration(i.NoProgressTimeout) >= time.Second, "image.no_progress_timeout",
 		"%s is less than a second", time.Duration(i.NoProgressTimeout))
+	v.check(i.MinRate >= 0, "image.min_rate", "%d is negative", i.MinRate)
 	v.check(i.ConnectionsPerLayer >= 1 && i.ConnectionsPerLayer <= most, "image.connections_per_layer",
 		"%d is not from 1 to %d", i.ConnectionsPerLayer, most)
 	v.check(i.KeepDownloads >= 0, "image.keep_downloads", "%s is negative", time.Duration(i.KeepDownloads))
 	v.check(i.MaxLayerSize > 0, "image.max_layer_size", "%d is no size", i.MaxLayerSize)
+	v.check(i.MaxZstdWindow >= 8<<20 && i.MaxZstdWindow <= 512<<20, "image.max_zstd_window", "%s is not from 8MiB to 512MiB", i.MaxZstdWindow)
 	v.check(i.MaxLayerFiles > 0, "image.max_layer_files", "%d is no number of files", i.MaxLayerFiles)
 	for _, glob := range i.Pinned {
 		_, err := path.Match(glob, "")
@@ -195,7 +158,12 @@ func (v *validator) builtin(b Builtin) {
 			continue
 		}
 		v.check(p == p.Masked(), key, "%s is not the start of its range, %s", s, p.Masked())
+		v.check(!p.Addr().Is4In6(), key, "%s is an IPv4 range written as IPv6", s)
 		v.check(p.Addr().BitLen()-p.Bits() >= 3, key, "%s is too small for a network of pods", s)
+		v.check(p.Bits() > 0, key, "%s is all addresses: the machine would reach nothing but pods", s)
+		a := p.Addr()
+		unusable := a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() || p.Bits() > 0 && a.IsUnspecified()
+		v.check(!unusable, key, "%s has addresses that cannot be those of pods (loopback, link-local, multicast, or none)", s)
 		is4 := p.Addr().Is4()
 		v.check(seen[is4] == "", key, "%s and %s are of the same family", seen[is4], s)
 		seen[is4] = s

@@ -56,7 +56,7 @@ func newStream(in *input, limit int64) (*stream, error) {
 			return nil, fmt.Errorf("%w: it is in the form of %s; a tar is read, plain or compressed by gzip or zstd", ErrInvalid, name)
 		}
 	}
-	if s.plain, err = compression.NewReader(buffered, compression.Of(magic), 1); err != nil {
+	if s.plain, err = compression.NewReader(buffered, compression.Of(magic), 1, compression.MaxWindow); err != nil {
 		return nil, s.failed(err)
 	}
 	return s, nil

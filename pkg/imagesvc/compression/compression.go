@@ -9,8 +9,12 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxWindow bounds the memory that a zstd frame can ask for: the limit of the zstd program without --long=28 and above.
-const maxWindow = 128 << 20
+// MaxWindow is the largest window of zstd, in bytes, that one would decompress: the limit of the zstd program without --long=28
+// and above. A decoder keeps that much in memory.
+const MaxWindow = 128 << 20
+
+// ErrWindow says that a stream needs a larger window than was allowed.
+var ErrWindow = zstd.ErrWindowSizeExceeded
 
 var (
 	gzipMagic = []byte{0x1f, 0x8b}
@@ -46,9 +50,29 @@ func isSkippable(magic []byte) bool {
 	return len(magic) >= MagicLen && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:MagicLen], []byte{0x2a, 0x4d, 0x18})
 }
 
-// NewReader returns what a stream of the form has in it. workers is how many goroutines decode zstd; with one, r is read by
-// who reads the stream, and by nobody after that. Closing the reader frees it and does not close r.
-func NewReader(r io.Reader, form Form, workers int) (io.ReadCloser, error) {
+// Window tells the window that a stream of zstd asks for first, in bytes, by what it begins with. It is 0 where that is too short
+// to tell.
+func Window(head []byte) uint64 {
+	for {
+		var frame zstd.Header
+		if frame.Decode(head) != nil {
+			return 0
+		}
+		if !frame.Skippable {
+			return frame.WindowSize
+		}
+		skip := uint64(frame.HeaderSize) + uint64(frame.SkippableSize)
+		if skip >= uint64(len(head)) {
+			return 0
+		}
+		head = head[skip:]
+	}
+}
+
+// NewReader returns what a stream of the form has in it, and ErrWindow where zstd needs more than the window, in bytes. workers
+// is how many goroutines decode zstd; with one, r is read by who reads the stream, and by nobody after that. Closing the reader
+// frees it and does not close r.
+func NewReader(r io.Reader, form Form, workers int, window uint64) (io.ReadCloser, error) {
 	switch form {
 	case Gzip:
 		gz, err := gzip.NewReader(r)
@@ -58,7 +82,7 @@ func NewReader(r io.Reader, form Form, workers int) (io.ReadCloser, error) {
 		return gz, nil
 	case Zstd:
 		zr, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(workers), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxWindow))
+			zstd.WithDecoderMaxWindow(window))
 		if err != nil {
 			return nil, err
 		}

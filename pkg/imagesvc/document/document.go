@@ -219,7 +219,7 @@ func checkLayer(l ocispec.Descriptor, artifact bool) error {
 		return nil
 	}
 	// An empty stream is none of the compressions: this asks for the media type alone.
-	plain, err := unpack.Decompress(l.MediaType, strings.NewReader(""))
+	plain, err := unpack.Decompress(context.Background(), l.MediaType, strings.NewReader(""), unpack.Limits{})
 	if err != nil {
 		return err
 	}

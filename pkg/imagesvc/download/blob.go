@@ -48,7 +48,7 @@ type Blob struct {
 	whole   bool       // the server knows no ranges: one connection gets everything
 	err     error      // why the connections ended early
 	changed chan struct{}
-	blame   []func() string
+	parts   []Part // all that there were
 }
 
 // newBlob finds what is there of a blob.
@@ -128,18 +128,23 @@ func (b *Blob) wrong() bool {
 	return (errors.Is(err, verify.ErrDigest) || errors.Is(err, verify.ErrTruncated)) && b.stopped() == nil
 }
 
-// blameAll blames who sent the blob and returns their names.
+// blameAll blames who sent the blob and returns their names. If there were several, those that were left for others are the
+// suspects: the next download is without them, and tells more.
 func (b *Blob) blameAll() []string {
 	b.mu.Lock()
-	blame := b.blame
+	parts := b.parts
 	b.mu.Unlock()
 	var servers []string
-	for _, f := range blame {
-		if name := f(); !slices.Contains(servers, name) {
-			servers = append(servers, name)
+	for _, last := range []bool{false, true} {
+		for _, p := range parts {
+			servers = append(servers, p.Blame(last)...)
+		}
+		if len(servers) > 0 {
+			break
 		}
 	}
-	return servers
+	slices.Sort(servers)
+	return slices.Compact(servers)
 }
 
 // Close ends the download and keeps what is there, unless it is known to be wrong.

@@ -22,7 +22,7 @@ func direct(ctx context.Context, d ocispec.Descriptor, origin Origin) (*Blob, er
 		return nil, fmt.Errorf("download %s: %w", d.Digest, err)
 	}
 	b := &Blob{
-		desc: d, part: part, cancel: cancel, release: func() {}, blame: []func() string{part.Blame},
+		desc: d, part: part, cancel: cancel, release: func() {}, parts: []Part{part},
 		Reader: verify.NewReader(part, d.Digest, d.Size),
 	}
 	return b, nil

@@ -84,11 +84,14 @@ func (p *part) Read(b []byte) (int, error) {
 
 func (p *part) Close() error         { return nil }
 func (p *part) Span() (int64, int64) { return p.start, p.end }
-func (p *part) Blame() string {
+func (p *part) Blame(last bool) []string {
+	if !last {
+		return nil
+	}
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()
 	p.s.blamed++
-	return "bad.example"
+	return []string{"bad.example"}
 }
 
 func random(n int) []byte {

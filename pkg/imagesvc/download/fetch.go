@@ -79,7 +79,7 @@ func (b *Blob) fetch(ctx context.Context, origin Origin, start, end int64) (err 
 	}
 	defer part.Close()
 	b.mu.Lock()
-	b.blame = append(b.blame, part.Blame)
+	b.parts = append(b.parts, part)
 	if from, to := part.Span(); from != start || to != end {
 		start, end = from, to
 		if b.whole { // another connection is at it

@@ -28,7 +28,7 @@ type Part interface {
 	Read(p []byte) (int, error)
 	Close() error
 	Span() (start, end int64)
-	Blame() (server string)
+	Blame(last bool) (servers []string)
 }
 
 // Origin asks for length bytes of a blob from the offset on. It may give the whole blob instead.

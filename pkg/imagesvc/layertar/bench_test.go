@@ -3,6 +3,7 @@ package layertar
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -62,7 +63,7 @@ func BenchmarkUnpack(b *testing.B) {
 			for b.Loop() {
 				root, before := b.TempDir(), cpu(b)
 				meta.Reset()
-				plain, err := unpack.Decompress("", bytes.NewReader(blob))
+				plain, err := unpack.Decompress(context.Background(), "", bytes.NewReader(blob), unpack.Limits{})
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -104,7 +105,7 @@ func BenchmarkVerify(b *testing.B) {
 
 func benchmarkRead(b *testing.B, read func(meta io.Reader, root string, w io.Writer) error) {
 	blob, size := bigLayer(b)
-	plain, err := unpack.Decompress("", bytes.NewReader(blob))
+	plain, err := unpack.Decompress(context.Background(), "", bytes.NewReader(blob), unpack.Limits{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -76,7 +76,7 @@ func (d *disassembler) entry(hdr *tar.Header, tr *tar.Reader) error {
 		sum := newSum()
 		n, err := io.CopyBuffer(sum, struct{ io.Reader }{tr}, d.buf)
 		if err != nil {
-			return fmt.Errorf("%w: entry %q: %w", ErrNotExact, hdr.Name, err)
+			return fmt.Errorf("%w: entry %.256q: %w", ErrNotExact, hdr.Name, err)
 		}
 		entry.Size, entry.Payload = n, sum.Sum(nil)
 		d.kept += n
@@ -183,7 +183,7 @@ func (s names) add(hdr *tar.Header) error {
 	}
 	if hdr.Typeflag == tar.TypeLink {
 		if err := s.addParents(clean(hdr.Linkname)); err != nil {
-			return fmt.Errorf("hard link to %q: %w", hdr.Linkname, err)
+			return fmt.Errorf("hard link to %.256q: %w", hdr.Linkname, err)
 		}
 	}
 	was, known := s.get(name)
@@ -214,7 +214,7 @@ func (s names) addParents(name string) error {
 	for dir := parent(name); dir != ""; dir = parent(dir) {
 		switch was, _ := s.get(dir); was {
 		case other:
-			return fmt.Errorf("%w: %q is no directory", ErrNotExact, dir)
+			return fmt.Errorf("%w: %.256q is no directory", ErrNotExact, dir)
 		case implied, directory:
 			return nil // and so are those above
 		}

@@ -2,6 +2,7 @@ package layertar
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -98,8 +99,8 @@ func (r plainReader) Read(p []byte) (int, error) { return r.file.Read(p) }
 
 // metaReader reads what Capture wrote.
 type metaReader struct {
-	zr       *zstd.Decoder
-	unpacker storage.Unpacker
+	zr     *zstd.Decoder
+	packed *json.Decoder // of storage.Entry, as storage.NewJSONUnpacker reads it, which remembers all names besides
 }
 
 func openMeta(r io.Reader) (*metaReader, error) {
@@ -107,12 +108,13 @@ func openMeta(r io.Reader) (*metaReader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMetadata, err)
 	}
-	return &metaReader{zr: zr, unpacker: storage.NewJSONUnpacker(zr)}, nil
+	return &metaReader{zr: zr, packed: json.NewDecoder(zr)}, nil
 }
 
-// Next implements storage.Unpacker. It returns io.EOF, unwrapped, at the end.
+// Next returns io.EOF, unwrapped, at the end.
 func (m *metaReader) Next() (*storage.Entry, error) {
-	entry, err := m.unpacker.Next()
+	entry := new(storage.Entry)
+	err := m.packed.Decode(entry)
 	if errors.Is(err, io.EOF) {
 		return nil, io.EOF
 	}

@@ -146,6 +146,12 @@ func (n node) xattr(name string) (string, bool, error) {
 	}
 }
 
+// hasXattrs says whether the file system has attributes of such names.
+func (n node) hasXattrs(name string) bool {
+	_, err := unix.Getxattr(n.proc(), name, nil)
+	return !errors.Is(err, unix.ENOTSUP)
+}
+
 // xattrs returns the names of all attributes, sorted.
 func (n node) xattrs() ([]string, error) {
 	size, err := unix.Listxattr(n.proc(), nil)

@@ -1,6 +1,7 @@
 package layertar
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -231,5 +232,48 @@ func TestNoDescriptorsAreLeft(t *testing.T) {
 	}
 	if after := count(); after != before {
 		t.Errorf("%d descriptors, before %d", after, before)
+	}
+}
+
+// Whatever unpacking does not refuse, or keeps in another form, is no damage.
+func TestVerifyOddEntries(t *testing.T) {
+	typed, link, fifo := file("typed", "1"), symlink("link", "typed"), device("fifo", tar.TypeFifo, 1<<30, 1<<30)
+	typed.Mode = unix.S_IFLNK | 0o4755
+	link.Mode, fifo.Mode = 0, 1<<40|0o640
+	typed.Format, fifo.Format = tar.FormatGNU, tar.FormatGNU
+	whiteout := file(".wh.gone", "")
+	whiteout.Uid, whiteout.Format = -1, tar.FormatGNU
+	highest := file("highest", "1")
+	highest.Uid, highest.Gid, highest.Format = 1<<32-2, 1<<32-2, tar.FormatGNU
+	entries := []entry{typed, link, fifo, whiteout, highest, device("null", tar.TypeChar, 4095, 1<<20-1)}
+	for year, name := range map[int]string{1850: "a", 1969: "b", 2040: "c", 2107: "d", 2250: "e", 2500: "f", 9999: "g"} {
+		late := file(name, "1")
+		late.ModTime, late.Format = time.Date(year, 1, 2, 3, 4, 5, 6, time.UTC), tar.FormatPAX
+		entries = append(entries, late)
+	}
+	attributes := file("attributes", "1")
+	attributes.PAXRecords = map[string]string{
+		"SCHILY.xattr.user.note":                 "",
+		"SCHILY.xattr.com.apple.quarantine":      "x",
+		"SCHILY.xattr.system.nfs4_acl":           "x",
+		"SCHILY.xattr.system.posix_acl_access":   "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x04\x00\x04\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff",
+		"SCHILY.xattr.trusted.overlay.metacopy":  "",
+		"SCHILY.xattr.security.something-nobody": "has",
+	}
+	root, meta := unpacked(t, makeTar(t, append(entries, attributes)...))
+	if problems, err := Verify(t.Context(), bytes.NewReader(meta), root); err != nil || len(problems) > 0 {
+		t.Errorf("problems %q, %v", problems, err)
+	}
+}
+
+func TestSameTime(t *testing.T) {
+	late := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
+	for sec, want := range map[int64]bool{late.Unix(): true, 1<<31 - 1: true, 0: false, 1<<31 - 2: false, late.Unix() + 1: false} {
+		if got := sameTime(unix.Timespec{Sec: sec}, late); got != want {
+			t.Errorf("%d is the same: %v, want %v", sec, got, want)
+		}
+	}
+	if sameTime(unix.Timespec{Sec: 1<<31 - 1}, time.Unix(1<<31-2, 0)) {
+		t.Error("the end of time is the same as a time before it")
 	}
 }

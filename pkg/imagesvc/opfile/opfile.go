@@ -1,4 +1,5 @@
-// Package opfile reads files that an operator names, and may change at any time.
+// Package opfile reads files that an operator names, and may change at any time. They may be on a file system that hangs:
+// nothing here takes longer than Patience.
 package opfile
 
 import (
@@ -12,6 +13,10 @@ import (
 
 // Read returns the content of a regular file that has limit bytes at most: it may have been named by mistake.
 func Read(path string, limit int64) ([]byte, error) {
+	return Within(path, func() ([]byte, error) { return read(path, limit) })
+}
+
+func read(path string, limit int64) ([]byte, error) {
 	// Opening a pipe would wait for somebody to write into it, and nothing could end that.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -41,6 +46,10 @@ type Stamp struct {
 
 // StampOf tells the state that a file has now.
 func StampOf(path string) (Stamp, error) {
+	return Within(path, func() (Stamp, error) { return stampOf(path) })
+}
+
+func stampOf(path string) (Stamp, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return Stamp{}, &os.PathError{Op: "stat", Path: path, Err: err}

@@ -21,6 +21,11 @@ import (
 // Origin is where an image comes from.
 type Origin interface {
 	document.Origin
+	Layers
+}
+
+// Layers is where the layers of an image come from.
+type Layers interface {
 	// Layer opens the blob of a layer.
 	Layer(ctx context.Context, d ocispec.Descriptor) (Blob, error)
 	// CanTryElsewhere tells whether opening a layer again after damage may help.
@@ -40,6 +45,20 @@ type Blob interface {
 	// again.
 	Close() error
 	Discard() error
+}
+
+// Copy copies a blob that has been read to its end, and is opened again if that takes it.
+func Copy(ctx context.Context, w io.Writer, blob Blob, from Layers, d ocispec.Descriptor) (int64, error) {
+	n, err := blob.CopyTo(w)
+	if !errors.Is(err, download.ErrNotWritten) {
+		return n, err
+	}
+	again, err := from.Layer(ctx, d)
+	if err != nil {
+		return 0, err
+	}
+	defer again.Discard() //nolint:errcheck // it has nothing on the disk
+	return io.Copy(w, struct{ io.Reader }{again})
 }
 
 // Remote is an image of a registry.
@@ -73,9 +92,17 @@ func (r *Remote) read(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
 // Layer implements Origin.
 func (r *Remote) Layer(ctx context.Context, d ocispec.Descriptor) (Blob, error) {
 	return r.Downloads.Open(ctx, d, func(ctx context.Context, offset, length int64) (download.Part, error) {
-		return r.Range(ctx, d, offset, length)
+		return r.Part(ctx, d, offset, length)
 	})
 }
+
+// Part implements sources.Source.
+func (r *Remote) Part(ctx context.Context, d ocispec.Descriptor, offset, length int64) (download.Part, error) {
+	return r.Range(ctx, d, offset, length)
+}
+
+// Site implements sources.Source.
+func (r *Remote) Site() string { return r.Reference().Domain() }
 
 // Archived is an image of an archive.
 type Archived struct {

@@ -134,7 +134,7 @@ func decompressed(ctx context.Context, l layer, id digest.Digest) (io.ReadCloser
 	if err != nil {
 		return nil, err
 	}
-	plain, err := unpack.Decompress(l.desc.MediaType, blob)
+	plain, err := unpack.Decompress(ctx, l.desc.MediaType, blob, unpack.Limits{Window: unpack.MaxWindow}) // as pulling it was allowed
 	if err != nil {
 		return nil, errors.Join(err, blob.Close())
 	}

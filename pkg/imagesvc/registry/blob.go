@@ -65,9 +65,7 @@ func (b *Blob) Drain() error {
 // explain says where wrong content came from, and has the rest of the pull go elsewhere.
 func (b *Blob) explain(err error) error {
 	err = b.source.explain(err)
-	if failure.IsDamage(failure.KindOf(err)) {
-		b.source.from.avoid.Store(true)
-	}
+	b.source.blame(failure.KindOf(err))
 	return err
 }
 
@@ -96,9 +94,7 @@ func (p *Part) Read(b []byte) (int, error) {
 	}
 	if err != nil {
 		err = s.explain(err)
-	}
-	if failure.IsDamage(failure.KindOf(err)) {
-		s.from.avoid.Store(true)
+		s.blame(failure.KindOf(err))
 	}
 	return n, err
 }
@@ -106,10 +102,18 @@ func (p *Part) Read(b []byte) (int, error) {
 // Span is where in the blob the part begins, and the offset behind its last byte.
 func (p *Part) Span() (start, end int64) { return p.source.start, p.source.end }
 
-// Blame has the rest of the pull go elsewhere, because the blob turned out wrong. It names the server.
-func (p *Part) Blame() (server string) {
-	p.source.from.avoid.Store(true)
-	return p.source.from.base.Host
+// Blame has the rest of the pull go elsewhere, because the blob turned out wrong: than to the server that was asked last, or
+// than to those that were left for it after they had sent some of the part. It names them.
+func (p *Part) Blame(last bool) (servers []string) {
+	suspects := p.source.left
+	if last {
+		suspects = []*endpoint{p.source.from}
+	}
+	for _, e := range suspects {
+		e.avoid.Store(true)
+		servers = append(servers, e.base.Host)
+	}
+	return servers
 }
 
 // Close ends the fetch.
@@ -121,6 +125,7 @@ type source struct {
 	repo   *Repository
 	desc   ocispec.Descriptor
 	from   *endpoint
+	left   []*endpoint // that sent something before it
 	body   io.ReadCloser
 	start  int64
 	offset int64 // of the next byte
@@ -154,6 +159,16 @@ func (s *source) explain(err error) error {
 		return err
 	}
 	return s.repo.failed(s.what(), []attempt{{s.from, err, failure.KindOf(err)}})
+}
+
+// blame has the rest of the pull go elsewhere if what came cannot be used, and other pulls for a while if nothing came.
+func (s *source) blame(kind error) {
+	if failure.IsDamage(kind) {
+		s.from.avoid.Store(true)
+	}
+	if errors.Is(kind, ErrStalled) {
+		s.repo.health.Failed(s.from.identity)
+	}
 }
 
 func (s *source) drop() error {
@@ -209,26 +224,49 @@ func (s *source) resume() error {
 	return s.open()
 }
 
-// open asks for the body from the offset on.
+// errRange says that a server does not answer requests for ranges as it should.
+var errRange = errors.New("not the range that was asked for")
+
+// open asks for the body from the offset on. A server that cannot do ranges right is asked for the whole blob, for the rest of
+// the pull.
 func (s *source) open() error {
 	return s.repo.each(s.ctx, s.what(), func(e *endpoint) error {
-		header := http.Header{}
-		switch {
-		case s.end < s.desc.Size:
-			header.Set("Range", fmt.Sprintf("bytes=%d-%d", s.offset, s.end-1))
-		case s.offset > 0:
-			header.Set("Range", fmt.Sprintf("bytes=%d-", s.offset))
+		err := s.ask(e, !e.noRanges.Load())
+		if errors.Is(err, errRange) && s.ctx.Err() == nil {
+			e.noRanges.Store(true)
+			err = s.ask(e, false)
 		}
-		resp, err := s.repo.send(s.ctx, e, http.MethodGet, "blobs/"+s.desc.Digest.String(), header) //nolint:bodyclose // by drop
-		if err == nil {
-			err = s.position(resp)
-		}
-		if err != nil {
-			return err
-		}
-		s.body, s.from, s.opened = resp.Body, e, true
-		return nil
+		return err
 	})
+}
+
+// ask asks one endpoint.
+func (s *source) ask(e *endpoint, ranged bool) error {
+	// Compressed on the way, a blob would not have its digest any more.
+	header := http.Header{"Accept-Encoding": {"identity"}}
+	ranged = ranged && (s.offset > 0 || s.end < s.desc.Size)
+	switch {
+	case ranged && s.end < s.desc.Size:
+		header.Set("Range", fmt.Sprintf("bytes=%d-%d", s.offset, s.end-1))
+	case ranged:
+		header.Set("Range", fmt.Sprintf("bytes=%d-", s.offset))
+	}
+	resp, err := s.repo.send(s.ctx, e, http.MethodGet, "blobs/"+s.desc.Digest.String(), header) //nolint:bodyclose // by drop
+	var status *failure.Status
+	if ranged && errors.As(err, &status) && status.Code == http.StatusRequestedRangeNotSatisfiable {
+		return fmt.Errorf("%w: %w", err, errRange)
+	}
+	if err == nil {
+		err = s.position(resp)
+	}
+	if err != nil {
+		return err
+	}
+	if s.opened && s.from != e && s.offset > s.start {
+		s.left = append(s.left, s.from)
+	}
+	s.body, s.from, s.opened = resp.Body, e, true
+	return nil
 }
 
 // position checks that the response is the body from the offset on. A server that sends the whole blob instead makes
@@ -239,21 +277,13 @@ func (s *source) position(resp *http.Response) (err error) {
 			err = errors.Join(err, resp.Body.Close())
 		}
 	}()
-	partial := resp.StatusCode == http.StatusPartialContent
 	offset, end := s.offset, s.end
-	if partial {
-		got := resp.Header.Get("Content-Range") // RFC 9110, 14.4
-		if !strings.HasPrefix(got, fmt.Sprintf("bytes %d-", offset)) {
-			return fmt.Errorf("server sends range %q, want one from %d", got, offset)
-		}
-	} else {
+	partial := resp.StatusCode == http.StatusPartialContent
+	if !partial {
 		offset, end = 0, s.desc.Size
 	}
-	switch n := resp.ContentLength; {
-	case n >= 0 && n < end-offset:
-		return fmt.Errorf("server sends %d bytes of %d that were asked for: %w", n, end-offset, ErrTruncated)
-	case n > end-offset:
-		return fmt.Errorf("server sends %d bytes, the manifest says %d: %w", n, end-offset, ErrDigest)
+	if err := s.check(resp, offset, end); err != nil {
+		return err
 	}
 	if partial {
 		return nil
@@ -264,4 +294,29 @@ func (s *source) position(resp *http.Response) (err error) {
 	}
 	_, err = io.CopyN(io.Discard, resp.Body, s.offset)
 	return err
+}
+
+// check tells what is wrong with a response that should have the bytes from one offset to another. What is wrong with a range
+// may be right with the whole.
+func (s *source) check(resp *http.Response, offset, end int64) error {
+	truncated, wrong, what := ErrTruncated, ErrDigest, "the manifest says"
+	if resp.StatusCode == http.StatusPartialContent {
+		truncated, wrong = fmt.Errorf("%w: %w", errRange, ErrTruncated), fmt.Errorf("%w: %w", errRange, ErrDigest)
+		what = "asked for were"
+		got := resp.Header.Get("Content-Range") // RFC 9110, 14.4
+		if !strings.HasPrefix(got, fmt.Sprintf("bytes %d-", offset)) {
+			return fmt.Errorf("server sends range %q, want one from %d: %w", got, offset, wrong)
+		}
+	}
+	n, encoding := resp.ContentLength, resp.Header.Get("Content-Encoding")
+	switch {
+	case n < 0 && encoding != "" && !strings.EqualFold(encoding, "identity"):
+		// With a length it may be what the blob itself is: some servers say so of gzip files.
+		return fmt.Errorf("server sends the blob in the encoding %q, which was not asked for: %w", encoding, wrong)
+	case n >= 0 && n < end-offset:
+		return fmt.Errorf("server sends %d bytes, %s %d: %w", n, what, end-offset, truncated)
+	case n > end-offset:
+		return fmt.Errorf("server sends %d bytes, %s %d: %w", n, what, end-offset, wrong)
+	}
+	return nil
 }

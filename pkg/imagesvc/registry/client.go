@@ -75,8 +75,9 @@ func New(c Config) (*Client, error) {
 	return client, nil
 }
 
-func (c *Client) newServer(e *hosts.Endpoint) (*server, error) {
-	transport, err := c.pool.Transport(e)
+// newServer makes a server of one of the endpoints of a registry.
+func (c *Client) newServer(e *hosts.Endpoint, all []*hosts.Endpoint) (*server, error) {
+	transport, err := c.pool.Transport(e, func(to *url.URL) (*hosts.Endpoint, error) { return c.resolver.Elsewhere(e, all, to) })
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
@@ -156,7 +157,7 @@ func (c *Client) servers(domain string) ([]*server, string, error) {
 	}
 	var servers []*server
 	for _, e := range endpoints {
-		s, err := c.newServer(e)
+		s, err := c.newServer(e, endpoints)
 		if err != nil {
 			return nil, "", err
 		}

@@ -30,6 +30,9 @@ type Config struct {
 	ShortNames ShortNames
 	// NoProgress is how long to wait for the next byte of a registry. 0 is 5 minutes.
 	NoProgress time.Duration
+	// MinRate is how many bytes a second one connection must bring of a blob, over the time of NoProgress: less counts as
+	// nothing. 0: any byte is progress.
+	MinRate int64
 	// Backoff is the wait before the first repetition of a request; it doubles each time. 0 is 250 ms.
 	Backoff time.Duration
 	// UserAgent is sent with each request. "" is criserver.
@@ -62,6 +65,9 @@ func (c *Config) hosts() hosts.Config {
 	}
 	return out
 }
+
+// least is how many bytes of a blob are progress in the time of NoProgress.
+func (c *Config) least() int64 { return int64(c.NoProgress.Seconds() * float64(c.MinRate)) }
 
 // pause waits before a request is made once more, the longer the more often that was.
 func (c *Config) pause(ctx context.Context, attempt int) error {

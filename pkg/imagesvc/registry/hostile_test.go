@@ -322,3 +322,44 @@ func TestSlowReaderIsNoStall(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A byte now and then is no progress of a blob where that is configured: another endpoint sends the rest, and other pulls do
+// not begin with the one that drips.
+func TestDrippingBlob(t *testing.T) {
+	img := smallImage(t)
+	good := img.Layers[0].Blob
+	own, mirror := registrytest.NewMemory(t), registrytest.NewMemory(t)
+	own.Add("a/b", "v1", img)
+	mirror.Add("a/b", "v1", img)
+	mirror.Hook = func(w http.ResponseWriter, r *http.Request) bool {
+		if !isLayer(r, img) {
+			return false
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(good)))
+		for i := 0; i < len(good) && r.Context().Err() == nil; i++ {
+			_, _ = w.Write(good[i : i+1])
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(5 * time.Millisecond)
+		}
+		return true
+	}
+	both := map[string][]registry.Endpoint{own.Host: {{URL: "http://" + mirror.Host}, {URL: "http://" + own.Host}}}
+	c := client(t, registry.Config{Mirrors: both, NoProgress: 200 * time.Millisecond, MinRate: 10_000})
+	repo := repository(t, c, own.Host+"/a/b:v1", registry.Auth{})
+	err := fetchLayer(t.Context(), repo, img)
+	if !errors.Is(err, registry.ErrStalled) || !strings.Contains(err.Error(), "no more than ") || !strings.Contains(err.Error(), mirror.Host) {
+		t.Fatalf("err = %v, want %v", err, registry.ErrStalled)
+	}
+	if err := fetchLayer(t.Context(), repo, img); err != nil || own.Count(http.MethodGet, "/blobs/") != 1 {
+		t.Errorf("%v, the registry itself was asked %d times", err, own.Count(http.MethodGet, "/blobs/"))
+	}
+	before := len(mirror.Requests())
+	if err := fetchAll(t.Context(), repository(t, c, own.Host+"/a/b:v1", registry.Auth{}), img); err != nil || len(mirror.Requests()) != before {
+		t.Errorf("%v, the next pull asked the mirror %d times", err, len(mirror.Requests())-before)
+	}
+	// Who sends enough is waited for, however long it takes in all.
+	slow := client(t, registry.Config{Mirrors: both, NoProgress: 200 * time.Millisecond, MinRate: 10})
+	if err := fetchLayer(t.Context(), repository(t, slow, own.Host+"/a/b:v1", registry.Auth{}), img); err != nil {
+		t.Errorf("slow, but honest: %v", err)
+	}
+}

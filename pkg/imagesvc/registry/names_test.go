@@ -49,6 +49,14 @@ func TestParseNames(t *testing.T) {
 	if !errors.Is(err, registry.ErrInvalid) || !strings.Contains(err.Error(), `"docker.io/library/alpine:3"`) {
 		t.Errorf("refused: %v", err)
 	}
+	for _, bad := range []string{"a.example:0/x", "a.example:65536/x", "localhost:99999999999999999999/x:1", "a.example:70000/x@" + aDigest} {
+		if _, err := registry.ParseNames(bad, docker); !errors.Is(err, registry.ErrInvalid) || !strings.Contains(err.Error(), "port") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	if _, err := registry.ParseNames("a.example:65535/x", docker); err != nil {
+		t.Error(err)
+	}
 	if _, err := registry.ParseNames("Alpine", search); !errors.Is(err, registry.ErrInvalid) {
 		t.Errorf("bad name: %v", err)
 	}

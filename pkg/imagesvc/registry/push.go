@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -17,6 +16,7 @@ import (
 
 	"criserver/pkg/imagesvc/registry/failure"
 	"criserver/pkg/imagesvc/registry/hosts"
+	"criserver/pkg/imagesvc/registry/upload"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -171,33 +171,6 @@ func sent(e *endpoint, req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// location is where an upload goes on. Registries behind a proxy are known to write their own idea of scheme and port;
-// the endpoint's counts where the host is the same. Another host gets no credentials, as keyrings have one host.
-func location(e *endpoint, resp *http.Response) (*url.URL, error) {
-	to, err := resp.Location()
-	if err != nil {
-		return nil, errors.New("the registry does not say where to upload to")
-	}
-	to.User, to.Fragment = nil, ""
-	if strings.EqualFold(to.Hostname(), e.base.Hostname()) && (to.Scheme != e.base.Scheme || portOf(to) == portOf(e.base)) {
-		to.Scheme, to.Host = e.base.Scheme, e.base.Host
-	}
-	if to.Scheme != "https" && to.Scheme != e.base.Scheme {
-		return nil, fmt.Errorf("upload is sent from %s to %s at %s, which is refused", e.base.Scheme, to.Scheme, to.Host)
-	}
-	return to, nil
-}
-
-func portOf(u *url.URL) string {
-	switch {
-	case u.Port() != "":
-		return u.Port()
-	case u.Scheme == "http":
-		return "80"
-	}
-	return "443"
-}
-
 // PushBlob brings content of a known digest and size into the repository, unless it is there. content is read from any
 // place and more than once, and must not change. The registry verifies it.
 func (p *Pusher) PushBlob(ctx context.Context, d ocispec.Descriptor, content io.ReaderAt, o BlobOptions) (Pushed, error) {
@@ -208,15 +181,56 @@ func (p *Pusher) PushBlob(ctx context.Context, d ocispec.Descriptor, content io.
 	if there {
 		return PushExists, nil
 	}
-	u := &upload{pusher: p, desc: d, content: content, progress: o.Progress}
-	var how Pushed
+	u := p.upload(d, content, o.Progress)
+	mounted := false
 	err = p.repo.each(ctx, fmt.Sprintf("push blob %s to %s", d.Digest, p.repo.ref.Name()), func(e *endpoint) error {
 		var err error
-		how, err = u.run(ctx, e, o.From)
+		mounted, err = u.Run(ctx, p.target(e), p.others(o.From))
 		return err
 	})
-	if readErr := u.failedToRead(); readErr != nil { // not the registry's fault
+	switch readErr := u.ReadError(); {
+	case readErr != nil: // not the registry's fault
 		return "", fmt.Errorf("push blob %s: read: %w", d.Digest, readErr)
+	case err != nil:
+		return "", err
+	case mounted:
+		return PushMounted, nil
 	}
-	return how, err
+	return PushUploaded, nil
+}
+
+// Mount tells whether the repository has a blob, or has it now that it was asked to take it from one of the other repositories
+// of the same registry ("library/busybox").
+func (p *Pusher) Mount(ctx context.Context, d ocispec.Descriptor, from []string) (bool, error) {
+	there, err := p.Exists(ctx, d.Digest)
+	if there || err != nil {
+		return there, err
+	}
+	err = p.repo.each(ctx, fmt.Sprintf("mount blob %s in %s", d.Digest, p.repo.ref.Name()), func(e *endpoint) (err error) {
+		there, err = p.upload(d, nil, nil).Mount(ctx, p.target(e), p.others(from))
+		return err
+	})
+	return there, err
+}
+
+func (p *Pusher) upload(d ocispec.Descriptor, content io.ReaderAt, progress func(int64)) *upload.Upload {
+	return upload.New(upload.Options{
+		Blob: d, Content: content, Progress: progress, NoProgress: p.repo.config.NoProgress, Pause: p.repo.config.pause,
+	})
+}
+
+// target is the repository at an endpoint.
+func (p *Pusher) target(e *endpoint) upload.Target {
+	return upload.Target{
+		Base: e.base, Uploads: p.repo.url(e, "blobs/uploads/"),
+		Do: func(req *http.Request) (*http.Response, error) { return sent(e, req) },
+		Scoped: func(ctx context.Context, from ...string) context.Context {
+			return p.scoped(ctx, e, from...)
+		},
+	}
+}
+
+// others are the repositories but the pusher's own.
+func (p *Pusher) others(from []string) []string {
+	return slices.DeleteFunc(slices.Clone(from), func(repo string) bool { return repo == p.repo.ref.Path() })
 }

@@ -118,7 +118,7 @@ func (r *Repository) page(ctx context.Context, e *endpoint, u *url.URL, artifact
 	if err != nil {
 		return nil, nil, err
 	}
-	resp.Body = stall.Watch(ctx, cancel, resp.Body, r.config.NoProgress)
+	resp.Body = stall.Watch(ctx, cancel, resp.Body, r.config.NoProgress, 1)
 	defer discard(resp)
 	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxManifest+1))
 	if err != nil {

@@ -52,6 +52,8 @@ type endpoint struct {
 	avoid atomic.Bool
 	last  atomic.Bool // whether there is no other to ask
 	heard atomic.Bool // whether it has said anything in this pull
+	// noRanges is set when it answered a request for a range wrongly.
+	noRanges atomic.Bool
 }
 
 // Manifest is a manifest or index as it came.
@@ -282,10 +284,12 @@ func (r *Repository) send(ctx context.Context, e *endpoint, method, path string,
 		return nil, err
 	}
 	e.heard.Store(true)
+	least := int64(1) // the exchange has a limit as a whole
 	if !isManifest {
 		answered()
+		least = r.config.least()
 	}
-	resp.Body = stall.Watch(ctx, cancel, resp.Body, r.config.NoProgress)
+	resp.Body = stall.Watch(ctx, cancel, resp.Body, r.config.NoProgress, least)
 	if resp.StatusCode/100 != 2 {
 		err := failure.NewStatus(resp)
 		return nil, errors.Join(err, resp.Body.Close())

@@ -2,6 +2,7 @@ package unpack
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -62,7 +63,7 @@ func pull(b *testing.B, blobs [][]byte, parallel int) {
 				if err := os.Mkdir(dir, 0o755); err != nil {
 					return err
 				}
-				r, err := Decompress("", bytes.NewReader(blob))
+				r, err := Decompress(context.Background(), "", bytes.NewReader(blob), Limits{})
 				if err != nil {
 					return err
 				}
@@ -128,7 +129,7 @@ func BenchmarkDecompress(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(data)))
 			for b.Loop() {
-				r, err := Decompress("", bytes.NewReader(blob))
+				r, err := Decompress(context.Background(), "", bytes.NewReader(blob), Limits{})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -3,6 +3,7 @@ package unpack
 import (
 	"bytes"
 	stdgzip "compress/gzip"
+	"context"
 	"errors"
 	"io"
 	"strings"
@@ -45,7 +46,7 @@ func zstded(t testing.TB, data []byte, options ...zstd.EOption) []byte {
 }
 
 func decompress(mediaType string, data []byte) ([]byte, error) {
-	r, err := Decompress(mediaType, bytes.NewReader(data))
+	r, err := Decompress(context.Background(), mediaType, bytes.NewReader(data), Limits{})
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +93,7 @@ func TestDecompressRefuses(t *testing.T) {
 		"application/vnd.in-toto+json",
 		"text/plain",
 	} {
-		if _, err := Decompress(mediaType, strings.NewReader("")); !errors.Is(err, ErrInvalid) {
+		if _, err := Decompress(context.Background(), mediaType, strings.NewReader(""), Limits{}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v, want %v", mediaType, err, ErrInvalid)
 		}
 	}
@@ -120,7 +121,7 @@ func TestDecompressRefuses(t *testing.T) {
 
 func TestDecompressPassesReadErrors(t *testing.T) {
 	broken := errors.New("connection reset")
-	_, err := Decompress("", io.MultiReader(strings.NewReader("x"), readerFunc(func([]byte) (int, error) { return 0, broken })))
+	_, err := Decompress(context.Background(), "", io.MultiReader(strings.NewReader("x"), readerFunc(func([]byte) (int, error) { return 0, broken })), Limits{})
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v, want %v", err, broken)
 	}

@@ -13,8 +13,8 @@ import (
 )
 
 // File writes a file of an artifact into dir, which is empty, and reads r to its end. The name is a local path
-// (filepath.IsLocal) that has been checked.
-func File(ctx context.Context, dir, name string, r io.Reader) (snapshot.Usage, error) {
+// (filepath.IsLocal) that has been checked. ErrInvalid: it is larger than the limits.
+func File(ctx context.Context, dir, name string, r io.Reader, limits Limits) (snapshot.Usage, error) {
 	path := filepath.Join(dir, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return snapshot.Usage{}, fmt.Errorf("make directory of an artifact: %w", err)
@@ -23,7 +23,7 @@ func File(ctx context.Context, dir, name string, r io.Reader) (snapshot.Usage, e
 	if err != nil {
 		return snapshot.Usage{}, fmt.Errorf("write file of an artifact: %w", err)
 	}
-	_, err = io.Copy(f, verify.WithContext(ctx, r))
+	_, err = io.Copy(f, &limited{r: verify.WithContext(ctx, r), limit: limits.Bytes})
 	if err = errors.Join(err, f.Close()); err != nil {
 		return snapshot.Usage{}, fmt.Errorf("write file of an artifact: %w", err)
 	}

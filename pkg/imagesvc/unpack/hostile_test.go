@@ -157,17 +157,22 @@ func sparseGNU(name string, offset, size int64) []byte {
 	return append(head, padded("data")...)
 }
 
-// sparsePAX is the same in PAX format 1.0.
-func sparsePAX(name string, offset, size int64) []byte {
-	var records strings.Builder
-	for _, kv := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=" + name, fmt.Sprint("GNU.sparse.realsize=", size)} {
+// paxRecords is the extended header of the entry that follows.
+func paxRecords(records ...string) []byte {
+	var out strings.Builder
+	for _, kv := range records {
 		n := len(kv) + 2
 		for len(fmt.Sprint(n))+len(kv)+2 != n {
 			n++
 		}
-		fmt.Fprintf(&records, "%d %s\n", n, kv)
+		fmt.Fprintf(&out, "%d %s\n", n, kv)
 	}
-	out := append(block("pax", tar.TypeXHeader, int64(records.Len()), nil), padded(records.String())...)
+	return append(block("pax", tar.TypeXHeader, int64(out.Len()), nil), padded(out.String())...)
+}
+
+// sparsePAX is the same in PAX format 1.0.
+func sparsePAX(name string, offset, size int64) []byte {
+	out := paxRecords("GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name="+name, fmt.Sprint("GNU.sparse.realsize=", size))
 	sparseMap := padded(fmt.Sprintf("1\n%d\n4\n", offset))
 	out = append(out, block("ignored", tar.TypeReg, int64(len(sparseMap)+4), nil)...)
 	return append(append(out, sparseMap...), padded("data")...)
@@ -206,13 +211,21 @@ func FuzzApply(f *testing.F) {
 	f.Add(sparseGNU("s", 10, 2000))
 	f.Add(sparsePAX("s", 10, 2000))
 	f.Add(sparsePAX("s", 10, 10<<30))
+	f.Add(makeTar(f, withXattr("x", "user.", "1"), hardlink("h", "none"), symlink("l", "x")))
+	f.Add(manifold(f))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		needRoot(t)
 		guard := newGuard(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		// Whether it succeeds is not the point.
-		_, _ = Apply(ctx, guard.root, bytes.NewReader(data), Limits{Bytes: 1 << 20, Entries: 1000})
+		// Whether it succeeds is not the point, but who is blamed: nothing is wrong with the reader and the disk.
+		_, err := Apply(ctx, guard.root, bytes.NewReader(data), Limits{Bytes: 1 << 20, Entries: 1000})
+		if err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("error %v, want %v", err, ErrInvalid)
+		}
+		if err != nil && (len(err.Error()) > 4000 || strings.Contains(err.Error(), guard.parent)) {
+			t.Errorf("error of %d bytes, or with the place of the layer: %.300v", len(err.Error()), err)
+		}
 		if err := ctx.Err(); err != nil {
 			t.Error(err)
 		}

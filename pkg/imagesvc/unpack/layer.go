@@ -4,7 +4,7 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
-	"maps"
+	"hash/maphash"
 	"math"
 	"os"
 	"path/filepath"
@@ -24,27 +24,61 @@ const (
 
 // layer follows what one tar has written so far. Paths are relative to dir, clean and free of symbolic links.
 type layer struct {
-	dir       string
-	entry     string // name of the entry at hand, as in the tar, for errors
-	budget    budget
-	links     links
-	explicit  map[string]struct{} // directories with an entry
-	parents   map[string]struct{} // directories with entries below them
-	whiteouts map[string]struct{} // whiteouts made
+	dir    string
+	entry  string // name of the entry at hand, as in the tar, for errors
+	xattrs int    // bytes of its attributes
+	linked int64  // what the target of a hard link is
+	budget budget
+
+	// What has been made of names that matter to later ones. Hashes do for the names, of which a tar may have any amount:
+	// 64 bits of a seed that nobody knows.
+	seed     maphash.Seed
+	names    map[uint64]int64
+	hasLinks bool
 
 	lastParent, lastResolved string // most entries have the parent of the one before
 }
 
+// What a name of layer.names is; what is not negative is the time, in nanoseconds, of a directory that has an entry.
+const (
+	isOther    = -iota - 1
+	isImplied  // a directory with entries below it and none of its own
+	isWhiteout // one that was made
+	isLink     // a symbolic link
+)
+
 func newLayer(dir string, limits Limits) *layer {
 	return &layer{
-		dir:       dir,
-		budget:    budget{limits: limits, sparse: maxSparse},
-		links:     links{},
-		explicit:  map[string]struct{}{},
-		parents:   map[string]struct{}{},
-		whiteouts: map[string]struct{}{},
+		dir:    dir,
+		budget: budget{limits: limits, sparse: maxSparse},
+		seed:   maphash.MakeSeed(),
+		names:  map[uint64]int64{},
 	}
 }
+
+func (l *layer) get(path string) int64 {
+	if what, ok := l.names[maphash.String(l.seed, path)]; ok {
+		return what
+	}
+	return isOther
+}
+
+// set notes what a path is, and tells what it was.
+func (l *layer) set(path string, what int64) (was int64) {
+	key := maphash.String(l.seed, path)
+	was, ok := l.names[key]
+	if !ok {
+		was = isOther
+	}
+	if what == isOther {
+		delete(l.names, key)
+	} else {
+		l.names[key] = what
+	}
+	return was
+}
+
+func isDir(what int64) bool { return what >= 0 || what == isImplied }
 
 // admit says whether to write an entry, whose name is clean, and an error for an entry that makes the layer invalid.
 func (l *layer) admit(hdr *tar.Header) (bool, error) {
@@ -71,15 +105,25 @@ func (l *layer) admit(hdr *tar.Header) (bool, error) {
 	}
 	if hdr.Typeflag == tar.TypeLink {
 		if err := l.admitHardLink(hdr); err != nil {
-			return false, fmt.Errorf("hard link to %q: %w", hdr.Linkname, err)
+			return false, fmt.Errorf("hard link to %.256q: %w", hdr.Linkname, err)
 		}
 	}
 	if err := l.admitContent(hdr); err != nil {
 		return false, err
 	}
-	maps.DeleteFunc(hdr.PAXRecords, func(key, _ string) bool {
-		return strings.HasPrefix(key, "SCHILY.xattr.trusted.") // overlayfs's own marks are not the image's to set
-	})
+	if err := admitAttributes(hdr); err != nil {
+		return false, err
+	}
+	l.xattrs = 0
+	for key, value := range hdr.PAXRecords {
+		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
+		switch {
+		case ok && strings.HasPrefix(name, "trusted."):
+			delete(hdr.PAXRecords, key) // overlayfs's own marks are not the image's to set
+		case ok:
+			l.xattrs += len(name) + len(value)
+		}
+	}
 	return true, l.record(hdr, path)
 }
 
@@ -96,7 +140,7 @@ func (l *layer) resolve(name string) (string, error) {
 		return base, nil
 	}
 	if parent != l.lastParent {
-		resolved, err := l.links.resolve(parent)
+		resolved, err := l.follow(parent)
 		if err != nil {
 			return "", err
 		}
@@ -107,51 +151,57 @@ func (l *layer) resolve(name string) (string, error) {
 
 // record notes what the entry at path is about to become.
 func (l *layer) record(hdr *tar.Header, path string) error {
-	for parent := filepath.Dir(path); parent != "."; parent = filepath.Dir(parent) {
-		if _, known := l.parents[parent]; known {
-			break
-		}
+	for parent := filepath.Dir(path); parent != "." && !isDir(l.get(parent)); parent = filepath.Dir(parent) {
 		if err := l.revive(parent); err != nil {
 			return err
 		}
-		if err := l.budget.addName(parent); err != nil {
+		if err := l.budget.addFile(); err != nil {
 			return err
 		}
-		l.parents[parent] = struct{}{}
-		if _, known := l.explicit[parent]; !known {
-			if err := l.budget.addFile(); err != nil {
-				return err
-			}
-		}
+		l.set(parent, isImplied)
 	}
 	if strings.HasPrefix(filepath.Base(path), whiteoutPrefix) {
-		return l.budget.addName(path)
+		return nil
 	}
-	if hdr.Typeflag == tar.TypeDir || hdr.Typeflag == tar.TypeSymlink {
-		if err := l.budget.addName(path); err != nil {
-			return err
-		}
-	}
-	if hdr.Typeflag == tar.TypeDir {
-		l.explicit[path] = struct{}{}
+	what := int64(isOther)
+	switch hdr.Typeflag {
+	case tar.TypeDir:
 		if err := l.revive(path); err != nil {
 			return err
 		}
+		what = bound(hdr.ModTime)
+	case tar.TypeSymlink:
+		what = isLink
+	case tar.TypeLink:
+		what = l.linked // a hard link to a symbolic link is one
 	}
-	delete(l.whiteouts, path)
-	if l.links.set(path, hdr) {
+	l.made(path, what)
+	return nil
+}
+
+// made notes what an entry makes of a path.
+func (l *layer) made(path string, what int64) {
+	if was := l.set(path, what); was == isLink || what == isLink {
 		l.lastParent = ""
 	}
-	return nil
+	l.hasLinks = l.hasLinks || what == isLink
+}
+
+// bound is the time that the writer gives to a file.
+func bound(t time.Time) int64 {
+	if t.Before(time.Unix(0, 0)) || t.After(time.Unix(0, math.MaxInt64)) {
+		return 0
+	}
+	return t.UnixNano()
 }
 
 // revive makes an opaque directory of a whiteout. A whiteout is about lower layers only, so a layer may have both the
 // whiteout of a name and a directory of that name, in any order: the directory, without what lies below it.
 func (l *layer) revive(path string) error {
-	if _, ok := l.whiteouts[path]; !ok {
+	if l.get(path) != isWhiteout {
 		return nil
 	}
-	delete(l.whiteouts, path)
+	l.set(path, isOther)
 	full := filepath.Join(l.dir, path)
 	if err := os.Remove(full); err != nil {
 		return fmt.Errorf("replace whiteout: %w", err)
@@ -186,22 +236,8 @@ func (l *layer) convertWhiteout(hdr *tar.Header, full string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("locate whiteout: %w", err)
 	}
-	l.whiteouts[rel] = struct{}{}
+	l.set(rel, isWhiteout)
 	return archive.OverlayConvertWhiteout(hdr, full)
-}
-
-// implied returns the directories that have no entry, parents first.
-func (l *layer) implied() []string {
-	var out []string
-	for _, path := range slices.Sorted(maps.Keys(l.parents)) {
-		if _, ok := l.explicit[path]; ok {
-			continue
-		}
-		if info, err := os.Lstat(filepath.Join(l.dir, path)); err == nil && info.IsDir() { // not replaced later
-			out = append(out, path)
-		}
-	}
-	return out
 }
 
 // admitHardLink checks the target, and gives the header the target's attributes: the writer applies the header to the
@@ -214,8 +250,17 @@ func (l *layer) admitHardLink(hdr *tar.Header) error {
 	}
 	target := filepath.Join(l.dir, path)
 	var st unix.Stat_t
-	if err := unix.Lstat(target, &st); err != nil {
+	switch err := unix.Lstat(target, &st); {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("%w: the layer has no such file before it", ErrInvalid)
+	case err != nil:
 		return fmt.Errorf("read target: %w", err)
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return fmt.Errorf("%w: it is a directory", ErrInvalid)
+	}
+	l.linked = isOther
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		l.linked = isLink
 	}
 	hdr.Mode, hdr.Uid, hdr.Gid = int64(st.Mode&0o7777), int(st.Uid), int(st.Gid)
 	hdr.ModTime, hdr.AccessTime = time.Unix(st.Mtim.Unix()), time.Unix(st.Atim.Unix())
@@ -230,10 +275,10 @@ func (l *layer) admitHardLink(hdr *tar.Header) error {
 // admitContent refuses what the writer does not know, and lets a sparse file be written out in full.
 func (l *layer) admitContent(hdr *tar.Header) error {
 	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeLink, tar.TypeSymlink, tar.TypeDir, tar.TypeFifo:
-	case tar.TypeChar, tar.TypeBlock:
-		if uint64(hdr.Devmajor) > math.MaxUint32 || uint64(hdr.Devminor) > math.MaxUint32 {
-			return fmt.Errorf("%w: no device %d:%d", ErrInvalid, hdr.Devmajor, hdr.Devminor)
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeLink, tar.TypeDir, tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
+	case tar.TypeSymlink:
+		if hdr.Linkname == "" {
+			return fmt.Errorf("%w: symbolic link without a target", ErrInvalid)
 		}
 	default:
 		return fmt.Errorf("%w: unknown type %q of entry", ErrInvalid, hdr.Typeflag)

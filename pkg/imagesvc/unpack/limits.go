@@ -13,17 +13,19 @@ const (
 	maxDepth = 256
 	// maxName is how long a name may be, PATH_MAX: longer ones cannot be opened.
 	maxName = 4096
-	// maxNames is what the names of a layer's directories, symbolic links and whiteouts may add up to: they stay in
-	// memory while it is unpacked.
-	maxNames = 256 << 20
+	// maxImplied is what the names of directories without an entry may add up to: they are kept with the layer.
+	maxImplied = 32 << 20
 )
 
-// Limits are what one layer may take. Zero values set no limit.
+// Limits are what one layer may take. Zero values set no limit, but for Window.
 type Limits struct {
 	// Bytes that the uncompressed tar may have, and that its files may add up to: the setting image.max_layer_size.
 	Bytes int64
 	// Entries that the tar may have, counting directories that it only implies: the setting image.max_layer_files.
 	Entries int
+	// Window is the largest window, in bytes, that its zstd may need: the setting image.max_zstd_window. It is memory that is
+	// taken while the layer is unpacked. Zero is DefaultWindow.
+	Window int64
 }
 
 func errTooLarge(limit int64) error {
@@ -36,15 +38,6 @@ type budget struct {
 	sparse int64 // bytes that sparse files may still have
 	bytes  int64
 	count  int
-	names  int
-}
-
-// addName counts a name that stays in memory.
-func (b *budget) addName(name string) error {
-	if b.names += len(name); b.names > maxNames {
-		return fmt.Errorf("%w: the names of its directories and links have more than %d bytes", ErrInvalid, maxNames)
-	}
-	return nil
 }
 
 // addFile counts what an inode of the layer is.

@@ -3,15 +3,18 @@ package unpack
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/imagesvc/unpack/tartest"
 	"criserver/pkg/snapshot"
 )
 
@@ -90,7 +93,7 @@ func TestApplyBombs(t *testing.T) {
 		"sparse of 10 GiB": gzipped(t, append(sparseGNU("bomb", 100, 10<<30-1), sparsePAX("bomb", 100, 10<<30)...)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := Decompress("", bytes.NewReader(blob))
+			r, err := Decompress(context.Background(), "", bytes.NewReader(blob), Limits{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,9 +135,47 @@ func TestApplyImpossibleNames(t *testing.T) {
 		}
 		guard.check(t)
 	}
-	device := block("dev", tar.TypeChar, 0, func(b []byte) { copy(b[329:], "\x80\x00\x00\x01\x00\x00\x00\x00") })
-	if _, err := Apply(t.Context(), t.TempDir(), bytes.NewReader(device), Limits{}); !errors.Is(err, ErrInvalid) {
-		t.Errorf("device number of more than 32 bits: error %v, want %v", err, ErrInvalid)
+}
+
+// What an inode cannot have is refused: half of it would be another file than the tar says.
+func TestApplyImpossibleAttributes(t *testing.T) {
+	needRoot(t)
+	owned := func(uid, gid int) []byte {
+		f := file("f", "1")
+		f.Uid, f.Gid, f.Format = uid, gid, tar.FormatGNU
+		return makeTar(t, f)
+	}
+	node := func(major, minor int64) []byte {
+		d := tartest.Device("f", tar.TypeBlock, major, minor)
+		d.Format = tar.FormatGNU
+		return makeTar(t, d)
+	}
+	base256 := func(offset int) func([]byte) {
+		return func(b []byte) { copy(b[offset:], "\xff\xff\xff\xff\xff\xff\xff\xfe") }
+	}
+	for name, data := range map[string][]byte{
+		"user -1":            owned(-1, 0),
+		"group -1":           owned(0, -1),
+		"user 2^32-1":        owned(1<<32-1, 0),
+		"group 2^32":         owned(0, 1<<32),
+		"major 4096":         node(4096, 0),
+		"minor 2^20":         node(0, 1<<20),
+		"negative major":     block("f", tar.TypeChar, 0, base256(329)),
+		"negative minor":     block("f", tar.TypeChar, 0, base256(337)),
+		"major of 2^56":      block("f", tar.TypeChar, 0, func(b []byte) { copy(b[329:], "\x80\x00\x00\x01\x00\x00\x00\x00") }),
+		"negative size":      block("f", tar.TypeReg, 0, func(b []byte) { copy(b[124:], "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe") }),
+		"negative PAX size":  append(paxRecords("size=-5"), block("f", tar.TypeReg, 0, nil)...),
+		"negative realsize":  sparsePAX("f", 0, -5),
+		"time is no number":  append(paxRecords("mtime=late"), block("f", tar.TypeReg, 0, nil)...),
+		"sparse, own number": append(paxRecords("GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.realsize=x"), block("f", tar.TypeReg, 0, nil)...),
+	} {
+		root := t.TempDir()
+		if _, err := Apply(t.Context(), root, bytes.NewReader(data), Limits{}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: error %v, want %v", name, err, ErrInvalid)
+		}
+		if _, err := os.Lstat(filepath.Join(root, "f")); err == nil {
+			t.Errorf("%s: it was unpacked", name)
+		}
 	}
 }
 

@@ -1,37 +1,24 @@
 package unpack
 
 import (
-	"archive/tar"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
-)
 
-// links are the symbolic links that a layer has made, by path, with their targets. They serve to find out whether an
-// entry behind a link means a place above the root, which a kernel that resolves in the root would turn into a place
-// in it. They are not what keeps the writer below the root.
-type links map[string]string
+	"golang.org/x/sys/unix"
+)
 
 // maxLinks is the kernel's MAXSYMLINKS.
 const maxLinks = 40
 
-// set notes what an entry made of the path. It says whether a link came or went.
-func (l links) set(path string, hdr *tar.Header) bool {
-	_, was := l[path]
-	if hdr.Typeflag == tar.TypeSymlink {
-		l[path] = hdr.Linkname
-		return true
-	}
-	if target, ok := l[strings.Trim(hdr.Linkname, "/")]; ok && hdr.Typeflag == tar.TypeLink {
-		l[path] = target // a hard link to a symbolic link is one
-		return true
-	}
-	delete(l, path)
-	return was
-}
-
-// resolve follows the links in a directory's path, relative to the root, all components included.
-func (l links) resolve(dir string) (string, error) {
-	if len(l) == 0 {
+// follow follows the symbolic links of the layer in a directory's path, relative to the root, all components included. It
+// serves to find out whether an entry behind a link means a place above the root, which a kernel that resolves in the root
+// would turn into a place in it. It is not what keeps the writer below the root.
+func (l *layer) follow(dir string) (string, error) {
+	if !l.hasLinks {
 		return strings.Trim(dir, "/"), nil
 	}
 	todo := strings.Split(dir, "/")
@@ -52,7 +39,10 @@ func (l links) resolve(dir string) (string, error) {
 		if done = append(done, part); len(done) > maxDepth {
 			return "", fmt.Errorf("%w: name of more than %d components behind a symbolic link", ErrInvalid, maxDepth)
 		}
-		target, ok := l[strings.Join(done, "/")]
+		target, ok, err := l.target(strings.Join(done, "/"))
+		if err != nil {
+			return "", err
+		}
 		if !ok {
 			continue
 		}
@@ -66,4 +56,16 @@ func (l links) resolve(dir string) (string, error) {
 		todo = append(strings.Split(target, "/"), todo...)
 	}
 	return strings.Join(done, "/"), nil
+}
+
+// target tells where a symbolic link that the layer has made leads to.
+func (l *layer) target(path string) (target string, ok bool, err error) {
+	if l.get(path) != isLink {
+		return "", false, nil
+	}
+	target, err = os.Readlink(filepath.Join(l.dir, path))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
+		return "", false, nil // another name of the same hash, or one that was not written
+	}
+	return target, err == nil, err
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"golang.org/x/sys/unix"
@@ -23,6 +24,9 @@ import (
 
 // ErrInvalid is wrapped when a layer must not, or cannot, be unpacked: trying again will not help.
 var ErrInvalid = errors.New("invalid layer")
+
+// ErrDamaged is wrapped beside ErrInvalid when the layer looks as if it had been damaged on its way.
+var ErrDamaged = errors.New("possibly damaged on its way")
 
 // Result tells what Apply wrote.
 type Result struct {
@@ -41,7 +45,13 @@ type Result struct {
 // attributes. An absolute name counts from dir. The entry for the root itself is ignored, as containerd does: an image's
 // root is mode 0755, owner root. ErrInvalid: no tar; more than the limits; a name, a hard link or a name behind a
 // symbolic link that leaves dir; a name too long or of more than 256 components; a file in place of a directory; a
-// whiteout without a name or used as a directory; an unknown type of entry; sparse files beyond 4 GiB.
+// whiteout without a name or used as a directory; an unknown type of entry; an owner or device number that the kernel does not
+// have; sparse files beyond 4 GiB. A time before 1970 or after 2262 becomes 1970, as containerd does, and one that the file
+// system does not have its last one; a tar that ends too early, and what the kernel refuses: hard links to nothing, to a
+// directory or too many, empty targets, attributes with names or values that it does not take or that are larger than the file
+// system keeps. Attributes of namespaces that the file system does not have are left out, as containerd does.
+//
+// Errors of r, of the disk and of the context keep their kind. What they quote of the tar is cut.
 func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result Result, err error) {
 	if dir, err = filepath.Abs(dir); err == nil {
 		dir, err = filepath.EvalSymlinks(dir)
@@ -49,6 +59,7 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result 
 	if err != nil {
 		return Result{}, fmt.Errorf("resolve layer directory: %w", err)
 	}
+	defer burst()()
 	ahead, stop, err := ReadAhead(&limited{r: verify.WithContext(ctx, r), limit: limits.Bytes})
 	if err != nil {
 		return Result{}, err
@@ -58,32 +69,53 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result 
 			err = fmt.Errorf("end reading layer: %w", serr)
 		}
 	}()
+	src := &source{r: ahead}
 	layer := newLayer(dir, limits)
-	_, err = archive.Apply(ctx, dir, ahead,
-		archive.WithFilter(layer.admit), archive.WithConvertWhiteout(layer.convertWhiteout))
-	if err != nil {
-		return Result{}, fmt.Errorf("unpack layer at entry %.256q: %w", layer.entry, blame(err))
+	if err := layer.write(ctx, src); err != nil {
+		return Result{}, fmt.Errorf("unpack layer at entry %.256q: %w", layer.entry, layer.fault(ctx, src, err))
 	}
-	// Without WriteTo, which fails at an end that the tar reader has seen.
-	if _, err := io.Copy(io.Discard, struct{ io.Reader }{ahead}); err != nil {
+	if _, err := io.Copy(io.Discard, src); err != nil {
 		return Result{}, fmt.Errorf("read layer to its end: %w", err)
 	}
-	usage, err := snapshot.DiskUsage(ctx, dir)
-	if err != nil {
-		return Result{}, err
-	}
-	return Result{Usage: usage, Implied: layer.implied()}, nil
+	return layer.finish(ctx)
 }
 
-// blame tells errors that the layer is the reason of from those of reading and of the disk.
-func blame(err error) error {
-	if errors.Is(err, ErrInvalid) {
-		return err
-	}
-	for _, fault := range []error{tar.ErrHeader, tar.ErrFieldTooLong, unix.ENAMETOOLONG, unix.ENOTDIR, unix.ELOOP} {
-		if errors.Is(err, fault) {
-			return fmt.Errorf("%w: %w", ErrInvalid, err)
+// write has the tar written, by the piece.
+func (l *layer) write(ctx context.Context, r io.Reader) error {
+	parts := &pieces{r: r}
+	filter := func(hdr *tar.Header) (bool, error) {
+		if parts.cut(hdr) {
+			return false, errPiece
 		}
+		return l.admit(hdr)
 	}
-	return err
+	for {
+		_, err := archive.Apply(ctx, l.dir, parts, archive.WithFilter(filter), archive.WithConvertWhiteout(l.convertWhiteout))
+		if !errors.Is(err, errPiece) {
+			return err
+		}
+		parts.begin()
+	}
+}
+
+// finish does what is left when all is written: it measures, and gives directories the times that they had before names were
+// made in them.
+func (l *layer) finish(ctx context.Context) (result Result, err error) {
+	names := 0
+	result.Usage, err = snapshot.WalkUsage(ctx, l.dir, func(path string) error {
+		if path == "." {
+			return nil
+		}
+		if mtime := l.get(path); mtime >= 0 {
+			times := []unix.Timespec{unix.NsecToTimespec(mtime), unix.NsecToTimespec(mtime)}
+			return unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(l.dir, path), times, unix.AT_SYMLINK_NOFOLLOW)
+		}
+		if names += len(path); names > maxImplied {
+			return fmt.Errorf("%w: the names of directories without an entry have more than %d bytes", ErrInvalid, maxImplied)
+		}
+		result.Implied = append(result.Implied, path)
+		return nil
+	})
+	slices.Sort(result.Implied)
+	return result, err
 }

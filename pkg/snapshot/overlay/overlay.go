@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/claim"
@@ -133,7 +134,12 @@ func New(root string, o Options) (*Snapshotter, error) {
 // start finds out what the file system can do and what is on it, and lets the background work begin.
 func (s *Snapshotter) start(o Options) error {
 	var err error
-	if s.features, err = probe(s.root, s.stagePath("probe")); err != nil {
+	s.features, err = probe(s.root, s.stagePath("probe"))
+	if isFull(err) { // what is there must be served, and removed
+		logrus.WithError(err).Warn("the disk is full: overlayfs could not be tried, and is taken to work as it did")
+		s.features, err = kernelFeatures(), nil
+	}
+	if err != nil {
 		return err
 	}
 	if s.projects, err = openProjects(s.root, s.stagePath("quota"), o); err != nil {

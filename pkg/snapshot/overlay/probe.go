@@ -52,6 +52,26 @@ func probe(root, scratch string) (f features, err error) {
 	return f, nil
 }
 
+// isFull tells whether a probe failed for want of room, which says nothing of what it was to find out.
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// kernelFeatures is what the kernel tells without a mount, for a file system that has no room for the probe.
+func kernelFeatures() features {
+	f := features{indexOff: unknown}
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC) // loads the module
+	if err != nil {
+		return f
+	}
+	defer unix.Close(fd)
+	switch _, err := os.Stat("/sys/module/overlay/parameters/index"); {
+	case err == nil:
+		f.indexOff = yes
+	case errors.Is(err, os.ErrNotExist):
+		f.indexOff = no
+	}
+	return f
+}
+
 // tryOverlay mounts writable and replaces a lower directory, which takes a whiteout and an opaque directory.
 func tryOverlay(scratch string) error {
 	mnt, err := mountProbe(scratch)

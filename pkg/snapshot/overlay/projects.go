@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/snapshot"
@@ -80,7 +81,10 @@ func openProjects(root, scratch string, o Options) (*projects, error) {
 	wanted := state.Counts == quota.Yes && (p.limits == quota.Limits{} || state.Limits == quota.Yes)
 	if err = state.Reason; wanted {
 		p.base, _ = quota.Project(root) // if it cannot be read, the trial fails
-		err = p.try(scratch)
+		if err = p.try(scratch); isFull(err) {
+			logrus.WithError(err).Warn("the disk is full: project quotas could not be tried, and are taken to work as they did")
+			err = nil
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(p.refuse(root, err), p.fs.Close())

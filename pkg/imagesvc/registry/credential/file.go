@@ -77,14 +77,14 @@ func (w *watched[T]) get() (T, error) {
 }
 
 func (w *watched[T]) files() ([]string, error) {
-	info, err := os.Stat(w.path)
+	info, err := opfile.Stat(w.path)
 	if err != nil {
 		return nil, err
 	}
 	if !info.IsDir() || w.pick == nil {
 		return []string{w.path}, nil
 	}
-	entries, err := os.ReadDir(w.path)
+	entries, err := opfile.ReadDir(w.path)
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ var (
 	ErrUnauthorized = errors.New("not authorized")
 	// ErrUnavailable: no endpoint gave an answer.
 	ErrUnavailable = errors.New("registry unavailable")
-	// ErrStalled: nothing came for longer than Config.NoProgress.
+	// ErrStalled: nothing, or too little, came for longer than Config.NoProgress.
 	ErrStalled = errors.New("stalled")
 	// ErrDigest: the content is not what was asked for.
 	ErrDigest = verify.ErrDigest

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -76,7 +75,7 @@ func (d *dirs) find(host string) (*hostDir, error) {
 func (d *dirs) look(host string, known *lookup) *lookup {
 	path, isDefault, err := d.choose(host)
 	if err != nil {
-		return &lookup{err: &Problem{File: path, Reason: err.Error()}}
+		return &lookup{err: &Problem{File: path, Reason: err.Error(), cause: err}}
 	}
 	if path == "" {
 		return &lookup{}
@@ -134,7 +133,7 @@ func (d *dirs) first(names []string) (path string, hasFiles bool, err error) {
 	for _, root := range d.roots {
 		for _, name := range names {
 			path := filepath.Join(root, name)
-			entries, err := os.ReadDir(path)
+			entries, err := opfile.ReadDir(path)
 			switch {
 			case errors.Is(err, fs.ErrNotExist):
 			case err != nil:
@@ -166,14 +165,14 @@ func directoryNames(host string) []string {
 func readDir(dir, file string) (*document, error) {
 	doc, err := opfile.Read(file, maxHostsFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, &Problem{File: file, Reason: err.Error()}
+		return nil, &Problem{File: file, Reason: err.Error(), cause: err}
 	}
 	if len(doc) > 0 {
 		return parseHosts(file, dir, doc)
 	}
-	entries, err := os.ReadDir(dir)
+	entries, err := opfile.ReadDir(dir)
 	if err != nil {
-		return nil, &Problem{File: dir, Reason: err.Error()}
+		return nil, &Problem{File: dir, Reason: err.Error(), cause: err}
 	}
 	var tls TLS
 	for _, e := range entries {
@@ -183,7 +182,7 @@ func readDir(dir, file string) (*document, error) {
 			tls.CA = append(tls.CA, path)
 		case isCert:
 			pair := KeyPair{Cert: path}
-			if _, err := os.Stat(base + ".key"); err == nil {
+			if _, err := opfile.Stat(base + ".key"); err == nil {
 				pair.Key = base + ".key"
 			}
 			tls.Client = append(tls.Client, pair)

@@ -46,7 +46,12 @@ type Problem struct {
 	// Key is the TOML key, with the name of the host: host."https://mirror.example".ca.
 	Key    string
 	Reason string
+
+	cause error // nil if it is what the file says
 }
+
+// Unwrap returns why a file could not be read.
+func (p *Problem) Unwrap() error { return p.cause }
 
 func (p *Problem) Error() string {
 	var b strings.Builder

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -47,14 +46,28 @@ func NewPool(answer time.Duration) *Pool {
 	return &Pool{answer: answer, bySettings: map[string]*pooled{}}
 }
 
-// Transport returns what reaches an endpoint: it sends the endpoint's header fields to the endpoint's host, and to no
-// other. The error, of ErrConfig, names the file that is not a certificate, or no key.
-func (p *Pool) Transport(e *Endpoint) (http.RoundTripper, error) {
-	t, err := p.transport(e)
-	if err != nil {
-		return nil, &Problem{Key: e.Source, Reason: err.Error()}
+// Transport returns what reaches an endpoint: it sends the endpoint's header fields and client certificate to the endpoint's
+// host, and to no other; elsewhere tells how those are reached. The error, of ErrConfig, names the file that is not a
+// certificate, or no key.
+func (p *Pool) Transport(e *Endpoint, elsewhere func(to *url.URL) (*Endpoint, error)) (http.RoundTripper, error) {
+	get := func(e *Endpoint) (http.RoundTripper, error) {
+		t, err := p.transport(e)
+		if err != nil {
+			return nil, &Problem{Key: e.Source, Reason: err.Error(), cause: err}
+		}
+		return t, nil
 	}
-	return &withHeader{next: t, scheme: e.Base.Scheme, host: e.Base.Host, header: e.Header}, nil
+	t, err := get(e)
+	if err != nil {
+		return nil, err
+	}
+	return &toHost{endpoint: e, next: t, elsewhere: func(to *url.URL) (http.RoundTripper, error) {
+		other, err := elsewhere(to)
+		if err != nil {
+			return nil, err
+		}
+		return get(other)
+	}}, nil
 }
 
 func (p *Pool) transport(e *Endpoint) (*http.Transport, error) {
@@ -134,7 +147,7 @@ func (p *Pool) dialer(e *Endpoint, config *tls.Config) *http.Transport {
 // files lists what is read, with the directories in which it was found.
 func (t TLS) files() (cas, dirs []string, err error) {
 	for _, ca := range t.CA {
-		info, err := os.Stat(ca)
+		info, err := opfile.Stat(ca)
 		if err != nil {
 			return nil, nil, fmt.Errorf("read certificates: %w", err)
 		}
@@ -143,7 +156,7 @@ func (t TLS) files() (cas, dirs []string, err error) {
 			continue
 		}
 		dirs = append(dirs, ca)
-		entries, err := os.ReadDir(ca)
+		entries, err := opfile.ReadDir(ca)
 		if err != nil {
 			return nil, nil, fmt.Errorf("read certificates: %w", err)
 		}
@@ -238,31 +251,6 @@ func (p *Pool) Identity(e *Endpoint) string {
 		return e.API.String()
 	}
 	return fmt.Sprintf("%s %p", e.API, t)
-}
-
-// withHeader adds header fields to requests to one host.
-type withHeader struct {
-	next         http.RoundTripper
-	scheme, host string
-	header       http.Header
-}
-
-func (w *withHeader) RoundTrip(req *http.Request) (*http.Response, error) {
-	if len(w.header) == 0 || req.URL.Scheme != w.scheme || !strings.EqualFold(req.URL.Host, w.host) {
-		return w.next.RoundTrip(req)
-	}
-	req = req.Clone(req.Context())
-	for name, values := range w.header {
-		switch {
-		case name == "Host":
-			req.Host = values[0]
-		case name == "Authorization" && req.Header.Get(name) != "":
-			// What was asked for later, for this pull.
-		default:
-			req.Header[name] = values
-		}
-	}
-	return w.next.RoundTrip(req)
 }
 
 // Unreached tells whether an error says that a request got no answer from a host, rather than a wrong one, or from a host

@@ -4,6 +4,8 @@ package names
 import (
 	"errors"
 	"fmt"
+	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -35,6 +37,9 @@ func Parse(s string) (Reference, error) {
 	if err != nil {
 		return Reference{}, fmt.Errorf("image name %q: %w: %w", s, ErrInvalid, err)
 	}
+	if err := checkHost(reference.Domain(named)); err != nil {
+		return Reference{}, fmt.Errorf("image name %q: %w: %w", s, ErrInvalid, err)
+	}
 	r := Reference{named: reference.TrimNamed(named)}
 	switch named := named.(type) {
 	case reference.Digested:
@@ -46,6 +51,20 @@ func Parse(s string) (Reference, error) {
 		r.tag = named.Tag()
 	}
 	return r, nil
+}
+
+// checkHost refuses what nothing can be reached at: the grammar of names takes any digits for a port.
+func checkHost(domain string) error {
+	u, err := url.Parse("https://" + domain)
+	if err != nil {
+		return fmt.Errorf("host %q: %w", domain, err)
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return fmt.Errorf("port %s of host %q is not from 1 to 65535", port, u.Hostname())
+		}
+	}
+	return nil
 }
 
 func canonicalDomain(domain string) string {

@@ -2,10 +2,13 @@ package registrytest
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -36,12 +39,24 @@ func NewMemory(t testing.TB) *Memory {
 	return m.started(t)
 }
 
-// NewMemoryTLS starts a registry with TLS, and a certificate nobody knows.
+// NewMemoryTLS starts a registry with TLS, and a certificate nobody knows, the same for all. It asks for a certificate of the
+// client, which is in the TLS of Requests.
 func NewMemoryTLS(t testing.TB) *Memory {
 	m := newMemory()
-	m.Server = httptest.NewTLSServer(m)
+	m.Server = httptest.NewUnstartedServer(m)
+	m.Server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12}
+	m.Server.StartTLS()
 	return m.started(t)
 }
+
+// CA writes the certificate to a file.
+func (m *Memory) CA(t testing.TB) string {
+	block := &pem.Block{Type: "CERTIFICATE", Bytes: m.Server.Certificate().Raw}
+	return writeFile(t, filepath.Join(t.TempDir(), "ca.pem"), pem.EncodeToMemory(block))
+}
+
+// NewClientCert makes the files of a certificate and its key.
+func NewClientCert(t testing.TB) (cert, key string) { return newCert(t, t.TempDir()) }
 
 func newMemory() *Memory {
 	return &Memory{manifests: map[string][]byte{}, blobs: map[digest.Digest][]byte{}}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"criserver/pkg/imagesvc/registry/failure"
@@ -31,28 +32,43 @@ func Exchange(parent context.Context, limit, backoff time.Duration) (ctx context
 	return ctx, cancel, func() { deadline.Stop() }
 }
 
-// watched is a body that gives up when nothing comes for some time. Time in which nobody reads does not count.
+// watched is a body that gives up when too little comes for some time. Time in which nobody reads does not count.
 type watched struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	body   io.ReadCloser
 	limit  time.Duration
+	least  int64
 	timer  *time.Timer
+	waited time.Duration // since there was progress
+	got    atomic.Int64  // in that time
 }
 
-// Watch returns a body that cancels with failure.ErrStalled when a read takes longer than the limit. ctx is the one of the request, and
-// cancel is its; Close calls it too.
-func Watch(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, limit time.Duration) io.ReadCloser {
-	w := &watched{ctx: ctx, cancel: cancel, body: body, limit: limit}
-	w.timer = time.AfterFunc(limit, func() { cancel(fmt.Errorf("nothing came for %v: %w", limit, failure.ErrStalled)) })
+// Watch returns a body that cancels with failure.ErrStalled when reads have waited for the limit and got fewer than least bytes;
+// any byte is progress if that is 1 or less. ctx is the one of the request, and cancel is its; Close calls it too.
+func Watch(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, limit time.Duration, least int64) io.ReadCloser {
+	w := &watched{ctx: ctx, cancel: cancel, body: body, limit: limit, least: max(least, 1)}
+	w.timer = time.AfterFunc(limit, func() {
+		what := "nothing"
+		if n := w.got.Load(); n > 0 {
+			what = fmt.Sprintf("no more than %d bytes", n)
+		}
+		cancel(fmt.Errorf("%s came in %v: %w", what, limit, failure.ErrStalled))
+	})
 	w.timer.Stop()
 	return w
 }
 
 func (w *watched) Read(p []byte) (int, error) {
-	w.timer.Reset(w.limit)
+	began := time.Now()
+	w.timer.Reset(w.limit - w.waited)
 	n, err := w.body.Read(p)
 	w.timer.Stop()
+	w.waited += time.Since(began)
+	if w.got.Add(int64(n)) >= w.least {
+		w.waited = 0
+		w.got.Store(0)
+	}
 	if err != nil && !errors.Is(err, io.EOF) && w.ctx.Err() != nil {
 		err = context.Cause(w.ctx)
 	}

@@ -1,0 +1,100 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"criserver/pkg/imagesvc/registry/registrytest"
+)
+
+// hungDir mounts a FUSE file system of which nobody reads the requests, so that all that is done there hangs.
+func hungDir(t *testing.T, dir string) {
+	t.Helper()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("the machine has no FUSE: %v", err)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("hung", dir, "fuse", 0, "fd="+strconv.Itoa(fd)+",rootmode=40000,user_id=0,group_id=0"); err != nil {
+		unix.Close(fd)
+		t.Skipf("FUSE cannot be mounted: %v", err)
+	}
+	t.Cleanup(func() {
+		unix.Close(fd) // what hangs fails now
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+}
+
+// TestHungFiles has the files that pulls look at on a file system that hangs: a pull says so in time, the next one at once, the
+// daemon does all else, and stops.
+func TestHungFiles(t *testing.T) {
+	private := registrytest.Start(t, registrytest.Options{User: "me", Password: secret})
+	private.Push(t, "team/app", "v1", testImage(t))
+	for name, setting := range map[string]struct {
+		config, file, image string
+		code                codes.Code
+	}{
+		"docker config": {"docker_configs = [%q]", "config.json", private.Host + "/" + repoTag, codes.Unauthenticated},
+		"certs.d":       {"config_path = [%q]", "certs.d", registryAddr + "/e2e-test-images/busybox:1.29-2", codes.Unavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newStoppedNode(t)
+			hung := filepath.Join(n.dir, "hung")
+			file := filepath.Join(hung, setting.file)
+			config, err := os.OpenFile(n.config, os.O_WRONLY|os.O_APPEND, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = config.WriteString("\n[registry]\n" + strings.ReplaceAll(setting.config, "%q", strconv.Quote(file)) + "\n")
+			if err != nil || config.Close() != nil {
+				t.Fatal(err)
+			}
+			hungDir(t, hung)
+			n.serve()
+			threads := func() int {
+				all, _ := os.ReadDir("/proc/" + strconv.Itoa(n.cmd.Process.Pid) + "/task")
+				return len(all)
+			}
+			before := threads()
+			for i := range 20 {
+				begun := time.Now()
+				err := n.pullAs(setting.image, nil)
+				if err == nil || !strings.Contains(err.Error(), file) || status.Code(err) != setting.code {
+					t.Fatalf("pull %d: %v", i, err)
+				}
+				limit := 15 * time.Second
+				if i > 0 {
+					limit = time.Second
+				} else {
+					t.Logf("after %s: %v", time.Since(begun).Round(time.Millisecond), err)
+				}
+				if took := time.Since(begun); took > limit {
+					t.Errorf("pull %d took %s", i, took)
+				}
+			}
+			if now := threads(); now > before+10 {
+				t.Errorf("the daemon has %d threads, had %d", now, before)
+			}
+			n.runPod(n.podConfig())
+			n.removeAll()
+			begun := time.Now()
+			n.stop()
+			if took := time.Since(begun); took > 10*time.Second {
+				t.Errorf("the stop took %s", took)
+			}
+			n.start()
+		})
+	}
+}
