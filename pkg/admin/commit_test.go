@@ -8,6 +8,7 @@ import (
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/ledger"
 )
 
 func TestCommit(t *testing.T) {
@@ -39,7 +40,7 @@ func TestCommit(t *testing.T) {
 	frozen := []string{"freeze 0123456789abcdef", "commit", "thaw"}
 	boom := errors.New("boom")
 	for name, tc := range map[string]struct {
-		phase                sandbox.ContainerPhase
+		phase                ledger.ContainerPhase
 		image                string
 		noPause              bool
 		freeze, commit, thaw error
