@@ -68,7 +68,7 @@ type Streaming struct {
 // StreamingTLS is how sessions are protected.
 type StreamingTLS struct {
 	Certificate string   `toml:"certificate" comment:"A PEM file, with key."`
-	Key         string   `toml:"key"`
+	Key         string   `toml:"key" comment:"A PEM file."`
 	Generate    bool     `toml:"generate" comment:"Use a certificate that the process makes for itself."`
 	ClientCA    string   `toml:"client_ca" comment:"A PEM file of authorities. Only clients with a certificate by one of them are let in."`
 	MinVersion  string   `toml:"min_version" comment:"1.2 or 1.3. Empty is 1.2."`
