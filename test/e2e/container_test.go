@@ -115,7 +115,7 @@ func TestRefusals(t *testing.T) {
 		code   codes.Code
 		names  string
 	}{
-		"terminal":      {func(c *runtimeapi.ContainerConfig) { c.Tty = true }, codes.InvalidArgument, "tty"},
+		"stdin once":    {func(c *runtimeapi.ContainerConfig) { c.StdinOnce = true }, codes.InvalidArgument, "stdin_once"},
 		"device":        {func(c *runtimeapi.ContainerConfig) { c.Devices = []*runtimeapi.Device{{HostPath: "/dev/null"}} }, codes.InvalidArgument, "devices"},
 		"unknown image": {func(c *runtimeapi.ContainerConfig) { c.Image.Image = "registry.k8s.io/no/such:1" }, codes.NotFound, "no/such"},
 		"no name":       {func(c *runtimeapi.ContainerConfig) { c.Metadata.Name = "" }, codes.InvalidArgument, "metadata.name"},
