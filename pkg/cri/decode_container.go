@@ -120,7 +120,7 @@ func decodeEnv(in []*runtimeapi.KeyValue) ([]string, error) {
 			return nil, invalid("envs", "%q is no name of a variable, or its value has a NUL byte", kv.GetKey())
 		}
 		if !utf8.Valid(kv.GetValue()) {
-			return nil, unsupported("envs", fmt.Sprintf("the value of %s, which is not UTF-8,", kv.GetKey()))
+			return nil, invalid("envs", "the value of %s is not UTF-8: an OCI specification, which is JSON, cannot hold it", kv.GetKey())
 		}
 		out = append(out, kv.GetKey()+"="+string(kv.GetValue()))
 	}

@@ -76,9 +76,6 @@ func TestUnsupportedFieldsAreRefused(t *testing.T) {
 		"mounts[0].uidMappings": func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", UidMappings: []*runtimeapi.IDMapping{{}}}}
 		},
-		"envs": func(c *runtimeapi.ContainerConfig) {
-			c.Envs = []*runtimeapi.KeyValue{{Key: "K", Value: []byte{0xff}}}
-		},
 	} {
 		c := containerConfig()
 		change(c)
@@ -96,7 +93,10 @@ func TestWrongFieldsAreRefused(t *testing.T) {
 			c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{}
 			c.Linux.SecurityContext.RunAsUsername = "x"
 		},
-		"run_as_group":        func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{} },
+		"run_as_group": func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{} },
+		"envs: invalid: the value of K is not UTF-8": func(c *runtimeapi.ContainerConfig) {
+			c.Envs = []*runtimeapi.KeyValue{{Key: "K", Value: []byte{0xff}}}
+		},
 		"envs":                func(c *runtimeapi.ContainerConfig) { c.Envs = []*runtimeapi.KeyValue{{Key: "A=B"}} },
 		"mounts[0].host_path": func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{{}} },
 		"namespace_options.ipc": func(c *runtimeapi.ContainerConfig) {
