@@ -10,7 +10,6 @@ import (
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/sandbox"
-	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
@@ -36,7 +35,11 @@ func decodeContainer(c *runtimeapi.ContainerConfig) (want.Container, error) {
 	if err != nil {
 		return none, err
 	}
-	seccomp, err := decodeSeccomp(sc)
+	seccomp, seccompProfile, err := decodeSeccomp(sc)
+	if err != nil {
+		return none, err
+	}
+	appArmor, err := decodeAppArmor(sc)
 	if err != nil {
 		return none, err
 	}
@@ -50,8 +53,10 @@ func decodeContainer(c *runtimeapi.ContainerConfig) (want.Container, error) {
 		NoNewPrivs: sc.GetNoNewPrivs(),
 		Capabilities: spec.Capabilities{
 			Add: sc.GetCapabilities().GetAddCapabilities(), Drop: sc.GetCapabilities().GetDropCapabilities(),
+			Ambient: sc.GetCapabilities().GetAddAmbientCapabilities(),
 		},
 		MaskedPaths: sc.GetMaskedPaths(), ReadonlyPaths: sc.GetReadonlyPaths(), Seccomp: seccomp,
+		SeccompProfile: seccompProfile, AppArmor: appArmor,
 		User: user.Want{
 			UID: optional(sc.GetRunAsUser()), GID: optional(sc.GetRunAsGroup()), Username: sc.GetRunAsUsername(),
 			SupplementalGIDs: sc.GetSupplementalGroups(),
@@ -84,31 +89,12 @@ func checkContainer(c *runtimeapi.ContainerConfig) error {
 		return unsupported("devices", c.GetDevices()[0].GetHostPath())
 	case len(c.GetCDIDevices()) > 0:
 		return unsupported("CDI_devices", c.GetCDIDevices()[0].GetName())
-	case len(sc.GetCapabilities().GetAddAmbientCapabilities()) > 0:
-		return unsupported("linux.security_context.capabilities.add_ambient_capabilities", sc.GetCapabilities().GetAddAmbientCapabilities())
 	case runtimeapi.SupplementalGroupsPolicy_name[int32(sc.GetSupplementalGroupsPolicy())] == "":
 		return invalid("linux.security_context.supplemental_groups_policy", "%v", sc.GetSupplementalGroupsPolicy())
 	case sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil && sc.GetRunAsUsername() == "":
 		return invalid("linux.security_context.run_as_group", "run_as_user or run_as_username must be set with it")
 	case sc.GetRunAsUser() != nil && sc.GetRunAsUsername() != "":
 		return invalid("linux.security_context.run_as_username", "run_as_user is set too")
-	}
-	return checkAppArmor(sc)
-}
-
-// checkAppArmor refuses a profile where the node has AppArmor: none is applied yet. Elsewhere RuntimeDefault means nothing,
-// for every runtime.
-func checkAppArmor(sc *runtimeapi.LinuxContainerSecurityContext) error {
-	const field = "linux.security_context.apparmor"
-	//nolint:staticcheck // deprecated, but old clients still send it
-	old := sc.GetApparmorProfile()
-	switch p := sc.GetApparmor(); {
-	case p == nil && (old == "" || old == "unconfined"), p.GetProfileType() == runtimeapi.SecurityProfile_Unconfined && p != nil:
-		return nil
-	case p.GetProfileType() == runtimeapi.SecurityProfile_Localhost, p == nil && old != "runtime/default":
-		return unsupported(field, "a profile of the node")
-	case host.AppArmor():
-		return unsupported(field, "RuntimeDefault on a node with AppArmor")
 	}
 	return nil
 }
@@ -201,31 +187,6 @@ func decodeResources(r *runtimeapi.LinuxContainerResources) spec.Resources {
 		out.HugepageLimits[h.GetPageSize()] = h.GetLimit()
 	}
 	return out
-}
-
-// decodeSeccomp reads the profile, also in its deprecated form. Privileged containers have none (api.proto).
-func decodeSeccomp(sc *runtimeapi.LinuxContainerSecurityContext) (spec.SeccompKind, error) {
-	if sc.GetPrivileged() {
-		return spec.SeccompUnconfined, nil
-	}
-	if p := sc.GetSeccomp(); p != nil {
-		switch p.GetProfileType() {
-		case runtimeapi.SecurityProfile_RuntimeDefault:
-			return spec.SeccompRuntimeDefault, nil
-		case runtimeapi.SecurityProfile_Unconfined:
-			return spec.SeccompUnconfined, nil
-		}
-		return 0, unsupported("linux.security_context.seccomp", "profile "+p.GetLocalhostRef())
-	}
-	//nolint:staticcheck // deprecated, but old clients still send it
-	switch path := sc.GetSeccompProfilePath(); path {
-	case "", "unconfined":
-		return spec.SeccompUnconfined, nil
-	case "runtime/default", "docker/default":
-		return spec.SeccompRuntimeDefault, nil
-	default:
-		return 0, unsupported("linux.security_context.seccomp_profile_path", path)
-	}
 }
 
 // decodeSignal is the name of a stop signal, "" for the image's own.

@@ -7,7 +7,9 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/signals"
+	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -49,20 +51,8 @@ func TestUnsupportedFieldsAreRefused(t *testing.T) {
 		"CDI_devices": func(c *runtimeapi.ContainerConfig) {
 			c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "x"}}
 		},
-		"add_ambient_capabilities": func(c *runtimeapi.ContainerConfig) {
-			c.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{AddAmbientCapabilities: []string{"NET_RAW"}}
-		},
 		"selinux_options": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"}
-		},
-		"apparmor": func(c *runtimeapi.ContainerConfig) {
-			c.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}
-		},
-		"seccomp": func(c *runtimeapi.ContainerConfig) {
-			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}
-		},
-		"seccomp_profile_path": func(c *runtimeapi.ContainerConfig) {
-			c.Linux.SecurityContext.SeccompProfilePath = "localhost/x" //nolint:staticcheck // deprecated, still sent
 		},
 		"userns_options": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}
@@ -97,7 +87,22 @@ func TestWrongFieldsAreRefused(t *testing.T) {
 		"envs: invalid: the value of K is not UTF-8": func(c *runtimeapi.ContainerConfig) {
 			c.Envs = []*runtimeapi.KeyValue{{Key: "K", Value: []byte{0xff}}}
 		},
-		"envs":                func(c *runtimeapi.ContainerConfig) { c.Envs = []*runtimeapi.KeyValue{{Key: "A=B"}} },
+		"envs": func(c *runtimeapi.ContainerConfig) { c.Envs = []*runtimeapi.KeyValue{{Key: "A=B"}} },
+		"apparmor.localhost_ref": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}
+		},
+		"apparmor_profile": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.ApparmorProfile = "mine" //nolint:staticcheck // deprecated, still sent
+		},
+		"seccomp.localhost_ref": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined, LocalhostRef: "/x"}
+		},
+		"seccomp.profile_type": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: 9}
+		},
+		"seccomp_profile_path": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.SeccompProfilePath = "localhost/" //nolint:staticcheck // deprecated, still sent
+		},
 		"mounts[0].host_path": func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{{}} },
 		"namespace_options.ipc": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Ipc: runtimeapi.NamespaceMode_CONTAINER}
@@ -149,6 +154,36 @@ func TestLabelSelector(t *testing.T) {
 	} {
 		if got := matchLabels(row.selector, labels); got != row.want {
 			t.Errorf("matchLabels(%v) = %t", row.selector, got)
+		}
+	}
+}
+
+//nolint:staticcheck // deprecated fields, which old clients still send
+func TestProfiles(t *testing.T) {
+	localhost := &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/p.json"}
+	for name, row := range map[string]struct {
+		sc       *runtimeapi.LinuxContainerSecurityContext
+		kind     spec.SeccompKind
+		path     string
+		appArmor confine.AppArmor
+	}{
+		"nothing": {},
+		"new": {&runtimeapi.LinuxContainerSecurityContext{Seccomp: localhost, Apparmor: localhost}, spec.SeccompLocalhost, "/p.json",
+			confine.AppArmor{Kind: confine.AppArmorLocalhost, Profile: "/p.json"}},
+		"old": {&runtimeapi.LinuxContainerSecurityContext{SeccompProfilePath: "localhost//p.json", ApparmorProfile: "localhost/p"},
+			spec.SeccompLocalhost, "/p.json", confine.AppArmor{Kind: confine.AppArmorLocalhost, Profile: "p"}},
+		"old default": {&runtimeapi.LinuxContainerSecurityContext{SeccompProfilePath: "docker/default", ApparmorProfile: "runtime/default"},
+			spec.SeccompRuntimeDefault, "", confine.AppArmor{}},
+		"old unconfined": {&runtimeapi.LinuxContainerSecurityContext{SeccompProfilePath: "unconfined", ApparmorProfile: "unconfined"},
+			spec.SeccompUnconfined, "", confine.AppArmor{Kind: confine.AppArmorUnconfined}},
+		"new wins": {&runtimeapi.LinuxContainerSecurityContext{Seccomp: &runtimeapi.SecurityProfile{}, SeccompProfilePath: "unconfined"},
+			spec.SeccompRuntimeDefault, "", confine.AppArmor{}},
+		"privileged": {&runtimeapi.LinuxContainerSecurityContext{Privileged: true, Seccomp: localhost}, spec.SeccompUnconfined, "", confine.AppArmor{}},
+	} {
+		kind, path, err := decodeSeccomp(row.sc)
+		appArmor, aerr := decodeAppArmor(row.sc)
+		if err != nil || aerr != nil || kind != row.kind || path != row.path || appArmor != row.appArmor {
+			t.Errorf("%s: %v %q %+v, %v, %v", name, kind, path, appArmor, err, aerr)
 		}
 	}
 }

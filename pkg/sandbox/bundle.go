@@ -1,8 +1,10 @@
 package sandbox
 
 import (
+	"context"
 	"fmt"
 
+	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
@@ -10,7 +12,7 @@ import (
 )
 
 // writeBundle writes the container's OCI specification and tells who its workload runs as.
-func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img want.Image, mounts []spec.Mount) (spec.User, error) {
+func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, img want.Image, mounts []spec.Mount) (spec.User, error) {
 	c := st.Config
 	who := c.User
 	who.ImageUser = img.Config.User
@@ -29,6 +31,14 @@ func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img want.Image,
 		Privileged: c.Privileged, NoNewPrivs: c.NoNewPrivs, ReadOnlyRootFS: c.ReadOnlyRootFS,
 		Capabilities: c.Capabilities, MaskedPaths: c.MaskedPaths, ReadonlyPaths: c.ReadonlyPaths,
 		Seccomp: c.Seccomp, Resources: c.Resources,
+	}
+	if c.Seccomp == spec.SeccompLocalhost {
+		if in.SeccompProfile, err = confine.Seccomp(ctx, c.SeccompProfile); err != nil {
+			return u, err
+		}
+	}
+	if in.AppArmorProfile, err = c.AppArmor.Resolve(ctx, c.Privileged); err != nil {
+		return u, err
 	}
 	if err := host.AddFacts(&in); err != nil {
 		return u, err

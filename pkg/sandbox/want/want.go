@@ -7,6 +7,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"criserver/pkg/cni"
+	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 )
@@ -74,7 +75,10 @@ type Container struct {
 	Capabilities               spec.Capabilities
 	MaskedPaths, ReadonlyPaths []string
 	Seccomp                    spec.SeccompKind
-	User                       user.Want
+	// SeccompProfile is the file on the host that is used with spec.SeccompLocalhost.
+	SeccompProfile string `json:",omitempty"`
+	AppArmor       confine.AppArmor
+	User           user.Want
 	// StopSignal is a name such as "SIGQUIT"; "" takes the image's, or else SIGTERM.
 	StopSignal string
 }
