@@ -10,6 +10,7 @@ import (
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
@@ -57,6 +58,7 @@ func decodeContainer(c *runtimeapi.ContainerConfig) (want.Container, error) {
 		},
 		MaskedPaths: sc.GetMaskedPaths(), ReadonlyPaths: sc.GetReadonlyPaths(), Seccomp: seccomp,
 		SeccompProfile: seccompProfile, AppArmor: appArmor,
+		Devices: decodeDevices(c.GetDevices()), CDIDevices: decodeCDI(c.GetCDIDevices()),
 		User: user.Want{
 			UID: optional(sc.GetRunAsUser()), GID: optional(sc.GetRunAsGroup()), Username: sc.GetRunAsUsername(),
 			SupplementalGIDs: sc.GetSupplementalGroups(),
@@ -85,10 +87,6 @@ func checkContainer(c *runtimeapi.ContainerConfig) error {
 		return unsupported("tty", true)
 	case c.GetStdin() || c.GetStdinOnce():
 		return unsupported("stdin", true)
-	case len(c.GetDevices()) > 0:
-		return unsupported("devices", c.GetDevices()[0].GetHostPath())
-	case len(c.GetCDIDevices()) > 0:
-		return unsupported("CDI_devices", c.GetCDIDevices()[0].GetName())
 	case runtimeapi.SupplementalGroupsPolicy_name[int32(sc.GetSupplementalGroupsPolicy())] == "":
 		return invalid("linux.security_context.supplemental_groups_policy", "%v", sc.GetSupplementalGroupsPolicy())
 	case sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil && sc.GetRunAsUsername() == "":
@@ -111,6 +109,22 @@ func decodeEnv(in []*runtimeapi.KeyValue) ([]string, error) {
 		out = append(out, kv.GetKey()+"="+string(kv.GetValue()))
 	}
 	return out, nil
+}
+
+func decodeDevices(in []*runtimeapi.Device) []device.Want {
+	var out []device.Want
+	for _, d := range in {
+		out = append(out, device.Want{HostPath: d.GetHostPath(), ContainerPath: d.GetContainerPath(), Permissions: d.GetPermissions()})
+	}
+	return out
+}
+
+func decodeCDI(in []*runtimeapi.CDIDevice) []string {
+	var out []string
+	for _, d := range in {
+		out = append(out, d.GetName())
+	}
+	return out
 }
 
 func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {

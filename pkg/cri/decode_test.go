@@ -45,12 +45,8 @@ func TestStopSignals(t *testing.T) {
 // What is not honoured is refused, by a message that names the field.
 func TestUnsupportedFieldsAreRefused(t *testing.T) {
 	for field, change := range map[string]func(*runtimeapi.ContainerConfig){
-		"tty":     func(c *runtimeapi.ContainerConfig) { c.Tty = true },
-		"stdin":   func(c *runtimeapi.ContainerConfig) { c.StdinOnce = true },
-		"devices": func(c *runtimeapi.ContainerConfig) { c.Devices = []*runtimeapi.Device{{}} },
-		"CDI_devices": func(c *runtimeapi.ContainerConfig) {
-			c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "x"}}
-		},
+		"tty":   func(c *runtimeapi.ContainerConfig) { c.Tty = true },
+		"stdin": func(c *runtimeapi.ContainerConfig) { c.StdinOnce = true },
 		"selinux_options": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"}
 		},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"criserver/pkg/sandbox/confine"
+	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
@@ -40,11 +41,21 @@ func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodSt
 	if in.AppArmorProfile, err = c.AppArmor.Resolve(ctx, c.Privileged); err != nil {
 		return u, err
 	}
+	if in.Devices, err = device.Find(ctx, c.Devices); err != nil {
+		return u, err
+	}
+	cdi, err := device.CDINames(c.CDIDevices, c.Annotations)
+	if err != nil {
+		return u, err
+	}
 	if err := host.AddFacts(&in); err != nil {
 		return u, err
 	}
 	out, err := spec.Build(s.specPod(pod), in)
 	if err != nil {
+		return u, err
+	}
+	if err := device.InjectCDI(ctx, s.config.CDISpecDirs, out, cdi); err != nil {
 		return u, err
 	}
 	return u, s.bundles.WriteSpec(st.ID, out)

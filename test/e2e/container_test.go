@@ -114,8 +114,14 @@ func TestRefusals(t *testing.T) {
 		code   codes.Code
 		names  string
 	}{
-		"terminal":      {func(c *runtimeapi.ContainerConfig) { c.Tty = true }, codes.InvalidArgument, "tty"},
-		"device":        {func(c *runtimeapi.ContainerConfig) { c.Devices = []*runtimeapi.Device{{HostPath: "/dev/null"}} }, codes.InvalidArgument, "devices"},
+		"terminal": {func(c *runtimeapi.ContainerConfig) { c.Tty = true }, codes.InvalidArgument, "tty"},
+		"device":   {func(c *runtimeapi.ContainerConfig) { c.Devices = []*runtimeapi.Device{{HostPath: "/etc/passwd"}} }, codes.InvalidArgument, "/etc/passwd"},
+		"device permissions": {func(c *runtimeapi.ContainerConfig) {
+			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/null", Permissions: "rx"}}
+		}, codes.InvalidArgument, "devices.permissions"},
+		"CDI device": {func(c *runtimeapi.ContainerConfig) {
+			c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.example/no=such"}}
+		}, codes.InvalidArgument, "vendor.example/no=such"},
 		"unknown image": {func(c *runtimeapi.ContainerConfig) { c.Image.Image = "registry.k8s.io/no/such:1" }, codes.NotFound, "no/such"},
 		"no name":       {func(c *runtimeapi.ContainerConfig) { c.Metadata.Name = "" }, codes.InvalidArgument, "metadata.name"},
 		"privileged":    {security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Privileged = true }), codes.InvalidArgument, "privileged"},

@@ -56,7 +56,8 @@ type Monitor struct {
 
 // Runtime is how containers are run.
 type Runtime struct {
-	CgroupRoot string `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
+	CgroupRoot  string   `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
+	CDISpecDirs []string `toml:"cdi_spec_dirs" comment:"Directories of the files that describe CDI devices; of two descriptions of a device that in the later directory counts."`
 }
 
 // Image is how images are pulled and kept.
@@ -203,7 +204,7 @@ func Default() *Config {
 		Root:   "/var/lib/criserver",
 		Log:    Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
-			CgroupRoot: "/criserver",
+			CgroupRoot: "/criserver", CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		},
 		Image: Image{
 			MaxParallelLayers: 4, ConnectionsPerLayer: 3, NoProgressTimeout: Duration(5 * time.Minute),

@@ -112,6 +112,9 @@ func (v *validator) stateSockets(c *Config) {
 }
 
 func (v *validator) runtime(r Runtime) {
+	for _, dir := range r.CDISpecDirs {
+		v.check(path.IsAbs(dir), "runtime.cdi_spec_dirs", "%q is not absolute", dir)
+	}
 	v.check(path.Clean(r.CgroupRoot) != "/", "runtime.cgroup_root", "cannot be the root cgroup")
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"criserver/pkg/cni"
 	"criserver/pkg/sandbox/confine"
+	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 )
@@ -78,7 +79,10 @@ type Container struct {
 	// SeccompProfile is the file on the host that is used with spec.SeccompLocalhost.
 	SeccompProfile string `json:",omitempty"`
 	AppArmor       confine.AppArmor
-	User           user.Want
+	Devices        []device.Want `json:",omitempty"`
+	// CDIDevices are names of CDI devices, such as "vendor.com/gpu=0".
+	CDIDevices []string `json:",omitempty"`
+	User       user.Want
 	// StopSignal is a name such as "SIGQUIT"; "" takes the image's, or else SIGTERM.
 	StopSignal string
 }
