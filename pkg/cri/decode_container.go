@@ -56,7 +56,7 @@ func decodeContainer(c *runtimeapi.ContainerConfig) (want.Container, error) {
 			Add: sc.GetCapabilities().GetAddCapabilities(), Drop: sc.GetCapabilities().GetDropCapabilities(),
 			Ambient: sc.GetCapabilities().GetAddAmbientCapabilities(),
 		},
-		MaskedPaths: sc.GetMaskedPaths(), ReadonlyPaths: sc.GetReadonlyPaths(), Seccomp: seccomp,
+		MaskedPaths: decodePaths(sc, sc.GetMaskedPaths()), ReadonlyPaths: decodePaths(sc, sc.GetReadonlyPaths()), Seccomp: seccomp,
 		SeccompProfile: seccompProfile, AppArmor: appArmor,
 		Devices: decodeDevices(c.GetDevices()), CDIDevices: decodeCDI(c.GetCDIDevices()),
 		User: user.Want{
@@ -109,6 +109,16 @@ func decodeEnv(in []*runtimeapi.KeyValue) ([]string, error) {
 		out = append(out, kv.GetKey()+"="+string(kv.GetValue()))
 	}
 	return out, nil
+}
+
+// decodePaths reads masked_paths or readonly_paths. Protobuf does not tell an empty list from none; the kubelet sends its
+// default list, or an empty one for procMount Unmasked, so that empty means none, as in containerd. Only who says nothing
+// of security gets the defaults.
+func decodePaths(sc *runtimeapi.LinuxContainerSecurityContext, paths []string) []string {
+	if sc != nil && paths == nil {
+		return []string{}
+	}
+	return paths
 }
 
 func decodeDevices(in []*runtimeapi.Device) []device.Want {

@@ -183,3 +183,19 @@ func TestProfiles(t *testing.T) {
 		}
 	}
 }
+
+// An empty list is procMount Unmasked; no security context at all has the defaults.
+func TestHiddenPaths(t *testing.T) {
+	c := containerConfig()
+	if got, err := decodeContainer(c); err != nil || got.MaskedPaths == nil || got.ReadonlyPaths == nil || len(got.MaskedPaths)+len(got.ReadonlyPaths) > 0 {
+		t.Errorf("empty: %v %v, %v", got.MaskedPaths, got.ReadonlyPaths, err)
+	}
+	c.Linux.SecurityContext.MaskedPaths = []string{"/x"}
+	if got, err := decodeContainer(c); err != nil || len(got.MaskedPaths) != 1 {
+		t.Errorf("own: %v, %v", got.MaskedPaths, err)
+	}
+	c.Linux = nil
+	if got, err := decodeContainer(c); err != nil || got.MaskedPaths != nil || got.ReadonlyPaths != nil {
+		t.Errorf("absent: %v %v, %v", got.MaskedPaths, got.ReadonlyPaths, err)
+	}
+}

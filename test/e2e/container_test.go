@@ -67,10 +67,14 @@ func TestFields(t *testing.T) {
 		}), "0000000000001000"},
 		"no new privileges": {"grep NoNewPrivs /proc/self/status | cut -f2", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.NoNewPrivs = true }), "1"},
 		"read-only root":    {"touch /x 2>/dev/null || echo refused", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.ReadonlyRootfs = true }), "refused"},
-		"masked path":       {"cat /proc/timer_list | wc -c; ls /proc/acpi 2>/dev/null | wc -l", nil, "0\n0"},
-		"own masked path":   {"cat /etc/passwd | wc -c", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.MaskedPaths = []string{"/etc/passwd"} }), "0"},
-		"read-only path":    {"(echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo refused", nil, "refused"},
-		"no seccomp":        {"grep Seccomp: /proc/self/status | cut -f2", nil, "0"},
+		"masked path": {"cat /proc/timer_list | wc -c; ls /proc/acpi 2>/dev/null | wc -l", security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+			s.MaskedPaths = []string{"/proc/timer_list", "/proc/acpi"}
+		}), "0\n0"},
+		"no masked path":     {"grep -c -E ' /proc/(timer_list|acpi|kcore) ' /proc/self/mounts", nil, "0"},
+		"own masked path":    {"cat /etc/passwd | wc -c", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.MaskedPaths = []string{"/etc/passwd"} }), "0"},
+		"read-only path":     {"(echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo refused", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.ReadonlyPaths = []string{"/proc/sys"} }), "refused"},
+		"own read-only path": {"touch /etc/passwd 2>/dev/null || echo refused", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.ReadonlyPaths = []string{"/etc/passwd"} }), "refused"},
+		"no seccomp":         {"grep Seccomp: /proc/self/status | cut -f2", nil, "0"},
 		"seccomp": {"grep Seccomp: /proc/self/status | cut -f2; unshare -U true 2>/dev/null || echo refused", security(func(s *runtimeapi.LinuxContainerSecurityContext) {
 			s.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 		}), "2\nrefused"},
