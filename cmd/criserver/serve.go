@@ -346,7 +346,7 @@ func sandboxConfig(c *config.Config) (sandbox.Config, error) {
 	if m.Log == "" {
 		m.Log = filepath.Join(c.State, "crimonitor.log")
 	}
-	return sandbox.Config{StateDir: state, CgroupRoot: c.Runtime.CgroupRoot, Monitor: m}, nil
+	return sandbox.Config{StateDir: state, CgroupRoot: c.Runtime.CgroupRoot, CDISpecDirs: c.Runtime.CDISpecDirs, Monitor: m}, nil
 }
 
 // monitorProgram finds crimonitor: where it is said to be, beside this program, or in PATH.

@@ -11,7 +11,7 @@ import (
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/sandbox"
-	"criserver/pkg/sandbox/host"
+	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
@@ -37,7 +37,11 @@ func decodeContainer(c *runtimeapi.ContainerConfig) (want.Container, error) {
 	if err != nil {
 		return none, err
 	}
-	seccomp, err := decodeSeccomp(sc)
+	seccomp, seccompProfile, err := decodeSeccomp(sc)
+	if err != nil {
+		return none, err
+	}
+	appArmor, err := decodeAppArmor(sc)
 	if err != nil {
 		return none, err
 	}
@@ -51,8 +55,11 @@ func decodeContainer(c *runtimeapi.ContainerConfig) (want.Container, error) {
 		NoNewPrivs: sc.GetNoNewPrivs(),
 		Capabilities: spec.Capabilities{
 			Add: sc.GetCapabilities().GetAddCapabilities(), Drop: sc.GetCapabilities().GetDropCapabilities(),
+			Ambient: sc.GetCapabilities().GetAddAmbientCapabilities(),
 		},
-		MaskedPaths: sc.GetMaskedPaths(), ReadonlyPaths: sc.GetReadonlyPaths(), Seccomp: seccomp,
+		MaskedPaths: decodePaths(sc, sc.GetMaskedPaths()), ReadonlyPaths: decodePaths(sc, sc.GetReadonlyPaths()), Seccomp: seccomp,
+		SeccompProfile: seccompProfile, AppArmor: appArmor,
+		Devices: decodeDevices(c.GetDevices()), CDIDevices: decodeCDI(c.GetCDIDevices()),
 		User: user.Want{
 			UID: optional(sc.GetRunAsUser()), GID: optional(sc.GetRunAsGroup()), Username: sc.GetRunAsUsername(),
 			SupplementalGIDs: sc.GetSupplementalGroups(),
@@ -80,35 +87,12 @@ func checkContainer(c *runtimeapi.ContainerConfig) error {
 		return unsupported("windows", "a Windows container")
 	case c.GetStdinOnce() && !c.GetStdin():
 		return invalid("stdin_once", "stdin is not set")
-	case len(c.GetDevices()) > 0:
-		return unsupported("devices", c.GetDevices()[0].GetHostPath())
-	case len(c.GetCDIDevices()) > 0:
-		return unsupported("CDI_devices", c.GetCDIDevices()[0].GetName())
-	case len(sc.GetCapabilities().GetAddAmbientCapabilities()) > 0:
-		return unsupported("linux.security_context.capabilities.add_ambient_capabilities", sc.GetCapabilities().GetAddAmbientCapabilities())
 	case runtimeapi.SupplementalGroupsPolicy_name[int32(sc.GetSupplementalGroupsPolicy())] == "":
 		return invalid("linux.security_context.supplemental_groups_policy", "%v", sc.GetSupplementalGroupsPolicy())
 	case sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil && sc.GetRunAsUsername() == "":
 		return invalid("linux.security_context.run_as_group", "run_as_user or run_as_username must be set with it")
 	case sc.GetRunAsUser() != nil && sc.GetRunAsUsername() != "":
 		return invalid("linux.security_context.run_as_username", "run_as_user is set too")
-	}
-	return checkAppArmor(sc)
-}
-
-// checkAppArmor refuses a profile where the node has AppArmor: none is applied yet. Elsewhere RuntimeDefault means nothing,
-// for every runtime.
-func checkAppArmor(sc *runtimeapi.LinuxContainerSecurityContext) error {
-	const field = "linux.security_context.apparmor"
-	//nolint:staticcheck // deprecated, but old clients still send it
-	old := sc.GetApparmorProfile()
-	switch p := sc.GetApparmor(); {
-	case p == nil && (old == "" || old == "unconfined"), p.GetProfileType() == runtimeapi.SecurityProfile_Unconfined && p != nil:
-		return nil
-	case p.GetProfileType() == runtimeapi.SecurityProfile_Localhost, p == nil && old != "runtime/default":
-		return unsupported(field, "a profile of the node")
-	case host.AppArmor():
-		return unsupported(field, "RuntimeDefault on a node with AppArmor")
 	}
 	return nil
 }
@@ -120,11 +104,37 @@ func decodeEnv(in []*runtimeapi.KeyValue) ([]string, error) {
 			return nil, invalid("envs", "%q is no name of a variable, or its value has a NUL byte", kv.GetKey())
 		}
 		if !utf8.Valid(kv.GetValue()) {
-			return nil, unsupported("envs", fmt.Sprintf("the value of %s, which is not UTF-8,", kv.GetKey()))
+			return nil, invalid("envs", "the value of %s is not UTF-8: an OCI specification, which is JSON, cannot hold it", kv.GetKey())
 		}
 		out = append(out, kv.GetKey()+"="+string(kv.GetValue()))
 	}
 	return out, nil
+}
+
+// decodePaths reads masked_paths or readonly_paths. Protobuf does not tell an empty list from none; the kubelet sends its
+// default list, or an empty one for procMount Unmasked, so that empty means none, as in containerd. Only who says nothing
+// of security gets the defaults.
+func decodePaths(sc *runtimeapi.LinuxContainerSecurityContext, paths []string) []string {
+	if sc != nil && paths == nil {
+		return []string{}
+	}
+	return paths
+}
+
+func decodeDevices(in []*runtimeapi.Device) []device.Want {
+	var out []device.Want
+	for _, d := range in {
+		out = append(out, device.Want{HostPath: d.GetHostPath(), ContainerPath: d.GetContainerPath(), Permissions: d.GetPermissions()})
+	}
+	return out
+}
+
+func decodeCDI(in []*runtimeapi.CDIDevice) []string {
+	var out []string
+	for _, d := range in {
+		out = append(out, d.GetName())
+	}
+	return out
 }
 
 func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
@@ -201,31 +211,6 @@ func decodeResources(r *runtimeapi.LinuxContainerResources) spec.Resources {
 		out.HugepageLimits[h.GetPageSize()] = h.GetLimit()
 	}
 	return out
-}
-
-// decodeSeccomp reads the profile, also in its deprecated form. Privileged containers have none (api.proto).
-func decodeSeccomp(sc *runtimeapi.LinuxContainerSecurityContext) (spec.SeccompKind, error) {
-	if sc.GetPrivileged() {
-		return spec.SeccompUnconfined, nil
-	}
-	if p := sc.GetSeccomp(); p != nil {
-		switch p.GetProfileType() {
-		case runtimeapi.SecurityProfile_RuntimeDefault:
-			return spec.SeccompRuntimeDefault, nil
-		case runtimeapi.SecurityProfile_Unconfined:
-			return spec.SeccompUnconfined, nil
-		}
-		return 0, unsupported("linux.security_context.seccomp", "profile "+p.GetLocalhostRef())
-	}
-	//nolint:staticcheck // deprecated, but old clients still send it
-	switch path := sc.GetSeccompProfilePath(); path {
-	case "", "unconfined":
-		return spec.SeccompUnconfined, nil
-	case "runtime/default", "docker/default":
-		return spec.SeccompRuntimeDefault, nil
-	default:
-		return 0, unsupported("linux.security_context.seccomp_profile_path", path)
-	}
 }
 
 // decodeSignal is the name of a stop signal, "" for the image's own.

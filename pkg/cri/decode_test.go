@@ -7,7 +7,9 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/signals"
+	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -43,26 +45,8 @@ func TestStopSignals(t *testing.T) {
 // What is not honoured is refused, by a message that names the field.
 func TestUnsupportedFieldsAreRefused(t *testing.T) {
 	for field, change := range map[string]func(*runtimeapi.ContainerConfig){
-		"tty":     func(c *runtimeapi.ContainerConfig) { c.Tty = true },
-		"stdin":   func(c *runtimeapi.ContainerConfig) { c.StdinOnce = true },
-		"devices": func(c *runtimeapi.ContainerConfig) { c.Devices = []*runtimeapi.Device{{}} },
-		"CDI_devices": func(c *runtimeapi.ContainerConfig) {
-			c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "x"}}
-		},
-		"add_ambient_capabilities": func(c *runtimeapi.ContainerConfig) {
-			c.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{AddAmbientCapabilities: []string{"NET_RAW"}}
-		},
 		"selinux_options": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"}
-		},
-		"apparmor": func(c *runtimeapi.ContainerConfig) {
-			c.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}
-		},
-		"seccomp": func(c *runtimeapi.ContainerConfig) {
-			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}
-		},
-		"seccomp_profile_path": func(c *runtimeapi.ContainerConfig) {
-			c.Linux.SecurityContext.SeccompProfilePath = "localhost/x" //nolint:staticcheck // deprecated, still sent
 		},
 		"userns_options": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}
@@ -75,9 +59,6 @@ func TestUnsupportedFieldsAreRefused(t *testing.T) {
 		},
 		"mounts[0].uidMappings": func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", UidMappings: []*runtimeapi.IDMapping{{}}}}
-		},
-		"envs": func(c *runtimeapi.ContainerConfig) {
-			c.Envs = []*runtimeapi.KeyValue{{Key: "K", Value: []byte{0xff}}}
 		},
 	} {
 		c := containerConfig()
@@ -96,8 +77,26 @@ func TestWrongFieldsAreRefused(t *testing.T) {
 			c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{}
 			c.Linux.SecurityContext.RunAsUsername = "x"
 		},
-		"run_as_group":        func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{} },
-		"envs":                func(c *runtimeapi.ContainerConfig) { c.Envs = []*runtimeapi.KeyValue{{Key: "A=B"}} },
+		"run_as_group": func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{} },
+		"envs: invalid: the value of K is not UTF-8": func(c *runtimeapi.ContainerConfig) {
+			c.Envs = []*runtimeapi.KeyValue{{Key: "K", Value: []byte{0xff}}}
+		},
+		"envs": func(c *runtimeapi.ContainerConfig) { c.Envs = []*runtimeapi.KeyValue{{Key: "A=B"}} },
+		"apparmor.localhost_ref": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}
+		},
+		"apparmor_profile": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.ApparmorProfile = "mine" //nolint:staticcheck // deprecated, still sent
+		},
+		"seccomp.localhost_ref": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined, LocalhostRef: "/x"}
+		},
+		"seccomp.profile_type": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: 9}
+		},
+		"seccomp_profile_path": func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.SeccompProfilePath = "localhost/" //nolint:staticcheck // deprecated, still sent
+		},
 		"mounts[0].host_path": func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{{}} },
 		"namespace_options.ipc": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Ipc: runtimeapi.NamespaceMode_CONTAINER}
@@ -150,5 +149,51 @@ func TestLabelSelector(t *testing.T) {
 		if got := matchLabels(row.selector, labels); got != row.want {
 			t.Errorf("matchLabels(%v) = %t", row.selector, got)
 		}
+	}
+}
+
+//nolint:staticcheck // deprecated fields, which old clients still send
+func TestProfiles(t *testing.T) {
+	localhost := &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/p.json"}
+	for name, row := range map[string]struct {
+		sc       *runtimeapi.LinuxContainerSecurityContext
+		kind     spec.SeccompKind
+		path     string
+		appArmor confine.AppArmor
+	}{
+		"nothing": {},
+		"new": {&runtimeapi.LinuxContainerSecurityContext{Seccomp: localhost, Apparmor: localhost}, spec.SeccompLocalhost, "/p.json",
+			confine.AppArmor{Kind: confine.AppArmorLocalhost, Profile: "/p.json"}},
+		"old": {&runtimeapi.LinuxContainerSecurityContext{SeccompProfilePath: "localhost//p.json", ApparmorProfile: "localhost/p"},
+			spec.SeccompLocalhost, "/p.json", confine.AppArmor{Kind: confine.AppArmorLocalhost, Profile: "p"}},
+		"old default": {&runtimeapi.LinuxContainerSecurityContext{SeccompProfilePath: "docker/default", ApparmorProfile: "runtime/default"},
+			spec.SeccompRuntimeDefault, "", confine.AppArmor{}},
+		"old unconfined": {&runtimeapi.LinuxContainerSecurityContext{SeccompProfilePath: "unconfined", ApparmorProfile: "unconfined"},
+			spec.SeccompUnconfined, "", confine.AppArmor{Kind: confine.AppArmorUnconfined}},
+		"new wins": {&runtimeapi.LinuxContainerSecurityContext{Seccomp: &runtimeapi.SecurityProfile{}, SeccompProfilePath: "unconfined"},
+			spec.SeccompRuntimeDefault, "", confine.AppArmor{}},
+		"privileged": {&runtimeapi.LinuxContainerSecurityContext{Privileged: true, Seccomp: localhost}, spec.SeccompUnconfined, "", confine.AppArmor{}},
+	} {
+		kind, path, err := decodeSeccomp(row.sc)
+		appArmor, aerr := decodeAppArmor(row.sc)
+		if err != nil || aerr != nil || kind != row.kind || path != row.path || appArmor != row.appArmor {
+			t.Errorf("%s: %v %q %+v, %v, %v", name, kind, path, appArmor, err, aerr)
+		}
+	}
+}
+
+// An empty list is procMount Unmasked; no security context at all has the defaults.
+func TestHiddenPaths(t *testing.T) {
+	c := containerConfig()
+	if got, err := decodeContainer(c); err != nil || got.MaskedPaths == nil || got.ReadonlyPaths == nil || len(got.MaskedPaths)+len(got.ReadonlyPaths) > 0 {
+		t.Errorf("empty: %v %v, %v", got.MaskedPaths, got.ReadonlyPaths, err)
+	}
+	c.Linux.SecurityContext.MaskedPaths = []string{"/x"}
+	if got, err := decodeContainer(c); err != nil || len(got.MaskedPaths) != 1 {
+		t.Errorf("own: %v, %v", got.MaskedPaths, err)
+	}
+	c.Linux = nil
+	if got, err := decodeContainer(c); err != nil || got.MaskedPaths != nil || got.ReadonlyPaths != nil {
+		t.Errorf("absent: %v %v, %v", got.MaskedPaths, got.ReadonlyPaths, err)
 	}
 }

@@ -1,8 +1,11 @@
 package sandbox
 
 import (
+	"context"
 	"fmt"
 
+	"criserver/pkg/sandbox/confine"
+	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
@@ -10,7 +13,7 @@ import (
 )
 
 // writeBundle writes the container's OCI specification and tells who its workload runs as.
-func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img want.Image, mounts []spec.Mount) (spec.User, error) {
+func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, img want.Image, mounts []spec.Mount) (spec.User, error) {
 	c := st.Config
 	who := c.User
 	who.ImageUser = img.Config.User
@@ -30,11 +33,29 @@ func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img want.Image,
 		Capabilities: c.Capabilities, MaskedPaths: c.MaskedPaths, ReadonlyPaths: c.ReadonlyPaths,
 		Seccomp: c.Seccomp, Resources: c.Resources, TTY: c.TTY,
 	}
+	if c.Seccomp == spec.SeccompLocalhost {
+		if in.SeccompProfile, err = confine.Seccomp(ctx, c.SeccompProfile); err != nil {
+			return u, err
+		}
+	}
+	if in.AppArmorProfile, err = c.AppArmor.Resolve(ctx, c.Privileged); err != nil {
+		return u, err
+	}
+	if in.Devices, err = device.Find(ctx, c.Devices); err != nil {
+		return u, err
+	}
+	cdi, err := device.CDINames(c.CDIDevices, c.Annotations)
+	if err != nil {
+		return u, err
+	}
 	if err := host.AddFacts(&in); err != nil {
 		return u, err
 	}
 	out, err := spec.Build(s.specPod(pod), in)
 	if err != nil {
+		return u, err
+	}
+	if err := device.InjectCDI(ctx, s.config.CDISpecDirs, out, cdi); err != nil {
 		return u, err
 	}
 	return u, s.bundles.WriteSpec(st.ID, out)

@@ -50,6 +50,8 @@ type Config struct {
 	StateDir string
 	// CgroupRoot is the parent of the cgroups of pods that come without one, such as "/criserver".
 	CgroupRoot string
+	// CDISpecDirs hold the files that describe CDI devices, a later directory before an earlier one.
+	CDISpecDirs []string
 	// Monitor tells how to start crimonitor.
 	Monitor launch.Config
 }

@@ -67,10 +67,14 @@ func TestFields(t *testing.T) {
 		}), "0000000000001000"},
 		"no new privileges": {"grep NoNewPrivs /proc/self/status | cut -f2", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.NoNewPrivs = true }), "1"},
 		"read-only root":    {"touch /x 2>/dev/null || echo refused", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.ReadonlyRootfs = true }), "refused"},
-		"masked path":       {"cat /proc/timer_list | wc -c; ls /proc/acpi 2>/dev/null | wc -l", nil, "0\n0"},
-		"own masked path":   {"cat /etc/passwd | wc -c", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.MaskedPaths = []string{"/etc/passwd"} }), "0"},
-		"read-only path":    {"(echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo refused", nil, "refused"},
-		"no seccomp":        {"grep Seccomp: /proc/self/status | cut -f2", nil, "0"},
+		"masked path": {"cat /proc/timer_list | wc -c; ls /proc/acpi 2>/dev/null | wc -l", security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+			s.MaskedPaths = []string{"/proc/timer_list", "/proc/acpi"}
+		}), "0\n0"},
+		"no masked path":     {"grep -c -E ' /proc/(timer_list|acpi|kcore) ' /proc/self/mounts", nil, "0"},
+		"own masked path":    {"cat /etc/passwd | wc -c", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.MaskedPaths = []string{"/etc/passwd"} }), "0"},
+		"read-only path":     {"(echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo refused", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.ReadonlyPaths = []string{"/proc/sys"} }), "refused"},
+		"own read-only path": {"touch /etc/passwd 2>/dev/null || echo refused", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.ReadonlyPaths = []string{"/etc/passwd"} }), "refused"},
+		"no seccomp":         {"grep Seccomp: /proc/self/status | cut -f2", nil, "0"},
 		"seccomp": {"grep Seccomp: /proc/self/status | cut -f2; unshare -U true 2>/dev/null || echo refused", security(func(s *runtimeapi.LinuxContainerSecurityContext) {
 			s.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 		}), "2\nrefused"},
@@ -115,8 +119,14 @@ func TestRefusals(t *testing.T) {
 		code   codes.Code
 		names  string
 	}{
-		"stdin once":    {func(c *runtimeapi.ContainerConfig) { c.StdinOnce = true }, codes.InvalidArgument, "stdin_once"},
-		"device":        {func(c *runtimeapi.ContainerConfig) { c.Devices = []*runtimeapi.Device{{HostPath: "/dev/null"}} }, codes.InvalidArgument, "devices"},
+		"stdin once": {func(c *runtimeapi.ContainerConfig) { c.StdinOnce = true }, codes.InvalidArgument, "stdin_once"},
+		"device":     {func(c *runtimeapi.ContainerConfig) { c.Devices = []*runtimeapi.Device{{HostPath: "/etc/passwd"}} }, codes.InvalidArgument, "/etc/passwd"},
+		"device permissions": {func(c *runtimeapi.ContainerConfig) {
+			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/null", Permissions: "rx"}}
+		}, codes.InvalidArgument, "devices.permissions"},
+		"CDI device": {func(c *runtimeapi.ContainerConfig) {
+			c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.example/no=such"}}
+		}, codes.InvalidArgument, "vendor.example/no=such"},
 		"unknown image": {func(c *runtimeapi.ContainerConfig) { c.Image.Image = "registry.k8s.io/no/such:1" }, codes.NotFound, "no/such"},
 		"no name":       {func(c *runtimeapi.ContainerConfig) { c.Metadata.Name = "" }, codes.InvalidArgument, "metadata.name"},
 		"privileged":    {security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Privileged = true }), codes.InvalidArgument, "privileged"},

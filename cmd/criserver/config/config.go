@@ -77,7 +77,8 @@ type StreamingTLS struct {
 
 // Runtime is how containers are run.
 type Runtime struct {
-	CgroupRoot string `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
+	CgroupRoot  string   `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
+	CDISpecDirs []string `toml:"cdi_spec_dirs" comment:"Directories of the files that describe CDI devices; of two descriptions of a device that in the later directory counts."`
 }
 
 // Image is how images are pulled and kept.
@@ -226,7 +227,7 @@ func Default() *Config {
 		Root:   "/var/lib/criserver",
 		Log:    Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
-			CgroupRoot: "/criserver",
+			CgroupRoot: "/criserver", CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		},
 		Streaming: Streaming{
 			Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour), CreationTimeout: Duration(30 * time.Second),

@@ -74,6 +74,9 @@ func (v *validator) oneOf(key, value string, allowed ...string) {
 }
 
 func (v *validator) runtime(r Runtime) {
+	for _, dir := range r.CDISpecDirs {
+		v.check(path.IsAbs(dir), "runtime.cdi_spec_dirs", "%q is not absolute", dir)
+	}
 	v.check(path.Clean(r.CgroupRoot) != "/", "runtime.cgroup_root", "cannot be the root cgroup")
 }
 

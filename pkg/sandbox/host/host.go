@@ -120,9 +120,3 @@ func hostDevices() ([]specs.LinuxDevice, error) {
 	}
 	return out, nil
 }
-
-// AppArmor tells whether the kernel confines by AppArmor.
-func AppArmor() bool {
-	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && strings.HasPrefix(string(data), "Y")
-}

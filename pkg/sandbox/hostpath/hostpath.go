@@ -10,38 +10,40 @@ import (
 	"criserver/pkg/sandbox/spec"
 )
 
+// Ask calls fn, which works on a host path, in a goroutine of its own: a hung network file system holds that, not the call,
+// which ends with ctx and names the path.
+func Ask[T any](ctx context.Context, path string, fn func() (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		value, err := fn()
+		done <- answer{value, err}
+	}()
+	select {
+	case a := <-done:
+		return a.value, a.err
+	case <-ctx.Done():
+		var none T
+		return none, fmt.Errorf("host path %s does not answer: %w", path, context.Cause(ctx))
+	}
+}
+
 // Resolve follows the symlinks in the sources, and makes a directory of a source that does not exist, as the
 // hostPath volumes of old Kubernetes releases expect and all runtimes do.
 func Resolve(ctx context.Context, mounts []spec.Mount) ([]spec.Mount, error) {
-	type result struct {
-		mounts []spec.Mount
-		err    error
-	}
-	done := make(chan result, 1)
-	at := make(chan string, len(mounts)+1)
-	go func() { // a hung network file system holds this goroutine, not the call
-		out := make([]spec.Mount, len(mounts))
-		for i, m := range mounts {
-			at <- m.Source
-			var err error
-			if m.Source, err = resolve(m.Source); err != nil {
-				done <- result{err: fmt.Errorf("mount %s: %w", m.Destination, err)}
-				return
-			}
-			out[i] = m
+	out := make([]spec.Mount, len(mounts))
+	for i, m := range mounts {
+		source, err := Ask(ctx, m.Source, func() (string, error) { return resolve(m.Source) })
+		if err != nil {
+			return nil, fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
-		done <- result{mounts: out}
-	}()
-	select {
-	case r := <-done:
-		return r.mounts, r.err
-	case <-ctx.Done():
-		var path string
-		for len(at) > 0 {
-			path = <-at
-		}
-		return nil, fmt.Errorf("host path %s does not answer: %w", path, context.Cause(ctx))
+		m.Source = source
+		out[i] = m
 	}
+	return out, nil
 }
 
 func resolve(path string) (string, error) {

@@ -32,6 +32,7 @@ var rules = []rule{
 	{"no new privileges", setNoNewPrivs},
 	{"hidden paths", setHiddenPaths},
 	{"seccomp", setSeccomp}, // allows system calls by the capabilities
+	{"apparmor", setAppArmor},
 	{"oom score", setOOMScore},
 	{"annotations", setAnnotations},
 }

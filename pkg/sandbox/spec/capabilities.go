@@ -27,7 +27,8 @@ var defaultCapabilities = []string{
 }
 
 // setCapabilities sets the bounding, permitted and effective sets. Inheritable ones would let an unprivileged user in
-// the container gain them through file capabilities (CVE-2022-24769); ambient ones the CRI has no say about yet.
+// the container gain them through file capabilities (CVE-2022-24769); only what is wanted as ambient is, as it must be
+// (capabilities(7)), and the workload of any user has it then.
 func setCapabilities(s *specs.Spec, _ Pod, c Container) error {
 	add, err := parseCapabilities("capabilities.add_capabilities", c.Capabilities.Add)
 	if err != nil {
@@ -37,28 +38,36 @@ func setCapabilities(s *specs.Spec, _ Pod, c Container) error {
 	if err != nil {
 		return err
 	}
+	ambient, err := parseCapabilities("capabilities.add_ambient_capabilities", c.Capabilities.Ambient)
+	if err != nil {
+		return err
+	}
 	all := knownCapabilities()
 	// "ALL" on either side is the set that the single names then change, whatever their order.
 	set := defaultCapabilities
-	if add.all {
+	if add.all || ambient.all {
 		set = all
 	}
 	if drop.all {
 		set = nil
 	}
-	set = slices.Concat(set, add.names)
+	set = slices.Concat(set, add.names, ambient.names)
 	keep := func(name string) bool { return slices.Contains(set, name) && !slices.Contains(drop.names, name) }
 	if c.Privileged {
 		keep = func(string) bool { return true }
 	}
-	var names []string
+	var names, kept []string
 	for _, name := range all { // in the kernel's order, each once
 		if keep(name) && (c.HeldCapabilities == nil || slices.Contains(c.HeldCapabilities, name)) {
 			names = append(names, name)
+			if ambient.all || slices.Contains(ambient.names, name) {
+				kept = append(kept, name)
+			}
 		}
 	}
 	s.Process.Capabilities = &specs.LinuxCapabilities{
 		Bounding: names, Effective: slices.Clone(names), Permitted: slices.Clone(names),
+		Inheritable: kept, Ambient: slices.Clone(kept),
 	}
 	return nil
 }

@@ -66,3 +66,23 @@ func checkCapabilities(t *testing.T, got, want []string) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// Ambient ones are in all sets; what is dropped, or not this runtime's to give, is in none.
+func TestAmbientCapabilities(t *testing.T) {
+	s := build(t, func(_ *Pod, c *Container) {
+		c.Capabilities = Capabilities{Ambient: list("net_admin", "CAP_CHOWN", "SYS_TIME", "SYS_BOOT"), Drop: list("CHOWN", "SYS_TIME")}
+		c.HeldCapabilities = list("CAP_NET_ADMIN", "CAP_CHOWN", "CAP_SYS_TIME", "CAP_KILL")
+	})
+	caps := s.Process.Capabilities
+	for name, got := range map[string][]string{"ambient": caps.Ambient, "inheritable": caps.Inheritable} {
+		if !slices.Equal(got, list("CAP_NET_ADMIN")) {
+			t.Errorf("%s: got %q", name, got)
+		}
+	}
+	for name, got := range map[string][]string{"bounding": caps.Bounding, "effective": caps.Effective, "permitted": caps.Permitted} {
+		if !slices.Equal(got, list("CAP_KILL", "CAP_NET_ADMIN")) {
+			t.Errorf("%s: got %q", name, got)
+		}
+	}
+	wantError(t, "capabilities.add_ambient_capabilities", func(_ *Pod, c *Container) { c.Capabilities.Ambient = list("FLY") })
+}

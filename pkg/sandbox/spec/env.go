@@ -1,7 +1,6 @@
 package spec
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -12,7 +11,8 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 // setEnv sets the environment: the runtime's variables, over them the image's, over them the container's.
 func setEnv(s *specs.Spec, p Pod, c Container) error {
-	env := environment{"PATH=" + defaultPath}
+	env := &environment{place: map[string]int{}}
+	env.set("PATH=" + defaultPath)
 	if c.TTY {
 		env.set("TERM=xterm")
 	}
@@ -33,34 +33,41 @@ func setEnv(s *specs.Spec, p Pod, c Container) error {
 		}
 	}
 	// OCI runtimes fill in a missing or empty HOME too, but each by its own reading of the image's passwd.
-	if i := env.index("HOME"); i < 0 || env[i] == "HOME=" {
+	if i, ok := env.place["HOME"]; !ok || env.entries[i] == "HOME=" {
 		home := c.User.Home
 		if home == "" {
 			home = "/"
 		}
 		env.set("HOME=" + home)
 	}
-	s.Process.Env = env
+	s.Process.Env = env.list()
 	return nil
 }
 
-// environment is a list of "KEY=value", each KEY once.
-type environment []string
+// environment is a list of "KEY=value", each KEY once, in the order in which they were first set.
+type environment struct {
+	entries []string // "" for one that was taken away
+	place   map[string]int
+}
 
-func (env environment) index(key string) int {
-	return slices.IndexFunc(env, func(e string) bool {
-		k, _, _ := strings.Cut(e, "=")
-		return k == key
-	})
+func (env *environment) list() []string {
+	out := make([]string, 0, len(env.place))
+	for _, e := range env.entries {
+		if e != "" {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 func (env *environment) set(entry string) {
 	key, _, _ := strings.Cut(entry, "=")
-	if i := env.index(key); i >= 0 {
-		(*env)[i] = entry
+	if i, ok := env.place[key]; ok {
+		env.entries[i] = entry
 		return
 	}
-	*env = append(*env, entry)
+	env.place[key] = len(env.entries)
+	env.entries = append(env.entries, entry)
 }
 
 // change sets an entry; one without a "=" takes the variable away, as image builders use it.
@@ -74,8 +81,9 @@ func (env *environment) change(field, entry string) error {
 	case found:
 		env.set(entry)
 	default:
-		if i := env.index(key); i >= 0 {
-			*env = slices.Delete(*env, i, i+1)
+		if i, ok := env.place[key]; ok {
+			env.entries[i] = ""
+			delete(env.place, key)
 		}
 	}
 	return nil

@@ -1,8 +1,11 @@
 package spec
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 )
 
 func TestEnv(t *testing.T) {
@@ -36,7 +39,30 @@ func TestEnv(t *testing.T) {
 
 func TestEnvWithoutHostname(t *testing.T) {
 	s := build(t, func(p *Pod, _ *Container) { p.Hostname = "" })
-	if (environment)(s.Process.Env).index("HOSTNAME") >= 0 {
+	if slices.ContainsFunc(s.Process.Env, func(e string) bool { return strings.HasPrefix(e, "HOSTNAME=") }) {
 		t.Errorf("got %q", s.Process.Env)
+	}
+}
+
+// The time for many variables grows with their number, not with its square: 100,000 took half a minute.
+func TestEnvIsLinear(t *testing.T) {
+	many := make([]string, 100_000)
+	for i := range many {
+		many[i] = fmt.Sprintf("KEY_%d=%d", i, i)
+	}
+	start := time.Now()
+	s := build(t, func(_ *Pod, c *Container) { c.Env = slices.Concat(many, many) })
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("took %s", took)
+	}
+	if n := len(s.Process.Env); n < len(many) || n > len(many)+10 {
+		t.Errorf("%d variables", n)
+	}
+}
+
+func TestEnvSetAgainAfterRemoval(t *testing.T) {
+	s := build(t, func(_ *Pod, c *Container) { c.Image.Env, c.Env = list("A=1", "B=2", "A"), list("A=3") })
+	if got := strings.Join(s.Process.Env, " "); !strings.Contains(got, "B=2 A=3") || strings.Contains(got, "A=1") {
+		t.Errorf("got %q", got)
 	}
 }

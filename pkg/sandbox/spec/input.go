@@ -72,9 +72,11 @@ type Device struct {
 	Permissions string
 }
 
-// Capabilities are added to and dropped from the default set, by name with or without "CAP_", or "ALL".
+// Capabilities are added to and dropped from the default set, by name with or without "CAP_", or "ALL". Ambient ones are
+// added, and kept by processes of any user. What is dropped is in no set.
 type Capabilities struct {
 	Add, Drop []string
+	Ambient   []string `json:",omitempty"`
 }
 
 // User is who the process runs as, already resolved against the image's /etc/passwd and /etc/group.
@@ -92,6 +94,7 @@ type SeccompKind int
 const (
 	SeccompUnconfined SeccompKind = iota // the kubelet's default when nothing is set
 	SeccompRuntimeDefault
+	SeccompLocalhost // Container.SeccompProfile
 )
 
 // Container is everything that a container's specification is made of beside its pod.
@@ -130,6 +133,10 @@ type Container struct {
 	// the host has them (they tell one tenant what another computes).
 	HostMaskedPaths []string
 	Seccomp         SeccompKind
+	// SeccompProfile is with SeccompLocalhost.
+	SeccompProfile *specs.LinuxSeccomp
+	// AppArmorProfile is the name of one that is loaded; "" is none.
+	AppArmorProfile string
 	Devices         []Device
 	// HostDevices are all of the host's, for a privileged container.
 	HostDevices []specs.LinuxDevice

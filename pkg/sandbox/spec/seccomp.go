@@ -9,10 +9,15 @@ import (
 // there runs here; it allows more to a container with more capabilities. A privileged container has no filter.
 func setSeccomp(s *specs.Spec, _ Pod, c Container) error {
 	switch {
-	case c.Seccomp != SeccompUnconfined && c.Seccomp != SeccompRuntimeDefault:
+	case c.Seccomp < SeccompUnconfined || c.Seccomp > SeccompLocalhost:
 		return Invalidf("security_context.seccomp.profile_type", "%d is unknown", c.Seccomp)
-	case c.Seccomp == SeccompRuntimeDefault && !c.Privileged:
+	case c.Seccomp == SeccompLocalhost && c.SeccompProfile == nil:
+		return Invalidf("security_context.seccomp.localhost_ref", "the profile is not known")
+	case c.Privileged:
+	case c.Seccomp == SeccompRuntimeDefault:
 		s.Linux.Seccomp = seccomp.DefaultProfile(s)
+	case c.Seccomp == SeccompLocalhost:
+		s.Linux.Seccomp = c.SeccompProfile
 	}
 	return nil
 }

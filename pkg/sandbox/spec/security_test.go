@@ -99,6 +99,11 @@ func TestSeccomp(t *testing.T) {
 	if got, _ := json.Marshal(plain.Linux.Seccomp); string(got) != string(want) {
 		t.Error("the filter is not containerd's")
 	}
+	own := &specs.LinuxSeccomp{DefaultAction: specs.ActLog}
+	if s := build(t, func(_ *Pod, c *Container) { c.Seccomp, c.SeccompProfile = SeccompLocalhost, own }); s.Linux.Seccomp != own {
+		t.Errorf("the profile of the node became %+v", s.Linux.Seccomp)
+	}
+	wantError(t, "security_context.seccomp.localhost_ref", func(_ *Pod, c *Container) { c.Seccomp = SeccompLocalhost })
 	wantError(t, "security_context.seccomp.profile_type", func(_ *Pod, c *Container) { c.Seccomp = 7 })
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/signals"
+	"criserver/pkg/sandbox/spec"
 )
 
 // ErrInvalid says that the configuration can never work.
@@ -61,6 +62,9 @@ func (c Container) Check(p Pod) error {
 		if _, err := signals.Parse(c.StopSignal); err != nil {
 			return fmt.Errorf("stop_signal: %w: %w", ErrInvalid, err)
 		}
+	}
+	if c.Seccomp == spec.SeccompLocalhost && !filepath.IsAbs(c.SeccompProfile) {
+		return fmt.Errorf("seccomp.localhost_ref: %w: %q is not absolute", ErrInvalid, c.SeccompProfile)
 	}
 	for i, m := range c.Mounts {
 		if !filepath.IsAbs(m.Source) || m.Destination == "" {

@@ -7,6 +7,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"criserver/pkg/cni"
+	"criserver/pkg/sandbox/confine"
+	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 )
@@ -77,7 +79,13 @@ type Container struct {
 	Capabilities               spec.Capabilities
 	MaskedPaths, ReadonlyPaths []string
 	Seccomp                    spec.SeccompKind
-	User                       user.Want
+	// SeccompProfile is the file on the host that is used with spec.SeccompLocalhost.
+	SeccompProfile string `json:",omitempty"`
+	AppArmor       confine.AppArmor
+	Devices        []device.Want `json:",omitempty"`
+	// CDIDevices are names of CDI devices, such as "vendor.com/gpu=0".
+	CDIDevices []string `json:",omitempty"`
+	User       user.Want
 	// StopSignal is a name such as "SIGQUIT"; "" takes the image's, or else SIGTERM.
 	StopSignal string
 }

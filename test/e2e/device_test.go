@@ -1,0 +1,48 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestDevices(t *testing.T) {
+	n := newStoppedNode(t)
+	if err := os.Mkdir(filepath.Join(n.dir, "config.d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n.writeFile("config.d/cdi.toml", "[runtime]\ncdi_spec_dirs = ['/no/such/cdi', '"+cdiDir(t)+"']\n")
+	n.serve()
+	n.checkFields(t, n.podConfig(), map[string]fieldRow{
+		"a node": {"ls -l /dev/x | cut -c1; (echo a >/dev/x) 2>/dev/null || echo full; echo a >/dev/y && echo written", func(c *runtimeapi.ContainerConfig) {
+			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/full", ContainerPath: "/dev/x", Permissions: "rwm"}, {HostPath: "/dev/null", ContainerPath: "/dev/y"}}
+		}, "c\nfull\nwritten"},
+		"a directory": {"ls /mnt/net", func(c *runtimeapi.ContainerConfig) {
+			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/net", ContainerPath: "/mnt/net", Permissions: "rw"}}
+		}, "tun"},
+		"read only by the cgroup": {"head -c 0 /dev/k && echo read; (: >/dev/k) 2>/dev/null || echo refused", func(c *runtimeapi.ContainerConfig) {
+			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/fuse", ContainerPath: "/dev/k", Permissions: "r"}}
+		}, "read\nrefused"},
+		"not asked for": {"mknod /x c 10 229 && (head -c 0 </x) 2>/dev/null || echo refused", nil, "refused"},
+		"CDI": {"echo $GPU; ls /dev/gpu-a /gpu/passwd", func(c *runtimeapi.ContainerConfig) {
+			c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.example/gpu=a"}}
+		}, "a\n/dev/gpu-a\n/gpu/passwd"},
+		"CDI by annotation": {"echo $GPU", func(c *runtimeapi.ContainerConfig) {
+			c.Annotations = map[string]string{"cdi.k8s.io/plugin": "vendor.example/gpu=a"}
+		}, "a"},
+	})
+}
+
+// cdiDir is a directory with the description of one device.
+func cdiDir(t *testing.T) string {
+	dir := t.TempDir()
+	text := `{"cdiVersion": "0.6.0", "kind": "vendor.example/gpu", "devices": [{"name": "a", "containerEdits": {
+		"env": ["GPU=a"], "deviceNodes": [{"path": "/dev/gpu-a", "hostPath": "/dev/null"}],
+		"mounts": [{"hostPath": "/etc", "containerPath": "/gpu", "options": ["ro", "bind"]}]}}]}`
+	if err := os.WriteFile(filepath.Join(dir, "vendor.json"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
