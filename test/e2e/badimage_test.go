@@ -179,7 +179,7 @@ func layoutTar(t *testing.T, img *registrytest.Image, root ocispec.Descriptor, m
 	return file
 }
 
-// TestSymlinkToRoot: an absolute link is one within the image, and what is written behind it as well.
+// TestSymlinkToRoot: what is to be written behind a link to the root is refused, and written neither there nor here.
 func TestSymlinkToRoot(t *testing.T) {
 	r := registrytest.Start(t, registrytest.Options{})
 	name := fmt.Sprintf("criserver-e2e-%d", os.Getpid())
@@ -188,19 +188,11 @@ func TestSymlinkToRoot(t *testing.T) {
 	n := newNode(t)
 	n.collect()
 	before := n.stored()
-	image := r.Host + "/links/root:v1"
-	err := n.pullAs(image, nil)
+	outcome{[]codes.Code{codes.InvalidArgument}, []string{"tmp/" + name}}.check(t, n.pullAs(r.Host+"/links/root:v1", nil))
 	if _, err := os.Lstat("/" + name); err == nil {
 		_ = os.Remove("/" + name)
 		t.Errorf("/%s was written", name)
 	}
-	if err != nil { // a runtime may refuse it by name
-		outcome{[]codes.Code{codes.InvalidArgument}, []string{"tmp/" + name}}.check(t, err)
-	} else if found, _ := filepath.Glob(filepath.Join(n.dir, "root/overlay/l/*/fs", name)); len(found) != 1 {
-		t.Errorf("the file is not at the image's root: %v", n.stored())
-	}
-	t.Logf("the pull ended with %v", err)
-	n.removeImage(image)
 	n.collect()
 	n.wantStored(before)
 }

@@ -37,6 +37,8 @@ func TestApplyRefuses(t *testing.T) {
 		"whiteout through symlink":     {[]entry{symlink("esc", ".."), file("esc/.wh.outside", "")}, "esc/.wh.outside"},
 		"symlink loop":                 {loop, "l0/f"},
 		"symlink to a symlink's root":  {[]entry{symlink("tmp", "/"), file("tmp/../outside/../../x", "x")}, "../x"},
+		"file through a link to root":  {[]entry{symlink("tmp", "/"), file("tmp/f", "x")}, "tmp/f"},
+		"dir through a link to root":   {[]entry{symlink("a/tmp", "//."), dir("a/tmp/f")}, "a/tmp/f"},
 		"hard link out":                {[]entry{hardlink("h", "../outside")}, "h"},
 		"hard link out, absolute":      {[]entry{hardlink("h", "/../../etc/passwd")}, "h"},
 		"hard link to the parent":      {[]entry{hardlink("h", "..")}, "h"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -49,6 +50,10 @@ func (l *layer) follow(dir string) (string, error) {
 		if hops++; hops > maxLinks {
 			return "", fmt.Errorf("%w: name behind more than %d symbolic links", ErrInvalid, maxLinks)
 		}
+		// No file system that is packed has names behind a link to its root: they are an attempt at the host's.
+		if strings.HasPrefix(target, "/") && path.Clean(target) == "/" {
+			return "", fmt.Errorf("%w: name behind a symbolic link to the root of the image", ErrInvalid)
+		}
 		done = done[:len(done)-1]
 		if strings.HasPrefix(target, "/") {
 			done = done[:0]
@@ -59,11 +64,11 @@ func (l *layer) follow(dir string) (string, error) {
 }
 
 // target tells where a symbolic link that the layer has made leads to.
-func (l *layer) target(path string) (target string, ok bool, err error) {
-	if l.get(path) != isLink {
+func (l *layer) target(name string) (target string, ok bool, err error) {
+	if l.get(name) != isLink {
 		return "", false, nil
 	}
-	target, err = os.Readlink(filepath.Join(l.dir, path))
+	target, err = os.Readlink(filepath.Join(l.dir, name))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
 		return "", false, nil // another name of the same hash, or one that was not written
 	}
