@@ -12,6 +12,7 @@ import (
 
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/hostpath"
+	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/want"
 )
@@ -19,18 +20,18 @@ import (
 // CreateContainer makes a container in a ready pod, up to the point where its process waits for StartContainer, and
 // returns its ID. A call for the same attempt joins the one in flight, or gets the ID of the container that it made.
 func (s *Service) CreateContainer(ctx context.Context, podID string, c want.Container, img want.Image) (string, error) {
-	p, err := s.state.pod(podID)
+	p, err := s.ledger.Pod(podID)
 	if err != nil {
 		return "", err
 	}
-	st := s.state.podStatus(p)
+	st := s.ledger.PodStatus(p)
 	if err := c.Check(st.Config); err != nil {
 		return "", err
 	}
-	key := containerKey{st.ID, c.Name, c.Attempt}
+	key := ledger.ContainerKey{PodID: st.ID, Name: c.Name, Attempt: c.Attempt}
 	return s.containerFlights.Do(ctx, key, createContainerLimit, func(ctx context.Context) (string, error) {
-		if old := s.state.containerByKey(key); old != nil {
-			have := s.state.containerStatus(old)
+		if old := s.ledger.ContainerByKey(key); old != nil {
+			have := s.ledger.ContainerStatus(old)
 			if have.Phase != ContainerCreated {
 				return "", fmt.Errorf("container %s attempt %d is %s as %s: %w; remove it or raise the attempt",
 					c.Name, c.Attempt, have.Phase, have.ID, ErrExists)
@@ -45,19 +46,18 @@ func (s *Service) createContainer(ctx context.Context, pod PodStatus, c want.Con
 	cgroup.Warm()
 	id := newID()
 	st := ContainerStatus{
-		ID: id, PodID: pod.ID, Config: c, ImageID: img.ID, ImageRef: img.Ref, Phase: ContainerCreating, CreatedAt: now(),
+		ID: id, PodID: pod.ID, Config: c, ImageID: img.ID, ImageRef: img.Ref, Phase: ContainerCreating, CreatedAt: ledger.Now(),
 		StopSignal: cmp.Or(c.StopSignal, img.Config.StopSignal, "SIGTERM"),
 		CgroupPath: filepath.Join(pod.CgroupPath, id),
 	}
 	if c.LogPath != "" && pod.Config.LogDirectory != "" {
 		st.LogPath = filepath.Join(pod.Config.LogDirectory, c.LogPath)
 	}
-	ctr, err := s.state.addContainer(st)
+	ctr, err := s.ledger.AddContainer(st)
 	if err != nil {
 		return "", err
 	}
-	ctr.ops <- struct{}{}
-	defer release(ctr.ops)
+	defer ctr.Release()
 	log := logrus.WithFields(logrus.Fields{"container": id, "pod": pod.ID, "name": c.Name})
 	if err := s.buildContainer(ctx, ctr, pod, img); err != nil {
 		ctx, cancel := detached(ctx)
@@ -72,9 +72,9 @@ func (s *Service) createContainer(ctx context.Context, pod PodStatus, c want.Con
 }
 
 // buildContainer makes everything that a container is made of. destroyContainer undoes it from any point.
-func (s *Service) buildContainer(ctx context.Context, c *container, pod PodStatus, img want.Image) error {
-	st := s.state.containerStatus(c)
-	if err := s.state.saveContainer(ctx, c); err != nil { // the intent
+func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod PodStatus, img want.Image) error {
+	st := s.ledger.ContainerStatus(c)
+	if err := s.ledger.SaveContainer(ctx, c); err != nil { // the intent
 		return err
 	}
 	mounts, err := hostpath.Resolve(ctx, st.Config.Mounts)
@@ -102,13 +102,7 @@ func (s *Service) buildContainer(ctx context.Context, c *container, pod PodStatu
 	if err != nil {
 		return err
 	}
-	ready := false
-	s.state.updateContainer(c, func(st *ContainerStatus) {
-		// One step with the change of the phase: a stop of the pod either is seen here or sees a created container.
-		if p := s.state.pods[pod.ID]; p == nil || !p.status.ready() {
-			return
-		}
-		ready = true
+	ready := s.ledger.ContainerCreated(c, func(st *ContainerStatus) {
 		st.User = user
 		if st.Phase == ContainerCreating { // else it has died already
 			st.Phase, st.PID = ContainerCreated, pid
@@ -117,21 +111,21 @@ func (s *Service) buildContainer(ctx context.Context, c *container, pod PodStatu
 	if !ready {
 		return fmt.Errorf("pod %s was stopped meanwhile: %w", pod.ID, ErrState)
 	}
-	return s.state.saveContainer(ctx, c)
+	return s.ledger.SaveContainer(ctx, c)
 }
 
 // StartContainer lets the workload of a created container go. On failure the container becomes exited with the reason
 // StartError. ErrState: it is not in the state created.
 func (s *Service) StartContainer(ctx context.Context, id string) error {
-	c, err := s.state.container(id)
+	c, err := s.ledger.Container(id)
 	if err != nil {
 		return err
 	}
-	if err := acquire(ctx, c.ops, "container "+id); err != nil {
+	if err := c.Acquire(ctx); err != nil {
 		return err
 	}
-	defer release(c.ops)
-	st := s.state.containerStatus(c)
+	defer c.Release()
+	st := s.ledger.ContainerStatus(c)
 	if st.Phase != ContainerCreated {
 		return fmt.Errorf("container %s is %s, not created: %w", id, st.Phase, ErrState)
 	}
@@ -142,25 +136,25 @@ func (s *Service) StartContainer(ctx context.Context, id string) error {
 		return errors.Join(fmt.Errorf("start container %s: %w", id, err), s.startFailed(ctx, c, err))
 	}
 	s.onRunning(c, state)
-	return s.state.saveContainer(ctx, c)
+	return s.ledger.SaveContainer(ctx, c)
 }
 
 // startFailed kills a container that could not be started and tells why in its status.
-func (s *Service) startFailed(ctx context.Context, c *container, cause error) error {
-	st := s.state.containerStatus(c)
-	s.state.updateContainer(c, func(st *ContainerStatus) {
-		if st.Phase.terminal() {
+func (s *Service) startFailed(ctx context.Context, c *ledger.Container, cause error) error {
+	st := s.ledger.ContainerStatus(c)
+	s.ledger.UpdateContainer(c, func(st *ContainerStatus) {
+		if st.Phase.Terminal() {
 			return
 		}
-		st.Phase, st.FinishedAt, st.PID = ContainerExited, now(), 0
+		st.Phase, st.FinishedAt, st.PID = ContainerExited, ledger.Now(), 0
 		st.ExitCode, st.Reason, st.Message = exitStartError, ReasonStartError, cause.Error()
 	})
-	return errors.Join(s.state.saveContainer(ctx, c), s.cleanContainer(ctx, st.ID))
+	return errors.Join(s.ledger.SaveContainer(ctx, c), s.cleanContainer(ctx, st.ID))
 }
 
 // RemoveContainer kills a container if it runs, and forgets it. It is idempotent; an unknown container is no error.
 func (s *Service) RemoveContainer(ctx context.Context, id string) error {
-	c, err := s.state.container(id)
+	c, err := s.ledger.Container(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
@@ -170,18 +164,18 @@ func (s *Service) RemoveContainer(ctx context.Context, id string) error {
 	return s.removeContainer(ctx, c)
 }
 
-func (s *Service) removeContainer(ctx context.Context, c *container) error {
-	st := s.state.containerStatus(c)
+func (s *Service) removeContainer(ctx context.Context, c *ledger.Container) error {
+	st := s.ledger.ContainerStatus(c)
 	// Killing first: an operation that holds the slot may wait for just that.
 	if st.Phase == ContainerCreated || st.Phase == ContainerRunning {
 		if err := s.killContainer(ctx, c); err != nil {
 			return fmt.Errorf("remove container %s: %w", st.ID, err)
 		}
 	}
-	if err := acquire(ctx, c.ops, "container "+st.ID); err != nil {
+	if err := c.Acquire(ctx); err != nil {
 		return err
 	}
-	defer release(c.ops)
+	defer c.Release()
 	if err := s.destroyContainer(ctx, c); err != nil {
 		return fmt.Errorf("remove container %s: %w", st.ID, err)
 	}
@@ -189,15 +183,15 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 }
 
 // destroyContainer undoes a container from any point of its life; it needs the container's slot. It is idempotent.
-func (s *Service) destroyContainer(ctx context.Context, c *container) error {
-	st := s.state.updateContainer(c, func(st *ContainerStatus) { st.Phase = ContainerRemoving })
-	if s.state.containerByKey(st.key()) != c {
+func (s *Service) destroyContainer(ctx context.Context, c *ledger.Container) error {
+	st := s.ledger.UpdateContainer(c, func(st *ContainerStatus) { st.Phase = ContainerRemoving })
+	if s.ledger.ContainerByKey(st.Key()) != c {
 		return nil // removed while this call waited for the slot
 	}
 	if err := s.destroyParts(ctx, st.ID); err != nil {
 		return err
 	}
-	if err := s.state.forgetContainer(ctx, c); err != nil {
+	if err := s.ledger.ForgetContainer(ctx, c); err != nil {
 		return err
 	}
 	logrus.WithField("container", st.ID).Info("container is removed")

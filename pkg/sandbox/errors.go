@@ -1,17 +1,21 @@
 package sandbox
 
-import "errors"
+import (
+	"errors"
+
+	"criserver/pkg/sandbox/ledger"
+)
 
 // Errors that the service returns, wrapped; test with errors.Is.
 var (
 	// ErrNotFound: no pod or container of that ID.
-	ErrNotFound = errors.New("not found")
+	ErrNotFound = ledger.ErrNotFound
 	// ErrState: the pod or container is in a state that does not allow the operation.
-	ErrState = errors.New("wrong state")
+	ErrState = ledger.ErrState
 	// ErrExists: another pod or container has the name and attempt.
-	ErrExists = errors.New("already exists")
+	ErrExists = ledger.ErrExists
 	// ErrAmbiguous: an ID prefix fits several pods or containers.
-	ErrAmbiguous = errors.New("ambiguous ID")
+	ErrAmbiguous = ledger.ErrAmbiguous
 	// ErrTimeout: an executed command ran out of its time.
 	ErrTimeout = errors.New("timed out")
 	// ErrUnavailable: crimonitor does not answer.

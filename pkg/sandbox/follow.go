@@ -8,6 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/launch"
 )
@@ -57,7 +58,7 @@ func (s *Service) follow(ctx context.Context) error {
 
 // onState takes in what crimonitor says of a container.
 func (s *Service) onState(ctx context.Context, state monitor.State) {
-	c, err := s.state.container(state.ID)
+	c, err := s.ledger.Container(state.ID)
 	if errors.Is(err, ErrNotFound) {
 		if p := s.podOfInit(state.ID); p != nil && state.Phase == monitor.PhaseExited {
 			s.background.Go(func() { s.onPodInitExit(ctx, p) })
@@ -73,8 +74,8 @@ func (s *Service) onState(ctx context.Context, state monitor.State) {
 }
 
 // onRunning is the event of a workload being let go. Phases only go forward, whatever order the news comes in.
-func (s *Service) onRunning(c *container, state monitor.State) {
-	s.state.updateContainer(c, func(st *ContainerStatus) {
+func (s *Service) onRunning(c *ledger.Container, state monitor.State) {
+	s.ledger.UpdateContainer(c, func(st *ContainerStatus) {
 		if st.Phase == ContainerCreated {
 			st.Phase = ContainerRunning
 		}
@@ -84,10 +85,10 @@ func (s *Service) onRunning(c *container, state monitor.State) {
 
 // onExit is the event of a container's end. The record is written, and what the container held while it ran released,
 // in the background: the next event must not wait for a disk.
-func (s *Service) onExit(ctx context.Context, c *container, state monitor.State) {
+func (s *Service) onExit(ctx context.Context, c *ledger.Container, state monitor.State) {
 	first := false
-	s.state.updateContainer(c, func(st *ContainerStatus) {
-		if st.Phase.terminal() {
+	s.ledger.UpdateContainer(c, func(st *ContainerStatus) {
+		if st.Phase.Terminal() {
 			return
 		}
 		first = true
@@ -112,20 +113,20 @@ func (s *Service) onExit(ctx context.Context, c *container, state monitor.State)
 
 // settle writes down the end of a container and releases what only a running one needs. What fails is done by its removal
 // or the next start.
-func (s *Service) settle(ctx context.Context, c *container) {
+func (s *Service) settle(ctx context.Context, c *ledger.Container) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer cancel()
-	st := s.state.containerStatus(c)
+	st := s.ledger.ContainerStatus(c)
 	log := logrus.WithField("container", st.ID)
-	if err := s.state.saveContainer(ctx, c); err != nil {
+	if err := s.ledger.SaveContainer(ctx, c); err != nil {
 		log.WithError(err).Error("cannot record the end of a container")
 		return // crimonitor keeps it for the next start
 	}
-	if err := acquire(ctx, c.ops, "container "+st.ID); err != nil {
+	if err := c.Acquire(ctx); err != nil {
 		return
 	}
-	defer release(c.ops)
-	if s.state.containerStatus(c).Phase != ContainerExited {
+	defer c.Release()
+	if s.ledger.ContainerStatus(c).Phase != ContainerExited {
 		return // being removed, which does all this
 	}
 	if err := s.cleanContainer(ctx, st.ID); err != nil {
@@ -135,20 +136,20 @@ func (s *Service) settle(ctx context.Context, c *container) {
 
 // onLost is the event of a container that crimonitor does not know although it should: crimonitor died. What still runs
 // has no parent, no log and no one to take its exit code, so it is killed; only then is it called exited.
-func (s *Service) onLost(ctx context.Context, c *container) {
+func (s *Service) onLost(ctx context.Context, c *ledger.Container) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer cancel()
-	st := s.state.containerStatus(c)
+	st := s.ledger.ContainerStatus(c)
 	log := logrus.WithField("container", st.ID)
 	if err := s.monitor.Delete(ctx, st.ID, s.bundles.Dir(st.ID)); err != nil {
 		log.WithError(err).Error("a container without a monitor cannot be ended")
 		return
 	}
-	s.state.updateContainer(c, func(st *ContainerStatus) {
-		if st.Phase.terminal() {
+	s.ledger.UpdateContainer(c, func(st *ContainerStatus) {
+		if st.Phase.Terminal() {
 			return
 		}
-		st.Phase, st.PID, st.FinishedAt = ContainerExited, 0, now()
+		st.Phase, st.PID, st.FinishedAt = ContainerExited, 0, ledger.Now()
 		st.ExitCode, st.Reason = exitUnknown, ReasonUnknown
 		st.Message = "crimonitor or the machine went down while the container ran; its exit code is not known"
 	})

@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/ledger"
 )
 
 // freezeLimit is how long the processes of a container may take to stop.
@@ -18,30 +19,30 @@ const freezeLimit = 10 * time.Second
 // must do. One that does not run has nothing to stop. That it is frozen is recorded first: a start of the daemon thaws it,
 // and so does whoever stops it. ErrState: it is frozen already.
 func (s *Service) Freeze(ctx context.Context, id string) (thaw func(context.Context) error, err error) {
-	c, err := s.state.container(id)
+	c, err := s.ledger.Container(id)
 	if err != nil {
 		return nil, err
 	}
-	if err := acquire(ctx, c.ops, "container "+id); err != nil {
+	if err := c.Acquire(ctx); err != nil {
 		return nil, err
 	}
-	defer release(c.ops)
-	st := s.state.containerStatus(c)
+	defer c.Release()
+	st := s.ledger.ContainerStatus(c)
 	switch {
 	case st.Phase != ContainerRunning:
 		return func(context.Context) error { return nil }, nil
 	case st.Frozen:
 		return nil, fmt.Errorf("container %s is frozen already: %w", id, ErrState)
 	}
-	s.state.updateContainer(c, func(st *ContainerStatus) { st.Frozen = true })
+	s.ledger.UpdateContainer(c, func(st *ContainerStatus) { st.Frozen = true })
 	thaw = func(ctx context.Context) error { return s.thaw(ctx, c) }
 	ctx, cancel := context.WithTimeout(ctx, freezeLimit)
 	defer cancel()
-	err = s.state.saveContainer(ctx, c)
+	err = s.ledger.SaveContainer(ctx, c)
 	if err == nil {
 		err = cgroup.Freeze(ctx, st.CgroupPath)
 	}
-	if err == nil && !s.state.containerStatus(c).Frozen {
+	if err == nil && !s.ledger.ContainerStatus(c).Frozen {
 		err = errors.Join(fmt.Errorf("container %s was stopped meanwhile: %w", id, ErrState), cgroup.Thaw(st.CgroupPath))
 	}
 	if err != nil {
@@ -51,22 +52,22 @@ func (s *Service) Freeze(ctx context.Context, id string) (thaw func(context.Cont
 }
 
 // thaw lets a frozen container go on. It is idempotent.
-func (s *Service) thaw(ctx context.Context, c *container) error {
-	st := s.state.containerStatus(c)
+func (s *Service) thaw(ctx context.Context, c *ledger.Container) error {
+	st := s.ledger.ContainerStatus(c)
 	if !st.Frozen {
 		return nil
 	}
 	if err := cgroup.Thaw(st.CgroupPath); err != nil {
 		return err
 	}
-	s.state.updateContainer(c, func(st *ContainerStatus) { st.Frozen = false })
-	return s.state.saveContainer(ctx, c)
+	s.ledger.UpdateContainer(c, func(st *ContainerStatus) { st.Frozen = false })
+	return s.ledger.SaveContainer(ctx, c)
 }
 
 // thawAll lets the containers go on that the last daemon has left frozen.
 func (s *Service) thawAll(ctx context.Context) {
-	for _, st := range s.state.listContainers() {
-		c, err := s.state.container(st.ID)
+	for _, st := range s.ledger.Containers() {
+		c, err := s.ledger.Container(st.ID)
 		if err != nil || !st.Frozen {
 			continue
 		}

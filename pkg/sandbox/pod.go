@@ -12,6 +12,7 @@ import (
 
 	"criserver/pkg/cni"
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/want"
 )
@@ -22,11 +23,11 @@ func (s *Service) RunPod(ctx context.Context, c want.Pod) (string, error) {
 	if err := c.Check(); err != nil {
 		return "", err
 	}
-	key := podKey{c.Name, c.Namespace, c.UID, c.Attempt}
+	key := ledger.PodKey{Name: c.Name, Namespace: c.Namespace, UID: c.UID, Attempt: c.Attempt}
 	return s.podFlights.Do(ctx, key, runPodLimit, func(ctx context.Context) (string, error) {
-		if p := s.state.podByKey(key); p != nil {
-			st := s.state.podStatus(p)
-			if !st.ready() {
+		if p := s.ledger.PodByKey(key); p != nil {
+			st := s.ledger.PodStatus(p)
+			if !st.Ready() {
 				return "", fmt.Errorf("pod %s/%s attempt %d is %s as %s: %w; remove it or raise the attempt",
 					c.Namespace, c.Name, c.Attempt, st.Phase, st.ID, ErrState)
 			}
@@ -39,18 +40,17 @@ func (s *Service) RunPod(ctx context.Context, c want.Pod) (string, error) {
 // runPod is the way of a pod into life.
 func (s *Service) runPod(ctx context.Context, c want.Pod) (string, error) {
 	id := newID()
-	st := PodStatus{ID: id, Config: c, Phase: PodCreating, CreatedAt: now(), CgroupPath: c.CgroupParent}
+	st := PodStatus{ID: id, Config: c, Phase: PodCreating, CreatedAt: ledger.Now(), CgroupPath: c.CgroupParent}
 	if st.CgroupPath == "" {
 		st.CgroupPath = filepath.Join(s.config.CgroupRoot, id)
 	} else {
 		st.CgroupMade = !cgroup.Exists(st.CgroupPath)
 	}
-	p, err := s.state.addPod(st)
+	p, err := s.ledger.AddPod(st)
 	if err != nil {
 		return "", err
 	}
-	p.ops <- struct{}{}
-	defer release(p.ops)
+	defer p.Release()
 	log := logrus.WithFields(logrus.Fields{"pod": id, "name": c.Namespace + "/" + c.Name})
 	if err := s.buildPod(ctx, p); err != nil {
 		ctx, cancel := detached(ctx)
@@ -60,15 +60,15 @@ func (s *Service) runPod(ctx context.Context, c want.Pod) (string, error) {
 		}
 		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
 	}
-	log.WithField("ips", s.state.podStatus(p).IPs).Info("pod is ready")
+	log.WithField("ips", s.ledger.PodStatus(p).IPs).Info("pod is ready")
 	return id, nil
 }
 
 // buildPod makes everything that a pod is made of. destroyPod undoes it from any point.
-func (s *Service) buildPod(ctx context.Context, p *pod) error {
-	st := s.state.podStatus(p)
-	cgroup.Warm()                                   // a container comes next
-	if err := s.state.savePod(ctx, p); err != nil { // the intent
+func (s *Service) buildPod(ctx context.Context, p *ledger.Pod) error {
+	st := s.ledger.PodStatus(p)
+	cgroup.Warm()                                    // a container comes next
+	if err := s.ledger.SavePod(ctx, p); err != nil { // the intent
 		return err
 	}
 	if err := s.makePodFiles(st); err != nil {
@@ -94,8 +94,8 @@ func (s *Service) buildPod(ctx context.Context, p *pod) error {
 		}
 	}
 	cgroup.Warm()
-	s.state.updatePod(p, func(st *PodStatus) { st.Phase, st.IPs = PodReady, ips })
-	return s.state.savePod(ctx, p)
+	s.ledger.UpdatePod(p, func(st *PodStatus) { st.Phase, st.IPs = PodReady, ips })
+	return s.ledger.SavePod(ctx, p)
 }
 
 func (s *Service) makeNamespaces(st PodStatus) error {
@@ -139,30 +139,30 @@ func (s *Service) StopPod(ctx context.Context, id string) error {
 }
 
 // withPod calls fn while it holds the pod's slot. It does nothing if there is no such pod.
-func (s *Service) withPod(ctx context.Context, id string, fn func(context.Context, *pod) error) error {
-	p, err := s.state.pod(id)
+func (s *Service) withPod(ctx context.Context, id string, fn func(context.Context, *ledger.Pod) error) error {
+	p, err := s.ledger.Pod(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if err := acquire(ctx, p.ops, "pod "+id); err != nil {
+	if err := p.Acquire(ctx); err != nil {
 		return err
 	}
-	defer release(p.ops)
+	defer p.Release()
 	return fn(ctx, p)
 }
 
 // stopPod needs the pod's slot. The phase changes first, so that no container is created in the pod from here on.
-func (s *Service) stopPod(ctx context.Context, p *pod) error {
-	st := s.state.podStatus(p)
+func (s *Service) stopPod(ctx context.Context, p *ledger.Pod) error {
+	st := s.ledger.PodStatus(p)
 	if st.Phase == PodStopped {
 		return nil
 	}
 	if st.Phase == PodReady {
-		s.state.updatePod(p, func(st *PodStatus) { st.Phase = PodStopping })
-		if err := s.state.savePod(ctx, p); err != nil {
+		s.ledger.UpdatePod(p, func(st *PodStatus) { st.Phase = PodStopping })
+		if err := s.ledger.SavePod(ctx, p); err != nil {
 			return err
 		}
 	}
@@ -172,14 +172,14 @@ func (s *Service) stopPod(ctx context.Context, p *pod) error {
 	if err := s.releasePod(ctx, st); err != nil {
 		return fmt.Errorf("stop pod %s: %w", st.ID, err)
 	}
-	s.state.updatePod(p, func(st *PodStatus) { st.Phase = PodStopped })
+	s.ledger.UpdatePod(p, func(st *PodStatus) { st.Phase = PodStopped })
 	logrus.WithField("pod", st.ID).Info("pod is stopped")
-	return s.state.savePod(ctx, p)
+	return s.ledger.SavePod(ctx, p)
 }
 
 // killContainers kills all containers of a pod at once and waits for their ends.
 func (s *Service) killContainers(ctx context.Context, podID string) error {
-	containers := s.state.containersOf(podID)
+	containers := s.ledger.ContainersOf(podID)
 	errs := make([]error, len(containers))
 	var wg sync.WaitGroup
 	for i, c := range containers {
@@ -215,33 +215,33 @@ func (s *Service) releasePod(ctx context.Context, st PodStatus) error {
 
 // RemovePod stops a pod, removes its containers, and forgets it. It is idempotent; an unknown pod is no error.
 func (s *Service) RemovePod(ctx context.Context, id string) error {
-	return s.withPod(ctx, id, func(ctx context.Context, p *pod) error {
+	return s.withPod(ctx, id, func(ctx context.Context, p *ledger.Pod) error {
 		if err := s.destroyPod(ctx, p); err != nil {
 			return fmt.Errorf("remove pod %s: %w", id, err)
 		}
-		logrus.WithField("pod", s.state.podStatus(p).ID).Info("pod is removed")
+		logrus.WithField("pod", s.ledger.PodStatus(p).ID).Info("pod is removed")
 		return nil
 	})
 }
 
 // destroyPod undoes a pod from any point of its life; it needs the pod's slot. It is idempotent.
-func (s *Service) destroyPod(ctx context.Context, p *pod) error {
-	st := s.state.podStatus(p)
-	if s.state.podByKey(st.key()) != p {
+func (s *Service) destroyPod(ctx context.Context, p *ledger.Pod) error {
+	st := s.ledger.PodStatus(p)
+	if s.ledger.PodByKey(st.Key()) != p {
 		return nil // removed while this call waited for the slot
 	}
-	s.state.updatePod(p, func(st *PodStatus) {
+	s.ledger.UpdatePod(p, func(st *PodStatus) {
 		if st.Phase != PodStopped { // a stopped pod's network is released: it must not be again
 			st.Phase = PodRemoving
 		}
 	})
 	var errs []error
-	for _, c := range s.state.containersOf(st.ID) {
+	for _, c := range s.ledger.ContainersOf(st.ID) {
 		errs = append(errs, s.removeContainer(ctx, c))
 	}
-	errs = append(errs, s.releasePod(ctx, s.state.podStatus(p)), s.removePodFiles(st.ID))
+	errs = append(errs, s.releasePod(ctx, s.ledger.PodStatus(p)), s.removePodFiles(st.ID))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return s.state.forgetPod(ctx, p)
+	return s.ledger.ForgetPod(ctx, p)
 }

@@ -11,6 +11,7 @@ import (
 
 	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/want"
 )
@@ -18,12 +19,12 @@ import (
 // expected are the containers and pod inits that a crimonitor must know now.
 func (s *Service) expected() map[string]struct{} {
 	ids := map[string]struct{}{}
-	for _, c := range s.state.listContainers() {
+	for _, c := range s.ledger.Containers() {
 		if c.Phase == ContainerCreated || c.Phase == ContainerRunning {
 			ids[c.ID] = struct{}{}
 		}
 	}
-	for _, p := range s.state.listPods() {
+	for _, p := range s.ledger.Pods() {
 		if p.Phase == PodReady && p.Config.Namespaces.PID == want.NamespacePod {
 			ids[podInitID(p.ID)] = struct{}{}
 		}
@@ -40,7 +41,7 @@ func (s *Service) reconcile(ctx context.Context, expected map[string]struct{}, s
 		if _, ok := seen[id]; ok {
 			continue
 		}
-		if c, err := s.state.container(id); err == nil {
+		if c, err := s.ledger.Container(id); err == nil {
 			repairs.Go(func() { s.onLost(ctx, c) })
 		} else if p := s.podOfInit(id); p != nil {
 			repairs.Go(func() { s.onPodInitExit(ctx, p) })
@@ -63,8 +64,8 @@ func (s *Service) reconcile(ctx context.Context, expected map[string]struct{}, s
 
 // repairFirst starts the repairs of what the last daemon left.
 func (s *Service) repairFirst(ctx context.Context, repairs *sync.WaitGroup, seen map[string]monitor.State) {
-	for _, st := range s.state.listPods() {
-		p, err := s.state.pod(st.ID)
+	for _, st := range s.ledger.Pods() {
+		p, err := s.ledger.Pod(st.ID)
 		if err != nil {
 			continue
 		}
@@ -72,12 +73,12 @@ func (s *Service) repairFirst(ctx context.Context, repairs *sync.WaitGroup, seen
 		case st.Phase == PodRemoving:
 			repairs.Go(func() { s.repairPod(ctx, p, s.destroyPod) })
 		case st.Phase == PodStopping, st.Phase == PodReady && !s.podIntact(st):
-			s.state.updatePod(p, func(st *PodStatus) { st.Phase = PodStopping })
+			s.ledger.UpdatePod(p, func(st *PodStatus) { st.Phase = PodStopping })
 			repairs.Go(func() { s.repairPod(ctx, p, s.stopPod) })
 		}
 	}
-	for _, st := range s.state.listContainers() {
-		c, err := s.state.container(st.ID)
+	for _, st := range s.ledger.Containers() {
+		c, err := s.ledger.Container(st.ID)
 		if err != nil {
 			continue
 		}
@@ -91,19 +92,19 @@ func (s *Service) repairFirst(ctx context.Context, repairs *sync.WaitGroup, seen
 		}
 	}
 	for id := range seen {
-		if _, err := s.state.container(id); err != nil && s.podOfInit(id) == nil {
+		if _, err := s.ledger.Container(id); err != nil && s.podOfInit(id) == nil {
 			repairs.Go(func() { s.removeStray(ctx, id) })
 		}
 	}
 }
 
-func (s *Service) repairPod(ctx context.Context, p *pod, repair func(context.Context, *pod) error) {
+func (s *Service) repairPod(ctx context.Context, p *ledger.Pod, repair func(context.Context, *ledger.Pod) error) {
 	ctx, cancel := context.WithTimeout(ctx, cleanupLimit)
 	defer cancel()
-	id := s.state.podStatus(p).ID
-	err := acquire(ctx, p.ops, "pod "+id)
+	id := s.ledger.PodStatus(p).ID
+	err := p.Acquire(ctx)
 	if err == nil {
-		defer release(p.ops)
+		defer p.Release()
 		err = repair(ctx, p)
 	}
 	if err != nil {
@@ -111,13 +112,13 @@ func (s *Service) repairPod(ctx context.Context, p *pod, repair func(context.Con
 	}
 }
 
-func (s *Service) repairContainer(ctx context.Context, c *container) {
+func (s *Service) repairContainer(ctx context.Context, c *ledger.Container) {
 	ctx, cancel := context.WithTimeout(ctx, cleanupLimit)
 	defer cancel()
-	id := s.state.containerStatus(c).ID
-	err := acquire(ctx, c.ops, "container "+id)
+	id := s.ledger.ContainerStatus(c).ID
+	err := c.Acquire(ctx)
 	if err == nil {
-		defer release(c.ops)
+		defer c.Release()
 		err = s.destroyContainer(ctx, c)
 	}
 	if err != nil {
@@ -137,12 +138,12 @@ func (s *Service) removeStray(ctx context.Context, id string) {
 }
 
 // podOfInit returns the pod whose process 1 has the ID, or nil.
-func (s *Service) podOfInit(id string) *pod {
+func (s *Service) podOfInit(id string) *ledger.Pod {
 	podID, ok := strings.CutSuffix(id, podInitID(""))
 	if !ok {
 		return nil
 	}
-	p, err := s.state.pod(podID)
+	p, err := s.ledger.Pod(podID)
 	if err != nil {
 		return nil
 	}
@@ -151,8 +152,8 @@ func (s *Service) podOfInit(id string) *pod {
 
 // onPodInitExit is the event of process 1 of a shared PID namespace having ended: every container in it died with it,
 // and none can be made any more.
-func (s *Service) onPodInitExit(ctx context.Context, p *pod) {
-	if st := s.state.podStatus(p); st.Phase == PodReady {
+func (s *Service) onPodInitExit(ctx context.Context, p *ledger.Pod) {
+	if st := s.ledger.PodStatus(p); st.Phase == PodReady {
 		logrus.WithField("pod", st.ID).Warn("the pod's init process ended; the pod is stopped")
 		s.repairPod(ctx, p, s.stopPod)
 	}
@@ -173,13 +174,13 @@ func (s *Service) collectGarbage(ctx context.Context) {
 	}
 	pods, containers := map[string]struct{}{}, map[string]struct{}{}
 	var live []string
-	for _, p := range s.state.listPods() {
+	for _, p := range s.ledger.Pods() {
 		pods[p.ID] = struct{}{}
 		if p.Phase != PodStopped {
 			live = append(live, p.ID)
 		}
 	}
-	for _, c := range s.state.listContainers() {
+	for _, c := range s.ledger.Containers() {
 		containers[c.ID] = struct{}{}
 	}
 	for _, e := range bundles {

@@ -29,6 +29,7 @@ import (
 	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/flight"
+	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/launch"
 )
@@ -59,10 +60,10 @@ type Service struct {
 	network Network
 	bundles *bundle.Store
 	monitor *monitor.Client
-	state   *state
+	ledger  *ledger.Ledger
 
-	podFlights       flight.Group[podKey]
-	containerFlights flight.Group[containerKey]
+	podFlights       flight.Group[ledger.PodKey]
+	containerFlights flight.Group[ledger.ContainerKey]
 
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -83,18 +84,14 @@ const (
 
 // New opens the records in the database, which stays the caller's. Start begins the work.
 func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snapshots) (*Service, error) {
-	pods, err := record.NewTable[PodStatus](ctx, db, "pods")
+	known, err := ledger.Open(ctx, db)
 	if err != nil {
-		return nil, fmt.Errorf("open pod records: %w", err)
-	}
-	containers, err := record.NewTable[ContainerStatus](ctx, db, "containers")
-	if err != nil {
-		return nil, fmt.Errorf("open container records: %w", err)
+		return nil, err
 	}
 	svc := &Service{
 		config: c, network: n,
 		monitor: monitor.NewClient(c.Monitor.Socket),
-		state:   newState(pods, containers),
+		ledger:  known,
 		synced:  make(chan struct{}),
 
 		monitorErr: fmt.Errorf("%w: crimonitor is being connected", ErrUnavailable),
@@ -106,9 +103,6 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snaps
 		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700)); err != nil {
 			return nil, fmt.Errorf("make state directory: %w", err)
 		}
-	}
-	if err := svc.state.load(ctx); err != nil {
-		return nil, err
 	}
 	return svc, nil
 }
@@ -143,7 +137,7 @@ func (s *Service) Close(ctx context.Context, shutdown bool) error {
 	}
 	s.stop()
 	s.background.Wait()
-	if shutdown && len(s.state.listContainers()) == 0 {
+	if shutdown && len(s.ledger.Containers()) == 0 {
 		if e := s.monitor.Shutdown(ctx); e == nil {
 			cgroup.PruneWait(ctx, s.config.Monitor.Cgroup)
 			cgroup.Prune(s.config.CgroupRoot)
@@ -167,27 +161,27 @@ func (s *Service) setMonitorError(err error) {
 
 // Pod returns a pod by its ID or a unique prefix of it.
 func (s *Service) Pod(id string) (PodStatus, error) {
-	p, err := s.state.pod(id)
+	p, err := s.ledger.Pod(id)
 	if err != nil {
 		return PodStatus{}, err
 	}
-	return s.state.podStatus(p), nil
+	return s.ledger.PodStatus(p), nil
 }
 
 // Pods returns all pods, in no order.
-func (s *Service) Pods() []PodStatus { return s.state.listPods() }
+func (s *Service) Pods() []PodStatus { return s.ledger.Pods() }
 
 // Container returns a container by its ID or a unique prefix of it.
 func (s *Service) Container(id string) (ContainerStatus, error) {
-	c, err := s.state.container(id)
+	c, err := s.ledger.Container(id)
 	if err != nil {
 		return ContainerStatus{}, err
 	}
-	return s.state.containerStatus(c), nil
+	return s.ledger.ContainerStatus(c), nil
 }
 
 // Containers returns all containers, in no order.
-func (s *Service) Containers() []ContainerStatus { return s.state.listContainers() }
+func (s *Service) Containers() []ContainerStatus { return s.ledger.Containers() }
 
 func (s *Service) podsDir() string       { return filepath.Join(s.config.StateDir, "pods") }
 func (s *Service) containersDir() string { return filepath.Join(s.config.StateDir, "containers") }

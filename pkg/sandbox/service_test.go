@@ -274,12 +274,12 @@ func (f *fixture) status(id string) ContainerStatus {
 
 func (f *fixture) awaitExit(id string) ContainerStatus {
 	f.t.Helper()
-	c, err := f.state.container(id)
+	c, err := f.ledger.Container(id)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	select {
-	case <-c.exited:
+	case <-c.Exited():
 	case <-time.After(20 * time.Second):
 		f.t.Fatalf("container %s does not exit", id)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/signals"
 )
@@ -17,15 +18,15 @@ import (
 // Each caller's grace counts for itself, so that a later call with a shorter one shortens the wait. It is idempotent; an
 // unknown container is no error.
 func (s *Service) StopContainer(ctx context.Context, id string, grace time.Duration) error {
-	c, err := s.state.container(id)
+	c, err := s.ledger.Container(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	st := s.state.containerStatus(c)
-	if st.Phase.terminal() || st.Phase == ContainerCreating {
+	st := s.ledger.ContainerStatus(c)
+	if st.Phase.Terminal() || st.Phase == ContainerCreating {
 		return nil
 	}
 	if st.Phase == ContainerCreated || grace <= 0 {
@@ -40,7 +41,7 @@ func (s *Service) StopContainer(ctx context.Context, id string, grace time.Durat
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
 	select {
-	case <-c.exited:
+	case <-c.Exited():
 		return nil
 	case <-timer.C:
 	case <-ctx.Done():
@@ -51,15 +52,11 @@ func (s *Service) StopContainer(ctx context.Context, id string, grace time.Durat
 }
 
 // sendStopSignal sends the stop signal once in a container's life: a program may take a second one for impatience.
-func (s *Service) sendStopSignal(ctx context.Context, c *container) error {
-	s.state.mu.Lock()
-	first := !c.signaled
-	c.signaled = true
-	st := c.status
-	s.state.mu.Unlock()
-	if !first {
+func (s *Service) sendStopSignal(ctx context.Context, c *ledger.Container) error {
+	if s.ledger.MarkSignaled(c, true) {
 		return nil
 	}
+	st := s.ledger.ContainerStatus(c)
 	sig, err := signals.Parse(st.StopSignal)
 	if err != nil { // of the image: the configuration's was checked
 		logrus.WithError(err).WithField("container", st.ID).Warn("the image's stop signal is not known, SIGTERM is sent")
@@ -67,18 +64,16 @@ func (s *Service) sendStopSignal(ctx context.Context, c *container) error {
 	}
 	err = s.monitor.Signal(ctx, monitor.SignalRequest{ID: st.ID, Signal: int(sig)})
 	if err != nil && !gone(err) {
-		s.state.mu.Lock()
-		c.signaled = false
-		s.state.mu.Unlock()
+		s.ledger.MarkSignaled(c, false)
 		return fmt.Errorf("stop container %s: %w", st.ID, err)
 	}
 	return nil
 }
 
 // killContainer kills all processes of a container and waits until they are gone.
-func (s *Service) killContainer(ctx context.Context, c *container) error {
-	st := s.state.containerStatus(c)
-	if st.Phase.terminal() || st.Phase == ContainerCreating {
+func (s *Service) killContainer(ctx context.Context, c *ledger.Container) error {
+	st := s.ledger.ContainerStatus(c)
+	if st.Phase.Terminal() || st.Phase == ContainerCreating {
 		return nil
 	}
 	if err := s.thaw(ctx, c); err != nil {
@@ -91,7 +86,7 @@ func (s *Service) killContainer(ctx context.Context, c *container) error {
 	timer := time.NewTimer(killLimit)
 	defer timer.Stop()
 	select {
-	case <-c.exited:
+	case <-c.Exited():
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("kill container %s: %w", st.ID, context.Cause(ctx))

@@ -1,51 +1,29 @@
 package sandbox
 
-import (
-	"net/netip"
-	"time"
+import "criserver/pkg/sandbox/ledger"
 
-	"criserver/pkg/sandbox/spec"
-	"criserver/pkg/sandbox/want"
+// PodStatus and ContainerStatus are a pod and a container as they are, see package ledger.
+type (
+	PodStatus       = ledger.PodStatus
+	ContainerStatus = ledger.ContainerStatus
 )
 
-// PodPhase is where a pod is in its life.
-type PodPhase string
-
-// The phases of a pod: creating → ready → stopping → stopped, each → removing.
+// The phases of a pod.
 const (
-	PodCreating PodPhase = "creating"
-	PodReady    PodPhase = "ready"
-	PodStopping PodPhase = "stopping"
-	PodStopped  PodPhase = "stopped"
-	PodRemoving PodPhase = "removing"
+	PodCreating = ledger.PodCreating
+	PodReady    = ledger.PodReady
+	PodStopping = ledger.PodStopping
+	PodStopped  = ledger.PodStopped
+	PodRemoving = ledger.PodRemoving
 )
 
-// PodStatus is a pod as it is.
-type PodStatus struct {
-	ID        string
-	Config    want.Pod
-	Phase     PodPhase
-	CreatedAt time.Time
-	// IPs are the pod's addresses, the primary one first; none for host network.
-	IPs []netip.Addr `json:",omitempty"`
-	// CgroupPath is the pod's cgroup. CgroupMade tells that it is the caller's but was not there before.
-	CgroupPath string
-	CgroupMade bool `json:",omitempty"`
-}
-
-// ready tells that containers can be created in the pod.
-func (p PodStatus) ready() bool { return p.Phase == PodReady }
-
-// ContainerPhase is where a container is in its life.
-type ContainerPhase string
-
-// The phases of a container: creating → created → running → exited, each → removing.
+// The phases of a container.
 const (
-	ContainerCreating ContainerPhase = "creating"
-	ContainerCreated  ContainerPhase = "created"
-	ContainerRunning  ContainerPhase = "running"
-	ContainerExited   ContainerPhase = "exited"
-	ContainerRemoving ContainerPhase = "removing"
+	ContainerCreating = ledger.ContainerCreating
+	ContainerCreated  = ledger.ContainerCreated
+	ContainerRunning  = ledger.ContainerRunning
+	ContainerExited   = ledger.ContainerExited
+	ContainerRemoving = ledger.ContainerRemoving
 )
 
 // Reasons of an exit, for ContainerStatus.Reason.
@@ -62,34 +40,3 @@ const (
 	exitStartError = 128
 	exitUnknown    = 255
 )
-
-// ContainerStatus is a container as it is.
-type ContainerStatus struct {
-	ID, PodID string
-	Config    want.Container
-	// ImageID and ImageRef are the image's ID and Ref.
-	ImageID, ImageRef string
-	Phase             ContainerPhase
-	CreatedAt         time.Time
-	StartedAt         time.Time `json:",omitzero"`
-	// FinishedAt, ExitCode, Reason and Message are set when the container has exited.
-	FinishedAt time.Time `json:",omitzero"`
-	ExitCode   int       `json:",omitempty"`
-	Reason     string    `json:",omitempty"`
-	Message    string    `json:",omitempty"`
-	// PID of the init process on the host while Phase is created or running.
-	PID int `json:",omitempty"`
-	// LogPath is absolute; "" for none.
-	LogPath string `json:",omitempty"`
-	// StopSignal is the effective one, such as "SIGTERM".
-	StopSignal string
-	// User is who the workload runs as.
-	User spec.User
-	// CgroupPath is the container's cgroup.
-	CgroupPath string
-	// Frozen tells that its processes are stopped, see Service.Freeze.
-	Frozen bool `json:",omitempty"`
-}
-
-// terminal tells that the container's process is no more.
-func (p ContainerPhase) terminal() bool { return p == ContainerExited || p == ContainerRemoving }
