@@ -15,11 +15,13 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"criserver/pkg/sandbox/runtime"
 )
 
 // Protocol is the version of the protocol. It is raised when an older crimonitor, which outlives the daemon
 // that started it, would misunderstand a newer daemon or the other way about.
-const Protocol = 1
+const Protocol = 2
 
 // MaxFrame is the largest frame in bytes that either side accepts.
 const MaxFrame = 4 << 20
@@ -87,6 +89,8 @@ type CreateRequest struct {
 	Bundle string `json:"bundle"`
 	// LogPath is the CRI log file, appended to; "" discards the output.
 	LogPath string `json:"log_path,omitempty"`
+	// Runtime is the OCI runtime, which the monitor remembers; nil is the one that is built in.
+	Runtime *runtime.Command `json:"runtime,omitempty"`
 }
 
 // CreateResponse is the answer to a CreateRequest.

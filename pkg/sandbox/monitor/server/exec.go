@@ -25,7 +25,7 @@ func (s *Server) exec(ctx context.Context, p monitor.ExecRequest, files []*os.Fi
 	if st := c.snapshot(); st.Phase != monitor.PhaseRunning {
 		return nil, fmt.Errorf("container %s is %s: %w", p.ID, st.Phase, monitor.ErrNotRunning)
 	}
-	pid, err := s.runtime.Exec(ctx, p.ID, p.Process, runtime.Stdio{Stdin: files[0], Stdout: files[1], Stderr: files[2]})
+	pid, err := c.runtime.Exec(ctx, p.ID, p.Process, runtime.Stdio{Stdin: files[0], Stdout: files[1], Stderr: files[2]})
 	if err != nil {
 		return nil, err
 	}
