@@ -25,6 +25,7 @@ import (
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/monitor/launch"
 	"criserver/pkg/snapshot/overlay"
 )
@@ -114,6 +115,7 @@ type daemon struct {
 	snapshots                *overlay.Snapshotter
 	network                  *cni.Network
 	images                   *imagesvc.Service
+	handlers                 *handler.Set
 	pods                     *sandbox.Service
 }
 
@@ -151,10 +153,15 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 	if d.network, err = cni.New(ctx, network); err != nil {
 		return d, fmt.Errorf("open network: %w", err)
 	}
+	if d.handlers, err = handlers(c); err != nil {
+		return d, err
+	}
+	d.handlers.Probe(ctx)
 	pods, err := sandboxConfig(c)
 	if err != nil {
 		return d, err
 	}
+	pods.Handlers = d.handlers
 	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
 		return d, fmt.Errorf("open pods: %w", err)
 	}
@@ -172,7 +179,7 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 func (d *daemon) backends() cri.Backends {
 	return cri.Backends{
 		Pods: d.pods, Containers: d.pods, Commands: d.pods, Images: d.images,
-		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready,
+		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready, Handlers: d.handlers.List,
 		Version: version,
 		Info: func() map[string]string {
 			return map[string]string{"config": strconv.Quote("criserver config default lists the keys"), "pid": strconv.Itoa(os.Getpid())}

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 
+	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
@@ -10,7 +11,7 @@ import (
 )
 
 // writeBundle writes the container's OCI specification and tells who its workload runs as.
-func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img want.Image, mounts []spec.Mount) (spec.User, error) {
+func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, h handler.Usable, img want.Image, mounts []spec.Mount) (spec.User, error) {
 	c := st.Config
 	who := c.User
 	who.ImageUser = img.Config.User
@@ -37,6 +38,7 @@ func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, img want.Image,
 	if err != nil {
 		return u, err
 	}
+	h.Adapt(out, pod.Config.Annotations)
 	return u, s.bundles.WriteSpec(st.ID, out)
 }
 

@@ -77,6 +77,10 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 	if err := s.ledger.SaveContainer(ctx, c); err != nil { // the intent
 		return err
 	}
+	h, err := s.containerHandler(ctx, pod)
+	if err != nil {
+		return err
+	}
 	mounts, err := hostpath.Resolve(ctx, st.Config.Mounts)
 	if err != nil {
 		return err
@@ -89,7 +93,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		return err
 	}
 	mounts = append(mounts, volumes...)
-	user, err := s.writeBundle(st, pod, img, mounts)
+	user, err := s.writeBundle(st, pod, h, img, mounts)
 	if err != nil {
 		return err
 	}
@@ -98,7 +102,9 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 			return fmt.Errorf("make log directory: %w", err)
 		}
 	}
-	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath})
+	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{
+		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Runtime: h.Command,
+	})
 	if err != nil {
 		return err
 	}

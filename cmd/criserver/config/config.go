@@ -21,15 +21,18 @@ type Config struct {
 	State  string `toml:"state" comment:"What does not outlive a reboot: namespaces, bundles, mounts. Best on a tmpfs."`
 	Root   string `toml:"root" comment:"What outlives a reboot: images, snapshots, records."`
 
-	Log      Log      `toml:"log"`
-	Admin    Admin    `toml:"admin" comment:"How criserver image reaches the daemon."`
-	Monitor  Monitor  `toml:"monitor" comment:"crimonitor, the parent process of all containers. It is started when it does not run."`
-	Runtime  Runtime  `toml:"runtime"`
-	Image    Image    `toml:"image"`
-	Registry Registry `toml:"registry"`
-	CNI      CNI      `toml:"cni"`
-	Snapshot Snapshot `toml:"snapshot"`
-	Trust    Trust    `toml:"trust" comment:"Which images may be pulled, by their signatures; those that are there already, or are imported, are not looked at. A file that is named here is read again when it has changed.\n[[trust.policy]]\nscope = \"quay.io/org\" # a registry, or that and the beginning of a path; \"_default\" is all the rest\nrequire = \"signed\" # or \"reject\", or \"accept\", as without any policy\nkeys = [\"/etc/criserver/org.pub\"] # public keys (PEM); cosign's signatures by any key or identity suffice\nkeyless = [{identity_regexp = \"https://github\\\\.com/org/.*\", issuer = \"https://token.actions.githubusercontent.com\"}]\ntrusted_root = \"/etc/criserver/trusted_root.json\" # sigstore's authorities and logs, for keyless and the following\ntransparency_log = true # signatures must be in a log; the default for keyless, not for keys\ntimestamp_authority = true # must have the time of an authority; not the default\nsct = true # certificates must be in a log; the default"`
+	Log     Log     `toml:"log"`
+	Admin   Admin   `toml:"admin" comment:"How criserver image reaches the daemon."`
+	Monitor Monitor `toml:"monitor" comment:"crimonitor, the parent process of all containers. It is started when it does not run."`
+	Runtime Runtime `toml:"runtime"`
+
+	DefaultRuntime string                    `toml:"default_runtime" comment:"The runtime handler of pods whose RuntimeClass names none: builtin, or a name in runtimes."`
+	Runtimes       map[string]RuntimeHandler `toml:"runtimes" comment:"Runtime handlers beside builtin, which is always there, by the name that a RuntimeClass has for them:\n[runtimes.runc]\ntype = \"oci\" # a program with the command line of runc; \"builtin\" is crimonitor's own runtime, under another name\npath = \"/usr/bin/runc\"\nroot = \"/run/criserver/runtimes/runc\" # for its state; this is the default, by name\nargs = [\"--debug\"] # options of the program that come before the operation\nenv = [\"NAME=value\"] # its environment, beside PATH\npod_annotations = [\"example.com/*\"] # annotations of pods, by pattern, that it is to see\nannotations = {\"example.com/a\" = \"b\"} # for all containers\nOne whose program does not work fails the pods that want it, and no others."`
+	Image          Image                     `toml:"image"`
+	Registry       Registry                  `toml:"registry"`
+	CNI            CNI                       `toml:"cni"`
+	Snapshot       Snapshot                  `toml:"snapshot"`
+	Trust          Trust                     `toml:"trust" comment:"Which images may be pulled, by their signatures; those that are there already, or are imported, are not looked at. A file that is named here is read again when it has changed.\n[[trust.policy]]\nscope = \"quay.io/org\" # a registry, or that and the beginning of a path; \"_default\" is all the rest\nrequire = \"signed\" # or \"reject\", or \"accept\", as without any policy\nkeys = [\"/etc/criserver/org.pub\"] # public keys (PEM); cosign's signatures by any key or identity suffice\nkeyless = [{identity_regexp = \"https://github\\\\.com/org/.*\", issuer = \"https://token.actions.githubusercontent.com\"}]\ntrusted_root = \"/etc/criserver/trusted_root.json\" # sigstore's authorities and logs, for keyless and the following\ntransparency_log = true # signatures must be in a log; the default for keyless, not for keys\ntimestamp_authority = true # must have the time of an authority; not the default\nsct = true # certificates must be in a log; the default"`
 
 	// Files are those that Load has read, in order.
 	Files []string `toml:"-"`
@@ -57,6 +60,21 @@ type Monitor struct {
 // Runtime is how containers are run.
 type Runtime struct {
 	CgroupRoot string `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
+}
+
+// RuntimeHandler is a way to run containers.
+type RuntimeHandler struct {
+	// Type is oci or builtin.
+	Type string `toml:"type"`
+	// Path is the program of type oci, Root the directory for its state.
+	Path string `toml:"path,omitempty"`
+	Root string `toml:"root,omitempty"`
+	// Args are options of the program, Env are "NAME=value".
+	Args []string `toml:"args,omitempty"`
+	Env  []string `toml:"env,omitempty"`
+	// PodAnnotations are patterns of names of annotations of pods that are passed on, Annotations are added.
+	PodAnnotations []string          `toml:"pod_annotations,omitempty"`
+	Annotations    map[string]string `toml:"annotations,omitempty"`
 }
 
 // Image is how images are pulled and kept.
@@ -205,6 +223,7 @@ func Default() *Config {
 		Runtime: Runtime{
 			CgroupRoot: "/criserver",
 		},
+		DefaultRuntime: "builtin", Runtimes: map[string]RuntimeHandler{},
 		Image: Image{
 			MaxParallelLayers: 4, ConnectionsPerLayer: 3, NoProgressTimeout: Duration(5 * time.Minute),
 			KeepDownloads: Duration(24 * time.Hour), MaxLayerSize: 64 << 30, MaxLayerFiles: 5_000_000, Pinned: []string{},
