@@ -13,7 +13,7 @@ import (
 func handlers(c *config.Config) (*handler.Set, error) {
 	var all []handler.Handler
 	for name, h := range c.Runtimes {
-		one := handler.Handler{Name: name, PodAnnotations: h.PodAnnotations, Annotations: h.Annotations}
+		one := handler.Handler{Name: name, PodAnnotations: h.PodAnnotations, Annotations: h.Annotations, Defaults: h.Defaults()}
 		if h.Path != "" { // of the type oci only
 			one.Command = &runtime.Command{
 				Path: h.Path, Root: cmp.Or(h.Root, filepath.Join(c.State, "runtimes", name)), Args: h.Args, Env: h.Env,

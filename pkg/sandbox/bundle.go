@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"fmt"
 
 	"criserver/pkg/sandbox/handler"
@@ -11,7 +12,7 @@ import (
 )
 
 // writeBundle writes the container's OCI specification and tells who its workload runs as.
-func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, h handler.Usable, img want.Image, mounts []spec.Mount) (spec.User, error) {
+func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, h handler.Usable, img want.Image, mounts []spec.Mount) (spec.User, error) {
 	c := st.Config
 	who := c.User
 	who.ImageUser = img.Config.User
@@ -31,6 +32,9 @@ func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, h handler.Usabl
 		Capabilities: c.Capabilities, MaskedPaths: c.MaskedPaths, ReadonlyPaths: c.ReadonlyPaths,
 		Seccomp: c.Seccomp, Resources: c.Resources,
 	}
+	if err := h.Prepare(&in); err != nil {
+		return u, err
+	}
 	if err := host.AddFacts(&in); err != nil {
 		return u, err
 	}
@@ -38,7 +42,9 @@ func (s *Service) writeBundle(st ContainerStatus, pod PodStatus, h handler.Usabl
 	if err != nil {
 		return u, err
 	}
-	h.Adapt(out, pod.Config.Annotations)
+	if err := h.Adapt(ctx, out, pod.Config.Annotations); err != nil {
+		return u, err
+	}
 	return u, s.bundles.WriteSpec(st.ID, out)
 }
 

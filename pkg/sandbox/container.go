@@ -93,7 +93,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		return err
 	}
 	mounts = append(mounts, volumes...)
-	user, err := s.writeBundle(st, pod, h, img, mounts)
+	user, err := s.writeBundle(ctx, st, pod, h, img, mounts)
 	if err != nil {
 		return err
 	}

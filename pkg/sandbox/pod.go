@@ -43,6 +43,7 @@ func (s *Service) runPod(ctx context.Context, c want.Pod) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	c.Sysctls = h.PodSysctls(c.Sysctls, c.Namespaces.Network == want.NamespacePod, c.Namespaces.IPC == want.NamespacePod)
 	id := newID()
 	st := PodStatus{ID: id, Config: c, Handler: h.Name, Phase: PodCreating, CreatedAt: ledger.Now(), CgroupPath: c.CgroupParent}
 	if st.CgroupPath == "" {

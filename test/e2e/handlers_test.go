@@ -205,3 +205,72 @@ func median(d []time.Duration) time.Duration {
 	slices.Sort(d)
 	return d[len(d)/2]
 }
+
+// TestHandlerDefaults looks inside containers for what the operator gives those of a handler.
+func TestHandlerDefaults(t *testing.T) {
+	programs := handlerPrograms(t)
+	programs["builtin"] = ""
+	trace := filepath.Join(t.TempDir(), "hooks")
+	zone := filepath.Join("/usr/share/zoneinfo", "Asia/Tokyo")
+	var config strings.Builder
+	for name, path := range programs {
+		kind := "type = \"builtin\""
+		if path != "" {
+			kind = fmt.Sprintf("type = \"oci\"\npath = %q", path)
+		}
+		fmt.Fprintf(&config, `[runtimes.%s]
+%s
+container_env = ["FROM_NODE=yes", "PATH=/no"]
+ulimits = {nofile = {soft = 123, hard = 321}, nproc = {soft = 5000, hard = 6000}}
+sysctls = {"net.ipv4.ip_unprivileged_port_start" = "81"}
+devices = ["/dev/kmsg:r"]
+pids_limit = 33
+hooks = [{stage = "createRuntime", path = "/bin/sh", args = ["sh", "-c", "cat >>%s"]}]
+`, name, kind, trace)
+		if _, err := os.Stat(zone); err == nil {
+			config.WriteString("timezone = \"Asia/Tokyo\"\n")
+		}
+	}
+	n := newNode(t, config.String())
+	for name := range programs {
+		t.Run(name, func(t *testing.T) {
+			pod := n.podConfig()
+			podID, err := n.runPodWith(name, pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := n.run(podID, pod, shell("a", "sleep 1000"))
+			for script, want := range map[string]string{
+				"echo $FROM_NODE": "yes",
+				// Not the soft limit of files: Debian's runc 1.1.5, a program of Go 1.19, makes it the hard one.
+				"ulimit -Hn": "321",
+				"awk '/Max processes/ {print $3, $4}' /proc/self/limits": "5000 6000",
+				"cat /proc/sys/net/ipv4/ip_unprivileged_port_start":      "81",
+				"test -c /dev/kmsg && echo there":                        "there",
+			} {
+				if out, _ := n.exec(id, script); out != want {
+					t.Errorf("%s: %q, want %q", script, out, want)
+				}
+			}
+			if _, err := os.Stat(zone); err == nil {
+				if out, _ := n.exec(id, "tail -n 1 /etc/localtime"); out != "JST-9" {
+					t.Errorf("time zone = %q", out)
+				}
+			}
+			limit, _ := filepath.Glob("/sys/fs/cgroup/pids" + cgroupRoot + "/*/" + id + "/pids.max")
+			unified, _ := filepath.Glob("/sys/fs/cgroup" + cgroupRoot + "/*/" + id + "/pids.max")
+			for _, file := range append(limit, unified...) {
+				if data, _ := os.ReadFile(file); strings.TrimSpace(string(data)) != "33" {
+					t.Errorf("%s = %q", file, data)
+				}
+			}
+			if len(limit)+len(unified) == 0 {
+				t.Error("no pids.max was found")
+			}
+			data, _ := os.ReadFile(trace)
+			if !strings.Contains(string(data), id) {
+				t.Errorf("the hook was not told of the container: %q", data)
+			}
+		})
+	}
+}

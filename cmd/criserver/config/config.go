@@ -27,7 +27,7 @@ type Config struct {
 	Runtime Runtime `toml:"runtime"`
 
 	DefaultRuntime string                    `toml:"default_runtime" comment:"The runtime handler of pods whose RuntimeClass names none: builtin, or a name in runtimes."`
-	Runtimes       map[string]RuntimeHandler `toml:"runtimes" comment:"Runtime handlers beside builtin, which is always there, by the name that a RuntimeClass has for them:\n[runtimes.runc]\ntype = \"oci\" # a program with the command line of runc; \"builtin\" is crimonitor's own runtime, under another name\npath = \"/usr/bin/runc\"\nroot = \"/run/criserver/runtimes/runc\" # for its state; this is the default, by name\nargs = [\"--debug\"] # options of the program that come before the operation\nenv = [\"NAME=value\"] # its environment, beside PATH\npod_annotations = [\"example.com/*\"] # annotations of pods, by pattern, that it is to see\nannotations = {\"example.com/a\" = \"b\"} # for all containers\nOne whose program does not work fails the pods that want it, and no others."`
+	Runtimes       map[string]RuntimeHandler `toml:"runtimes" comment:"Runtime handlers beside builtin, which is always there, by the name that a RuntimeClass has for them:\n[runtimes.runc]\ntype = \"oci\" # a program with the command line of runc; \"builtin\" is crimonitor's own runtime, under another name\npath = \"/usr/bin/runc\"\nroot = \"/run/criserver/runtimes/runc\" # for its state; this is the default, by name\nargs = [\"--debug\"] # options of the program that come before the operation\nenv = [\"NAME=value\"] # its environment, beside PATH\npod_annotations = [\"example.com/*\"] # annotations of pods, by pattern, that it is to see\nannotations = {\"example.com/a\" = \"b\"} # for all containers\nOf both types, for what does not say otherwise itself:\ncontainer_env = [\"HTTP_PROXY=http://proxy.example:3128\"]\nulimits = {nofile = {soft = 1024, hard = 65536}}\nsysctls = {\"net.ipv4.ip_unprivileged_port_start\" = \"0\"} # of pods that have the namespace for themselves\ndevices = [\"/dev/fuse:rwm\"] # or \"/dev/fuse\", which is the same\ntimezone = \"local\" # the node's, or a name such as \"Europe/Berlin\"; containers see it as /etc/localtime\npids_limit = 4096 # of a container\nhooks_dirs = [\"/etc/containers/oci/hooks.d\"] # OCI hooks in the form of oci-hooks(5)\nhooks = [{stage = \"createRuntime\", path = \"/usr/bin/hook\", args = [\"hook\", \"-v\"], env = [\"A=b\"], timeout = \"5s\"}]\nOne whose program does not work fails the pods that want it, and no others."`
 	Image          Image                     `toml:"image"`
 	Registry       Registry                  `toml:"registry"`
 	CNI            CNI                       `toml:"cni"`
@@ -75,6 +75,32 @@ type RuntimeHandler struct {
 	// PodAnnotations are patterns of names of annotations of pods that are passed on, Annotations are added.
 	PodAnnotations []string          `toml:"pod_annotations,omitempty"`
 	Annotations    map[string]string `toml:"annotations,omitempty"`
+
+	// What pods and containers get that do not say otherwise.
+	ContainerEnv []string          `toml:"container_env,omitempty"`
+	Ulimits      map[string]Ulimit `toml:"ulimits,omitempty"`
+	Sysctls      map[string]string `toml:"sysctls,omitempty"`
+	Devices      []string          `toml:"devices,omitempty"`
+	Timezone     string            `toml:"timezone,omitempty"`
+	PidsLimit    int64             `toml:"pids_limit,omitempty"`
+	HooksDirs    []string          `toml:"hooks_dirs,omitempty"`
+	Hooks        []Hook            `toml:"hooks,omitempty"`
+}
+
+// Ulimit is a limit of a process (getrlimit(2)).
+type Ulimit struct {
+	Soft uint64 `toml:"soft"`
+	Hard uint64 `toml:"hard"`
+}
+
+// Hook is a program that the runtime executes at a stage of a container's life (OCI runtime-spec, config.md, "POSIX-platform Hooks").
+type Hook struct {
+	Stage string   `toml:"stage"`
+	Path  string   `toml:"path"`
+	Args  []string `toml:"args,omitempty"`
+	Env   []string `toml:"env,omitempty"`
+	// Timeout is in whole seconds; 0 is none.
+	Timeout Duration `toml:"timeout,omitempty"`
 }
 
 // Image is how images are pulled and kept.

@@ -52,6 +52,7 @@ func (v *validator) handler(key, name string, h RuntimeHandler) {
 		v.check(h.Path == "" && h.Root == "" && len(h.Args) == 0 && len(h.Env) == 0, key,
 			"path, root, args and env are for the type oci")
 	}
+	v.defaults(key, h)
 	for _, p := range h.PodAnnotations {
 		_, err := path.Match(p, "")
 		v.check(err == nil && p != "", key+".pod_annotations", "%q is not a pattern", p)

@@ -21,6 +21,15 @@ func TestHandlers(t *testing.T) {
 		"builtin as oci": {"[runtimes.builtin]\n" + runc, "builtin is crimonitor's own"},
 		"builtin's path": {"[runtimes.a]\ntype = \"builtin\"\npath = \"/x\"", "are for the type oci"},
 		"env":            {"[runtimes.a]\nenv = [\"=b\"]\n" + runc, "runtimes.a.env: \"=b\" is not of the form"},
+		"ulimit":         {"[runtimes.a]\nulimits = {files = {soft = 1, hard = 2}}\n" + runc, "runtimes.a.ulimits: \"files\" is not one of"},
+		"soft":           {"[runtimes.a]\nulimits = {nofile = {soft = 3, hard = 2}}\n" + runc, "the soft limit of nofile is above"},
+		"sysctl":         {"[runtimes.a]\nsysctls = {\"vm.swappiness\" = \"1\"}\n" + runc, "runtimes.a.sysctls: "},
+		"device":         {"[runtimes.a]\ndevices = [\"/dev/x:q\"]\n" + runc, "not of the form /dev/name:rwm"},
+		"time zone":      {"[runtimes.a]\ntimezone = \"../x\"\n" + runc, "runtimes.a.timezone: \"../x\" is neither local"},
+		"pids":           {"[runtimes.a]\npids_limit = -1\n" + runc, "runtimes.a.pids_limit: -1 is negative"},
+		"stage":          {"[runtimes.a]\nhooks = [{stage = \"before\", path = \"/x\"}]\n" + runc, "\"before\" is no stage"},
+		"poststop":       {"[runtimes.a]\ntype = \"builtin\"\nhooks = [{stage = \"poststop\", path = \"/x\"}]", "type oci only"},
+		"all":            {"[runtimes.a]\nulimits = {nofile = {soft = 1, hard = 2}}\nsysctls = {\"net.ipv4.ip_forward\" = \"1\"}\ndevices = [\"/dev/fuse\"]\ntimezone = \"Europe/Berlin\"\npids_limit = 7\nhooks_dirs = [\"/h\"]\ncontainer_env = [\"A=b\"]\nhooks = [{stage = \"poststop\", path = \"/x\", timeout = \"3s\"}]\n" + runc, ""},
 		"pattern":        {"[runtimes.a]\npod_annotations = [\"[\"]\n" + runc, "runtimes.a.pod_annotations: \"[\" is not a pattern"},
 	} {
 		t.Run(name, func(t *testing.T) {

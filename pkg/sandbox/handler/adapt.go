@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"context"
 	"maps"
 	"path"
 	"slices"
@@ -8,8 +9,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Adapt makes a specification the handler's: its version, and the annotations that it passes on or adds.
-func (u Usable) Adapt(s *specs.Spec, podAnnotations map[string]string) {
+// Adapt makes a specification the handler's: its version, the annotations that it passes on or adds, defaults and hooks.
+func (u Usable) Adapt(ctx context.Context, s *specs.Spec, podAnnotations map[string]string) error {
 	s.Version = u.SpecVersion
 	all := maps.Clone(u.Annotations)
 	if all == nil {
@@ -22,4 +23,6 @@ func (u Usable) Adapt(s *specs.Spec, podAnnotations map[string]string) {
 	}
 	maps.Copy(all, s.Annotations)
 	s.Annotations = all
+	u.addDefaults(s)
+	return u.addHooks(ctx, s, all)
 }

@@ -38,6 +38,7 @@ type Handler struct {
 	PodAnnotations []string
 	// Annotations are in the specification of each container that has none of that name.
 	Annotations map[string]string
+	Defaults
 }
 
 // Usable is a handler that has been asked.
@@ -73,6 +74,7 @@ type state struct {
 func New(standard string, handlers []Handler) (*Set, error) {
 	s := &Set{standard: cmp.Or(standard, Builtin), handlers: map[string]Handler{Builtin: {Name: Builtin}}, states: map[string]state{}}
 	for _, h := range handlers {
+		h.Ulimits = allowed(h.Name, h.Ulimits)
 		s.handlers[h.Name] = h
 	}
 	if _, ok := s.handlers[s.standard]; !ok {

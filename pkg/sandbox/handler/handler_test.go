@@ -97,7 +97,10 @@ func TestAdapt(t *testing.T) {
 	u := Usable{SpecVersion: "1.0.0", Handler: Handler{PodAnnotations: []string{"a.example/*"},
 		Annotations: map[string]string{"a.example/x": "handler", "own": "handler", "c": "handler"}}}
 	s := &specs.Spec{Annotations: map[string]string{"own": "container"}}
-	u.Adapt(s, map[string]string{"a.example/x": "pod", "b.example/x": "pod"})
+	s.Process, s.Linux = &specs.Process{}, &specs.Linux{}
+	if err := u.Adapt(t.Context(), s, map[string]string{"a.example/x": "pod", "b.example/x": "pod"}); err != nil {
+		t.Fatal(err)
+	}
 	want := map[string]string{"a.example/x": "pod", "own": "container", "c": "handler"}
 	if s.Version != "1.0.0" || len(s.Annotations) != len(want) {
 		t.Errorf("spec = %+v", s)
