@@ -27,6 +27,7 @@ import (
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/monitor/launch"
+	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/snapshot/overlay"
 )
 
@@ -152,6 +153,9 @@ func newDaemon(ctx context.Context, c *config.Config) (*daemon, error) {
 	}
 	if d.network, err = cni.New(ctx, network); err != nil {
 		return d, fmt.Errorf("open network: %w", err)
+	}
+	if err := qosclass.Configure(c.Runtime.RDTConfig, c.Runtime.BlockIOConfig); err != nil {
+		return d, err
 	}
 	if d.handlers, err = handlers(c); err != nil {
 		return d, err

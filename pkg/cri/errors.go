@@ -12,6 +12,7 @@ import (
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -50,6 +51,7 @@ var codeTable = []struct {
 	{want.ErrInvalid, codes.InvalidArgument},
 	{sandbox.ErrAmbiguous, codes.InvalidArgument},
 	{spec.ErrInvalid, codes.InvalidArgument}, // also of pkg/sandbox/user
+	{qosclass.ErrClass, codes.InvalidArgument},
 	{errInvalid, codes.InvalidArgument},
 	{errUnsupported, codes.InvalidArgument},
 	{sandbox.ErrExists, codes.AlreadyExists},

@@ -15,6 +15,7 @@ import (
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -46,6 +47,7 @@ func TestToStatus(t *testing.T) {
 		{sandbox.ErrTimeout, codes.DeadlineExceeded},
 		{sandbox.ErrUnavailable, codes.Unavailable},
 		{want.ErrInvalid, codes.InvalidArgument},
+		{qosclass.ErrClass, codes.InvalidArgument},
 		{spec.Invalidf("field", "bad"), codes.InvalidArgument},
 		{imagesvc.ErrNotFound, codes.NotFound},
 		{imagesvc.ErrInvalid, codes.InvalidArgument},

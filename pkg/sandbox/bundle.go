@@ -6,6 +6,7 @@ import (
 
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/host"
+	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
@@ -43,6 +44,9 @@ func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodSt
 		return u, err
 	}
 	if err := h.Adapt(ctx, out, pod.Config.Annotations); err != nil {
+		return u, err
+	}
+	if err := qosclass.Apply(out, c.Name, c.Annotations, pod.Config.Annotations); err != nil {
 		return u, err
 	}
 	return u, s.bundles.WriteSpec(st.ID, out)

@@ -274,3 +274,43 @@ hooks = [{stage = "createRuntime", path = "/bin/sh", args = ["sh", "-c", "cat >>
 		})
 	}
 }
+
+// TestBlockIOClass gives a container the class that its pod names, and refuses those that are not there.
+func TestBlockIOClass(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "blockio.yaml")
+	if err := os.WriteFile(file, []byte("classes:\n  any: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := newStoppedNode(t)
+	text, err := os.ReadFile(n.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = []byte(strings.Replace(string(text), "[runtime]\n", fmt.Sprintf("[runtime]\nblockio_config = %q\n", file), 1))
+	if err := os.WriteFile(n.config, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.serve()
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	for key, wanted := range map[string]struct {
+		class string
+		code  codes.Code
+	}{
+		"io.kubernetes.cri.blockio-class": {"none-such", codes.InvalidArgument},
+		"io.kubernetes.cri.rdt-class":     {"gold", codes.InvalidArgument},
+	} {
+		_, err := n.create(podID, pod, shell("a", "exit 0", func(c *runtimeapi.ContainerConfig) {
+			c.Annotations = map[string]string{key: wanted.class}
+		}))
+		if status.Code(err) != wanted.code || !strings.Contains(err.Error(), wanted.class) {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	c := shell("b", "echo out", func(c *runtimeapi.ContainerConfig) {
+		c.Annotations = map[string]string{"io.kubernetes.cri.blockio-class": "any"}
+	})
+	if out, _ := n.output(podID, pod, c); out != "out" {
+		t.Errorf("output = %q", out)
+	}
+}

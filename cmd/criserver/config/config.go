@@ -59,7 +59,9 @@ type Monitor struct {
 
 // Runtime is how containers are run.
 type Runtime struct {
-	CgroupRoot string `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
+	CgroupRoot    string `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
+	RDTConfig     string `toml:"rdt_config" comment:"The file of goresctrl with the RDT classes (cache, memory bandwidth), which the annotation\nrdt.resources.beta.kubernetes.io/pod chooses from, among others. Empty is none: containers that want one are refused."`
+	BlockIOConfig string `toml:"blockio_config" comment:"The same for block I/O: blockio.resources.beta.kubernetes.io/pod."`
 }
 
 // RuntimeHandler is a way to run containers.
