@@ -1,8 +1,9 @@
 #!/bin/bash
 # Runs the CRI conformance suite against the built criserver, on images from a registry of its own.
 #
-#   hack/critest.sh [--containerd] [CRITEST FLAG]...     such as -ginkgo.focus='runtime should support exec'
+#   hack/critest.sh [--containerd | --oci PROGRAM] [CRITEST FLAG]...     such as -ginkgo.focus='runtime should support exec'
 #
+# --oci: with that OCI runtime as the default handler, such as /usr/sbin/runc or .cache/bin/runc.
 # --containerd: against Debian's containerd instead, to tell a fault of an image from one of criserver.
 # critest is built with one change: the digest by which it pulls test-image-digest is that of our image.
 set -euo pipefail
@@ -31,6 +32,11 @@ build_critest() {
 begin critest
 runtime=criserver
 if [[ ${1:-} == --containerd ]]; then runtime=containerd; shift; fi
+if [[ ${1:-} == --oci ]]; then
+  oci_runtime=$(realpath "${2:?}")
+  say "containers by $("$oci_runtime" --version | head -n 1)"
+  shift 2
+fi
 [[ -x $bin/crictl ]] || die 'no crictl: make deps'
 
 say 'registry'

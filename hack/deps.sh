@@ -73,6 +73,11 @@ install_test_tools() {
   local ldflags="-s -w -X $module/pkg/version.Version=$cri_tools"
   build crictl $module $cri_tools go build -trimpath -ldflags "$ldflags" -o @OUT@ ./cmd/crictl
   build critest $module $cri_tools go test -c -trimpath -ldflags "$ldflags" -o @OUT@ ./cmd/critest
+  # The runtime of the version whose library crimonitor embeds, beside Debian's.
+  local runc
+  runc=$(go list -m -f '{{.Version}}' github.com/opencontainers/runc)
+  build runc github.com/opencontainers/runc "$runc" env CGO_ENABLED=1 go build -trimpath -tags seccomp \
+    -ldflags "-s -w -X main.version=${runc#v}" -o @OUT@ .
 }
 
 install_linter() {

@@ -3,7 +3,7 @@
 #
 #   begin NAME          first of all; sets $work, $tag, and cd to the checkout
 #   start_registry [T]  sets $registry (host:port); with T only images that have T in a name
-#   start_criserver     sets $criserver (socket), $criserver_pid
+#   start_criserver     sets $criserver (socket), $criserver_pid; $oci_runtime, if set, is the program of the default handler
 #   start_containerd    sets $containerd (socket): Debian's containerd with runc, to compare with
 #   start_containerd2 NAME [LINE]…
 #                       sets $containerd2 (socket), $containerd2_pid, $containerd2_root: containerd 2, for images only,
@@ -86,6 +86,9 @@ start_criserver() {
   mkdir -p "$dir/net.d"
   criserver=$dir/cri.sock criserver_bridge=$tag-0
   {
+    if [[ ${oci_runtime:-} ]]; then
+      printf 'default_runtime = "oci"\n[runtimes.oci]\ntype = "oci"\npath = "%s"\n' "$oci_runtime"
+    fi
     printf '[runtime]\ncgroup_root = "/criserver-%s"\n' "$tag"
     printf '[cni]\nconf_dir = "%s/net.d"\n[cni.builtin]\nbridge = "%s"\nsubnets = ["10.%s.0.0/16"]\n' "$dir" "$criserver_bridge" "$subnet"
     for host in registry.k8s.io k8s.gcr.io gcr.io docker.io quay.io; do

@@ -22,6 +22,7 @@ import (
 
 	"criserver/pkg/sandbox/monitor/server"
 	"criserver/pkg/sandbox/runtime/builtin"
+	"criserver/pkg/sandbox/runtime/oci"
 )
 
 // version is set by the linker.
@@ -80,7 +81,8 @@ func run(args []string) error {
 	// Taken, and left at that: containers would inherit that they are ignored (signal(7)).
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGPIPE)
 	logrus.WithFields(logrus.Fields{"version": version, "pid": os.Getpid(), "socket": *socket}).Info("crimonitor serves")
-	return server.New(builtin.New(*state), version, *resident).Serve(ctx, l)
+	runtimes := &oci.Set{Dir: filepath.Join(*state, "oci"), Builtin: builtin.New(*state)}
+	return server.New(runtimes, version, *resident).Serve(ctx, l)
 }
 
 func openLog(path, level string) error {

@@ -26,7 +26,9 @@ import (
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/monitor/launch"
+	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/snapshot/overlay"
 )
 
@@ -124,6 +126,7 @@ type daemon struct {
 	snapshots                *overlay.Snapshotter
 	network                  *cni.Network
 	images                   *imagesvc.Service
+	handlers                 *handler.Set
 	pods                     *sandbox.Service
 	streams                  *streaming.Client
 	streamsCgroup            string
@@ -136,7 +139,7 @@ func (d *daemon) start(ctx context.Context, c *config.Config) error {
 		open func(context.Context, *config.Config) error
 	}{
 		{"open records", d.openRecords}, {"open snapshots", d.openSnapshots}, {"open images", d.openImages},
-		{"open network", d.openNetwork}, {"open pods", d.openPods},
+		{"open network", d.openNetwork}, {"probe runtimes", d.openHandlers}, {"open pods", d.openPods},
 	} {
 		if err := d.stages.run(stage.name, func() error { return stage.open(ctx, c) }); err != nil {
 			return fmt.Errorf("%s: %w", stage.name, err)
@@ -191,11 +194,24 @@ func (d *daemon) openNetwork(ctx context.Context, c *config.Config) error {
 	return err
 }
 
+func (d *daemon) openHandlers(ctx context.Context, c *config.Config) error {
+	if err := qosclass.Configure(c.Runtime.RDTConfig, c.Runtime.BlockIOConfig); err != nil {
+		return err
+	}
+	var err error
+	if d.handlers, err = handlers(c); err != nil {
+		return err
+	}
+	d.handlers.Probe(ctx)
+	return nil
+}
+
 func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
 	pods, err := sandboxConfig(c)
 	if err != nil {
 		return err
 	}
+	pods.Handlers = d.handlers
 	d.streams, d.streamsCgroup = streamClient(c, pods.Monitor.Socket)
 	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
 		return err
@@ -209,7 +225,7 @@ func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
 func (d *daemon) backends() cri.Backends {
 	return cri.Backends{
 		Pods: d.pods, Containers: d.pods, Commands: d.pods, Images: d.images, Streams: d.streams,
-		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready,
+		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready, Handlers: d.handlers.List,
 		Version: version,
 		Info: func() map[string]string {
 			return map[string]string{"config": strconv.Quote("criserver config default lists the keys"), "pid": strconv.Itoa(os.Getpid())}

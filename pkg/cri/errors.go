@@ -15,6 +15,7 @@ import (
 	"criserver/pkg/imagesvc/opfile"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -53,6 +54,7 @@ var codeTable = []struct {
 	{want.ErrInvalid, codes.InvalidArgument},
 	{sandbox.ErrAmbiguous, codes.InvalidArgument},
 	{spec.ErrInvalid, codes.InvalidArgument}, // also of pkg/sandbox/user
+	{qosclass.ErrClass, codes.InvalidArgument},
 	{errInvalid, codes.InvalidArgument},
 	{errUnsupported, codes.InvalidArgument},
 	{sandbox.ErrExists, codes.AlreadyExists},

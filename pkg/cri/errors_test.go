@@ -19,6 +19,7 @@ import (
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -50,6 +51,7 @@ func TestToStatus(t *testing.T) {
 		{sandbox.ErrTimeout, codes.DeadlineExceeded},
 		{sandbox.ErrUnavailable, codes.Unavailable},
 		{want.ErrInvalid, codes.InvalidArgument},
+		{qosclass.ErrClass, codes.InvalidArgument},
 		{spec.Invalidf("field", "bad"), codes.InvalidArgument},
 		{imagesvc.ErrNotFound, codes.NotFound},
 		{imagesvc.ErrInvalid, codes.InvalidArgument},

@@ -15,6 +15,7 @@ import (
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -75,6 +76,8 @@ type Backends struct {
 	Streams    Streams
 	// RuntimeReady and NetworkReady tell why the runtime or the network cannot serve pods, nil if they can.
 	RuntimeReady, NetworkReady func() error
+	// Handlers lists the runtime handlers that can be used, the default one, named "", first.
+	Handlers func() []handler.Usable
 	// Version of this program.
 	Version string
 	// Info is what Status tells in its verbose form, by key.

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"criserver/pkg/sandbox/handler"
 )
 
 // runtimeName is what the kubelet shows as the node's container runtime.
@@ -24,13 +26,27 @@ func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) 
 			condition(runtimeapi.RuntimeReady, "RuntimeNotReady", s.b.RuntimeReady()),
 			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.b.NetworkReady()),
 		}},
-		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{}}},
+		RuntimeHandlers: encodeHandlers(s.b.Handlers()),
 		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
 	}
 	if r.GetVerbose() && s.b.Info != nil {
 		resp.Info = s.b.Info()
 	}
 	return resp, nil
+}
+
+// honoured are the features of handlers that this version makes use of.
+var honoured = handler.Features{}
+
+func encodeHandlers(handlers []handler.Usable) []*runtimeapi.RuntimeHandler {
+	out := make([]*runtimeapi.RuntimeHandler, 0, len(handlers))
+	for _, h := range handlers {
+		out = append(out, &runtimeapi.RuntimeHandler{Name: h.Name, Features: &runtimeapi.RuntimeHandlerFeatures{
+			RecursiveReadOnlyMounts: h.Features.RecursiveReadOnlyMounts && honoured.RecursiveReadOnlyMounts,
+			UserNamespaces:          h.Features.UserNamespaces && honoured.UserNamespaces,
+		}})
+	}
+	return out
 }
 
 func condition(kind, reason string, err error) *runtimeapi.RuntimeCondition {

@@ -6,14 +6,16 @@ import (
 
 	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/device"
+	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/host"
+	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
 )
 
 // writeBundle writes the container's OCI specification and tells who its workload runs as.
-func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, img want.Image, mounts []spec.Mount) (spec.User, error) {
+func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, h handler.Usable, img want.Image, mounts []spec.Mount) (spec.User, error) {
 	c := st.Config
 	who := c.User
 	who.ImageUser = img.Config.User
@@ -48,6 +50,9 @@ func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodSt
 	if err != nil {
 		return u, err
 	}
+	if err := h.Prepare(&in); err != nil {
+		return u, err
+	}
 	if err := host.AddFacts(&in); err != nil {
 		return u, err
 	}
@@ -56,6 +61,12 @@ func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodSt
 		return u, err
 	}
 	if err := device.InjectCDI(ctx, s.config.CDISpecDirs, out, cdi); err != nil {
+		return u, err
+	}
+	if err := h.Adapt(ctx, out, pod.Config.Annotations); err != nil {
+		return u, err
+	}
+	if err := qosclass.Apply(out, c.Name, c.Annotations, pod.Config.Annotations); err != nil {
 		return u, err
 	}
 	return u, s.bundles.WriteSpec(st.ID, out)

@@ -77,6 +77,10 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 	if err := s.ledger.SaveContainer(ctx, c); err != nil { // the intent
 		return err
 	}
+	h, err := s.containerHandler(ctx, pod)
+	if err != nil {
+		return err
+	}
 	mounts, err := hostpath.Resolve(ctx, st.Config.Mounts)
 	if err != nil {
 		return err
@@ -89,7 +93,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		return err
 	}
 	mounts = append(mounts, volumes...)
-	user, err := s.writeBundle(ctx, st, pod, img, mounts)
+	user, err := s.writeBundle(ctx, st, pod, h, img, mounts)
 	if err != nil {
 		return err
 	}
@@ -99,7 +103,8 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		}
 	}
 	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{
-		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Stdin: st.Config.Stdin, StdinOnce: st.Config.StdinOnce,
+		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Runtime: h.Command,
+		Stdin: st.Config.Stdin, StdinOnce: st.Config.StdinOnce,
 	})
 	if err != nil {
 		return err

@@ -39,8 +39,13 @@ func (s *Service) RunPod(ctx context.Context, c want.Pod) (string, error) {
 
 // runPod is the way of a pod into life.
 func (s *Service) runPod(ctx context.Context, c want.Pod) (string, error) {
+	h, err := s.podHandler(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	c.Sysctls = h.PodSysctls(c.Sysctls, c.Namespaces.Network == want.NamespacePod, c.Namespaces.IPC == want.NamespacePod)
 	id := newID()
-	st := PodStatus{ID: id, Config: c, Phase: PodCreating, CreatedAt: ledger.Now(), CgroupPath: c.CgroupParent}
+	st := PodStatus{ID: id, Config: c, Handler: h.Name, Phase: PodCreating, CreatedAt: ledger.Now(), CgroupPath: c.CgroupParent}
 	if st.CgroupPath == "" {
 		st.CgroupPath = filepath.Join(s.config.CgroupRoot, id)
 	} else {

@@ -29,6 +29,7 @@ import (
 	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/flight"
+	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/launch"
@@ -54,6 +55,8 @@ type Config struct {
 	CDISpecDirs []string
 	// Monitor tells how to start crimonitor.
 	Monitor launch.Config
+	// Handlers are the runtime handlers.
+	Handlers *handler.Set
 }
 
 // Service holds the pods and containers of a node. Its methods may be called at the same time.
@@ -151,8 +154,12 @@ func (s *Service) Close(ctx context.Context, shutdown bool) error {
 // Ready tells why containers cannot be run, nil if they can.
 func (s *Service) Ready() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.monitorErr
+	err := s.monitorErr
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return s.config.Handlers.Ready()
 }
 
 func (s *Service) setMonitorError(err error) {

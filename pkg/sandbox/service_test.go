@@ -19,6 +19,7 @@ import (
 	"criserver/pkg/cni"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/monitor/launch"
 	"criserver/pkg/sandbox/want"
 	"criserver/pkg/snapshot"
@@ -157,7 +158,13 @@ func (f *fixture) open() {
 		f.t.Fatal(err)
 	}
 	state := filepath.Join(f.dir, "state")
+	handlers, err := handler.New("", nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	handlers.Probe(ctx)
 	f.Service, err = New(ctx, Config{
+		Handlers: handlers,
 		StateDir: state, CgroupRoot: testCgroup,
 		Monitor: launch.Config{
 			Binary: path, Socket: filepath.Join(state, "m.sock"), StateDir: filepath.Join(state, "monitor"),

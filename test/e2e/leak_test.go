@@ -102,7 +102,8 @@ func leftovers(n *node, before map[string][]string) []string {
 	for _, pid := range processes(n.dir) {
 		left = append(left, "process "+pid)
 	}
-	for _, pattern := range []string{"state/pods/*", "state/containers/*", "state/monitor/*", "root/overlay/s/*"} {
+	for _, pattern := range []string{"state/pods/*", "state/containers/*", "state/monitor/[0-9a-f]*", "state/monitor/oci/*",
+		"state/runtimes/*/*", "root/overlay/s/*"} {
 		found, _ := filepath.Glob(filepath.Join(n.dir, pattern))
 		left = append(left, found...)
 	}

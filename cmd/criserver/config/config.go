@@ -26,11 +26,14 @@ type Config struct {
 	Monitor   Monitor   `toml:"monitor" comment:"crimonitor, the parent process of all containers. It is started when it does not run."`
 	Runtime   Runtime   `toml:"runtime"`
 	Streaming Streaming `toml:"streaming" comment:"Where clients of exec, attach and port-forward connect to: the kubelet, which takes their place, and crictl. A process of its own serves them; it is started when it is needed, and outlives the daemon."`
-	Image     Image     `toml:"image"`
-	Registry  Registry  `toml:"registry"`
-	CNI       CNI       `toml:"cni"`
-	Snapshot  Snapshot  `toml:"snapshot"`
-	Trust     Trust     `toml:"trust" comment:"Which images may be pulled, by their signatures; those that are there already, or are imported, are not looked at. A file that is named here is read again when it has changed.\n[[trust.policy]]\nscope = \"quay.io/org\" # a registry, or that and the beginning of a path; \"_default\" is all the rest\nrequire = \"signed\" # or \"reject\", or \"accept\", as without any policy\nkeys = [\"/etc/criserver/org.pub\"] # public keys (PEM); cosign's signatures by any key or identity suffice\nkeyless = [{identity_regexp = \"https://github\\\\.com/org/.*\", issuer = \"https://token.actions.githubusercontent.com\"}]\ntrusted_root = \"/etc/criserver/trusted_root.json\" # sigstore's authorities and logs, for keyless and the following\ntransparency_log = true # signatures must be in a log; the default for keyless, not for keys\ntimestamp_authority = true # must have the time of an authority; not the default\nsct = true # certificates must be in a log; the default"`
+
+	DefaultRuntime string                    `toml:"default_runtime" comment:"The runtime handler of pods whose RuntimeClass names none: builtin, or a name in runtimes."`
+	Runtimes       map[string]RuntimeHandler `toml:"runtimes" comment:"Runtime handlers beside builtin, which is always there, by the name that a RuntimeClass has for them:\n[runtimes.runc]\ntype = \"oci\" # a program with the command line of runc; \"builtin\" is crimonitor's own runtime, under another name\npath = \"/usr/bin/runc\"\nroot = \"/run/criserver/runtimes/runc\" # for its state; this is the default, by name\nargs = [\"--debug\"] # options of the program that come before the operation\nenv = [\"NAME=value\"] # its environment, beside PATH\npod_annotations = [\"example.com/*\"] # annotations of pods, by pattern, that it is to see\nannotations = {\"example.com/a\" = \"b\"} # for all containers\nOf both types, for what does not say otherwise itself:\ncontainer_env = [\"HTTP_PROXY=http://proxy.example:3128\"]\nulimits = {nofile = {soft = 1024, hard = 65536}}\nsysctls = {\"net.ipv4.ip_unprivileged_port_start\" = \"0\"} # of pods that have the namespace for themselves\ndevices = [\"/dev/fuse:rwm\"] # or \"/dev/fuse\", which is the same\ntimezone = \"local\" # the node's, or a name such as \"Europe/Berlin\"; containers see it as /etc/localtime\npids_limit = 4096 # of a container\nhooks_dirs = [\"/etc/containers/oci/hooks.d\"] # OCI hooks in the form of oci-hooks(5)\nhooks = [{stage = \"createRuntime\", path = \"/usr/bin/hook\", args = [\"hook\", \"-v\"], env = [\"A=b\"], timeout = \"5s\"}]\nOne whose program does not work fails the pods that want it, and no others."`
+	Image          Image                     `toml:"image"`
+	Registry       Registry                  `toml:"registry"`
+	CNI            CNI                       `toml:"cni"`
+	Snapshot       Snapshot                  `toml:"snapshot"`
+	Trust          Trust                     `toml:"trust" comment:"Which images may be pulled, by their signatures; those that are there already, or are imported, are not looked at. A file that is named here is read again when it has changed.\n[[trust.policy]]\nscope = \"quay.io/org\" # a registry, or that and the beginning of a path; \"_default\" is all the rest\nrequire = \"signed\" # or \"reject\", or \"accept\", as without any policy\nkeys = [\"/etc/criserver/org.pub\"] # public keys (PEM); cosign's signatures by any key or identity suffice\nkeyless = [{identity_regexp = \"https://github\\\\.com/org/.*\", issuer = \"https://token.actions.githubusercontent.com\"}]\ntrusted_root = \"/etc/criserver/trusted_root.json\" # sigstore's authorities and logs, for keyless and the following\ntransparency_log = true # signatures must be in a log; the default for keyless, not for keys\ntimestamp_authority = true # must have the time of an authority; not the default\nsct = true # certificates must be in a log; the default"`
 
 	// Files are those that Load has read, in order.
 	Files []string `toml:"-"`
@@ -77,8 +80,51 @@ type StreamingTLS struct {
 
 // Runtime is how containers are run.
 type Runtime struct {
-	CgroupRoot  string   `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
-	CDISpecDirs []string `toml:"cdi_spec_dirs" comment:"Directories of the files that describe CDI devices; of two descriptions of a device that in the later directory counts."`
+	CgroupRoot    string   `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
+	CDISpecDirs   []string `toml:"cdi_spec_dirs" comment:"Directories of the files that describe CDI devices; of two descriptions of a device that in the later directory counts."`
+	RDTConfig     string   `toml:"rdt_config" comment:"The file of goresctrl with the RDT classes (cache, memory bandwidth), which the annotation\nrdt.resources.beta.kubernetes.io/pod chooses from, among others. Empty is none: containers that want one are refused."`
+	BlockIOConfig string   `toml:"blockio_config" comment:"The same for block I/O: blockio.resources.beta.kubernetes.io/pod."`
+}
+
+// RuntimeHandler is a way to run containers.
+type RuntimeHandler struct {
+	// Type is oci or builtin.
+	Type string `toml:"type"`
+	// Path is the program of type oci, Root the directory for its state.
+	Path string `toml:"path,omitempty"`
+	Root string `toml:"root,omitempty"`
+	// Args are options of the program, Env are "NAME=value".
+	Args []string `toml:"args,omitempty"`
+	Env  []string `toml:"env,omitempty"`
+	// PodAnnotations are patterns of names of annotations of pods that are passed on, Annotations are added.
+	PodAnnotations []string          `toml:"pod_annotations,omitempty"`
+	Annotations    map[string]string `toml:"annotations,omitempty"`
+
+	// What pods and containers get that do not say otherwise.
+	ContainerEnv []string          `toml:"container_env,omitempty"`
+	Ulimits      map[string]Ulimit `toml:"ulimits,omitempty"`
+	Sysctls      map[string]string `toml:"sysctls,omitempty"`
+	Devices      []string          `toml:"devices,omitempty"`
+	Timezone     string            `toml:"timezone,omitempty"`
+	PidsLimit    int64             `toml:"pids_limit,omitempty"`
+	HooksDirs    []string          `toml:"hooks_dirs,omitempty"`
+	Hooks        []Hook            `toml:"hooks,omitempty"`
+}
+
+// Ulimit is a limit of a process (getrlimit(2)).
+type Ulimit struct {
+	Soft uint64 `toml:"soft"`
+	Hard uint64 `toml:"hard"`
+}
+
+// Hook is a program that the runtime executes at a stage of a container's life (OCI runtime-spec, config.md, "POSIX-platform Hooks").
+type Hook struct {
+	Stage string   `toml:"stage"`
+	Path  string   `toml:"path"`
+	Args  []string `toml:"args,omitempty"`
+	Env   []string `toml:"env,omitempty"`
+	// Timeout is in whole seconds; 0 is none.
+	Timeout Duration `toml:"timeout,omitempty"`
 }
 
 // Image is how images are pulled and kept.
@@ -233,6 +279,7 @@ func Default() *Config {
 			Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour), CreationTimeout: Duration(30 * time.Second),
 			HangUpGrace: Duration(10 * time.Second), TLS: StreamingTLS{Ciphers: []string{}},
 		},
+		DefaultRuntime: "builtin", Runtimes: map[string]RuntimeHandler{},
 		Image: Image{
 			MaxParallelLayers: 4, ConnectionsPerLayer: 3, NoProgressTimeout: Duration(5 * time.Minute), MinRate: 100,
 			KeepDownloads: Duration(24 * time.Hour), MaxLayerSize: 64 << 30, MaxLayerFiles: 5_000_000, MaxZstdWindow: 32 << 20, Pinned: []string{},

@@ -48,6 +48,14 @@ func TestWriteTOMLLoadsAgain(t *testing.T) {
 			TakesCredentials: true,
 		},
 	}}
+	full.DefaultRuntime = "runc"
+	full.Runtimes = map[string]RuntimeHandler{
+		"runc": {
+			Type: "oci", Path: "/usr/bin/runc", Root: "/run/runc", Args: []string{"--debug"}, Env: []string{"A=b"},
+			PodAnnotations: []string{"a/*"}, Annotations: map[string]string{"a/b": "c"},
+		},
+		"builtin": {Type: "builtin"},
+	}
 	full.Snapshot.WritableSizeLimit, full.Snapshot.WritableFilesLimit = 10<<30, 100000
 	full.Registry.Mirrors["_default"] = Mirror{Endpoints: []Endpoint{{URL: "https://all.example"}}}
 	full.Registry.ConfigPath = []string{"/etc/certs.d"}

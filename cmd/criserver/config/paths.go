@@ -18,6 +18,7 @@ func (v *validator) paths(c *Config) {
 	}
 	for _, p := range []struct{ key, value string }{
 		{"log.file", c.Log.File}, {"monitor.path", c.Monitor.Path}, {"monitor.log", c.Monitor.Log},
+		{"runtime.rdt_config", c.Runtime.RDTConfig}, {"runtime.blockio_config", c.Runtime.BlockIOConfig},
 	} {
 		if p.value != "" {
 			v.absolute(p.key, p.value)

@@ -26,6 +26,7 @@ func (c *Config) problems() []*Problem {
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", c.Log.Format, "text", "json")
 	v.runtime(c.Runtime)
+	v.handlers(c)
 	v.image(c.Image)
 	v.streaming(c.Streaming)
 	for _, dir := range c.Registry.ConfigPath {

@@ -31,6 +31,8 @@ type PodStatus struct {
 	// CgroupPath is the pod's cgroup. CgroupMade tells that it is the caller's but was not there before.
 	CgroupPath string
 	CgroupMade bool `json:",omitempty"`
+	// Handler is the name of the runtime handler of its containers, whatever the default becomes later.
+	Handler string `json:",omitempty"`
 }
 
 // Ready tells that containers can be created in the pod.

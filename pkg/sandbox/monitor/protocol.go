@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"criserver/pkg/sandbox/runtime"
 )
 
 // Protocol is the version of the protocol. It is raised when an older crimonitor, which outlives the daemon
@@ -92,6 +94,8 @@ type CreateRequest struct {
 	// first of them. A container with a terminal has its stdin there.
 	Stdin     bool `json:"stdin,omitempty"`
 	StdinOnce bool `json:"stdin_once,omitempty"`
+	// Runtime is the OCI runtime, which the monitor remembers; nil is the one that is built in.
+	Runtime *runtime.Command `json:"runtime,omitempty"`
 }
 
 // CreateResponse is the answer to a CreateRequest.

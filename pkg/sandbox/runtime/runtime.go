@@ -38,3 +38,14 @@ type Runtime interface {
 	// bundle tells the cgroup where the state was lost. It is idempotent.
 	Delete(ctx context.Context, id, bundle string) error
 }
+
+// Command is an OCI runtime that is a program of its own, with the command line of runc.
+type Command struct {
+	// Path is the program. Root is the directory for its state (--root), which nobody else uses.
+	Path string `json:"path"`
+	Root string `json:"root"`
+	// Args are further options of the program itself, which come before the name of the operation.
+	Args []string `json:"args,omitempty"`
+	// Env are variables ("NAME=value") that the program gets beside PATH.
+	Env []string `json:"env,omitempty"`
+}

@@ -30,8 +30,6 @@ func (c Pod) Check() error {
 	case strings.HasSuffix(c.CgroupParent, ".slice"):
 		return fmt.Errorf("linux.cgroup_parent: %w: %q is a systemd slice, but the cgroup driver is cgroupfs: set the "+
 			"kubelet's cgroupDriver to cgroupfs", ErrInvalid, c.CgroupParent)
-	case c.Handler != "":
-		return fmt.Errorf("runtime_handler: %w: %q is not configured", ErrInvalid, c.Handler)
 	case c.Namespaces.PID == NamespaceTarget:
 		return fmt.Errorf("namespace_options.pid: %w: TARGET is for containers", ErrInvalid)
 	}

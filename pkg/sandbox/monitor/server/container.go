@@ -21,8 +21,9 @@ const drainWait = time.Second
 
 // container is one container. Its state is written by created, started and exited only, one method an event.
 type container struct {
-	id  string
-	log *crilog.Log
+	id      string
+	runtime runtime.Runtime
+	log     *crilog.Log
 	// ops is held by the one create, start or delete that is under way.
 	ops chan struct{}
 	// gone is closed once exited has run.
@@ -83,15 +84,28 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.
 	}
 	s.containers[p.ID] = c
 	s.mu.Unlock()
-	pid, err := s.launch(ctx, c, p)
+	pid, err := s.make(ctx, c, p)
 	if err != nil {
 		s.mu.Lock()
 		delete(s.containers, p.ID)
 		s.mu.Unlock()
 		c.closeStreams()
-		return nil, errors.Join(err, log.Close(), s.runtime.Delete(context.WithoutCancel(ctx), p.ID, p.Bundle))
+		return nil, errors.Join(err, log.Close())
 	}
 	return &monitor.CreateResponse{PID: pid}, nil
+}
+
+// make gives a container its runtime and launches it. On error nothing is left.
+func (s *Server) make(ctx context.Context, c *container, p monitor.CreateRequest) (int, error) {
+	var err error
+	if c.runtime, err = s.runtimes.Assign(p.ID, p.Bundle, p.Runtime); err != nil {
+		return 0, err
+	}
+	pid, err := s.launch(ctx, c, p)
+	if err != nil {
+		return 0, errors.Join(err, c.runtime.Delete(context.WithoutCancel(ctx), p.ID, p.Bundle))
+	}
+	return pid, nil
 }
 
 // launch makes the streams and the init process, and starts to read the ones and to await the other.
@@ -104,7 +118,7 @@ func (s *Server) launch(ctx context.Context, c *container, p monitor.CreateReque
 	c.mu.Lock()
 	c.io = io
 	c.mu.Unlock()
-	pid, err := s.runtime.Create(ctx, c.id, p.Bundle, container.Stdio)
+	pid, err := c.runtime.Create(ctx, c.id, p.Bundle, container.Stdio)
 	if err != nil {
 		return 0, err
 	}
@@ -148,7 +162,7 @@ func (s *Server) start(ctx context.Context, id string) (*monitor.State, error) {
 	if st := c.snapshot(); st.Phase != monitor.PhaseCreated {
 		return nil, fmt.Errorf("container %s is %s, not created: %w", id, st.Phase, monitor.ErrNotRunning)
 	}
-	if err := s.runtime.Start(ctx, id); err != nil {
+	if err := c.runtime.Start(ctx, id); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
@@ -167,12 +181,12 @@ func (s *Server) await(c *container, proc *process) {
 	status, at := proc.wait()
 	s.children.disown(proc.pid)
 	ctx := context.Background()
-	oom, err := s.runtime.OOMKilled(ctx, c.id)
+	oom, err := c.runtime.OOMKilled(ctx, c.id)
 	if err != nil {
 		logrus.WithError(err).WithField("container", c.id).Debug("no OOM count")
 	}
 	// In a PID namespace of its own all others died with init; elsewhere they are still there.
-	if err := s.runtime.Kill(ctx, c.id); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+	if err := c.runtime.Kill(ctx, c.id); err != nil && !errors.Is(err, runtime.ErrNotFound) {
 		logrus.WithError(err).WithField("container", c.id).Warn("processes may be left after the exit of init")
 	}
 	drained := make(chan struct{})
@@ -214,7 +228,7 @@ func (s *Server) signal(ctx context.Context, p monitor.SignalRequest) error {
 	// A workload that was not started has no handler of its own, and the waiting init ignores what its runtime
 	// ignores; only SIGKILL ends it for sure.
 	if p.All || phase == monitor.PhaseCreated {
-		return s.runtime.Kill(ctx, p.ID)
+		return c.runtime.Kill(ctx, p.ID)
 	}
 	if err := proc.signal(unix.Signal(p.Signal)); err != nil {
 		return fmt.Errorf("signal container %s: %w", p.ID, err)
@@ -233,14 +247,18 @@ func (s *Server) reopen(id string) error {
 func (s *Server) delete(ctx context.Context, p monitor.IDRequest) error {
 	c, err := s.lookup(p.ID)
 	if errors.Is(err, monitor.ErrNotFound) {
-		return s.runtime.Delete(ctx, p.ID, p.Bundle)
+		rt, err := s.runtimes.Of(p.ID)
+		if err != nil {
+			return err
+		}
+		return rt.Delete(ctx, p.ID, p.Bundle)
 	}
 	if err := c.acquire(ctx); err != nil {
 		return err
 	}
 	defer c.release()
 	if c.snapshot().PID != 0 {
-		if err := s.runtime.Kill(ctx, p.ID); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+		if err := c.runtime.Kill(ctx, p.ID); err != nil && !errors.Is(err, runtime.ErrNotFound) {
 			return err
 		}
 		select {
@@ -249,7 +267,7 @@ func (s *Server) delete(ctx context.Context, p monitor.IDRequest) error {
 			return fmt.Errorf("container %s does not end after SIGKILL: %w", p.ID, context.Cause(ctx))
 		}
 	}
-	if err := s.runtime.Delete(ctx, p.ID, p.Bundle); err != nil {
+	if err := c.runtime.Delete(ctx, p.ID, p.Bundle); err != nil {
 		return err
 	}
 	c.closeStreams()

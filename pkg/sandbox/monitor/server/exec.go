@@ -27,7 +27,7 @@ func (s *Server) exec(ctx context.Context, p monitor.ExecRequest, files []*os.Fi
 	if st := c.snapshot(); st.Phase != monitor.PhaseRunning {
 		return nil, fmt.Errorf("container %s is %s: %w", p.ID, st.Phase, monitor.ErrNotRunning)
 	}
-	pid, err := s.runtime.Exec(ctx, p.ID, p.Process, io)
+	pid, err := c.runtime.Exec(ctx, p.ID, p.Process, io)
 	if err != nil {
 		return nil, err
 	}

@@ -18,10 +18,16 @@ import (
 	"criserver/pkg/sandbox/runtime"
 )
 
+// Runtimes tells which runtime a container has; see oci.Set for the contracts.
+type Runtimes interface {
+	Assign(id, bundle string, c *runtime.Command) (runtime.Runtime, error)
+	Of(id string) (runtime.Runtime, error)
+}
+
 // Server holds the containers of a node.
 type Server struct {
-	runtime runtime.Runtime
-	version string
+	runtimes Runtimes
+	version  string
 	// resident refuses every shutdown.
 	resident bool
 	// stop ends Serve.
@@ -35,9 +41,9 @@ type Server struct {
 
 // New returns a server without containers. version is the program's, for Info. A resident server is somebody else's to
 // end, such as a service manager's: it grants no shutdown.
-func New(rt runtime.Runtime, version string, resident bool) *Server {
+func New(runtimes Runtimes, version string, resident bool) *Server {
 	return &Server{
-		runtime:    rt,
+		runtimes:   runtimes,
 		version:    version,
 		resident:   resident,
 		containers: map[string]*container{},

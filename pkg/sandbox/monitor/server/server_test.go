@@ -22,7 +22,9 @@ import (
 
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/runtime"
 	"criserver/pkg/sandbox/runtime/builtin"
+	"criserver/pkg/sandbox/runtime/oci"
 )
 
 // The test binary is executed again as the init process of its containers, as crimonitor is.
@@ -40,9 +42,11 @@ type fixture struct {
 	t      *testing.T
 	dir    string
 	server *Server
+	// runtime is that of its containers; nil is the built-in one.
+	runtime *runtime.Command
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t *testing.T, c *runtime.Command) *fixture {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("containers need root")
@@ -56,7 +60,8 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(builtin.New(filepath.Join(dir, "state")), "test", false)
+	state := filepath.Join(dir, "state")
+	s := New(&oci.Set{Dir: filepath.Join(state, "oci"), Builtin: builtin.New(state)}, "test", false)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx, l) }()
@@ -70,7 +75,7 @@ func newFixture(t *testing.T) *fixture {
 		}
 		cgroup.Prune("/" + cgroupRoot)
 	})
-	return &fixture{Client: monitor.NewClient(socket), t: t, dir: dir, server: s}
+	return &fixture{Client: monitor.NewClient(socket), t: t, dir: dir, server: s, runtime: c}
 }
 
 const cgroupRoot = "criserver-test-monitor"
@@ -93,7 +98,7 @@ func (f *fixture) bundle(id, script string, change ...func(*specs.Spec)) string 
 		}
 	}
 	spec := &specs.Spec{
-		Version: specs.Version,
+		Version: "1.0.2", // crun 1.8 knows no later one
 		Root:    &specs.Root{Path: filepath.Join(dir, "rootfs")},
 		Process: &specs.Process{Args: []string{"/bin/sh", "-c", script}, Cwd: "/", Env: []string{"PATH=/bin"}},
 		Mounts: []specs.Mount{
@@ -124,7 +129,7 @@ func (f *fixture) run(id, script string, change ...func(*specs.Spec)) (logPath s
 	ctx := f.t.Context()
 	bundle := f.bundle(id, script, change...)
 	logPath = filepath.Join(f.dir, id+".log")
-	if _, err := f.Create(ctx, monitor.CreateRequest{ID: id, Bundle: bundle, LogPath: logPath}); err != nil {
+	if _, err := f.Create(ctx, monitor.CreateRequest{ID: id, Bundle: bundle, LogPath: logPath, Runtime: f.runtime}); err != nil {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() {
@@ -179,8 +184,7 @@ func content(t *testing.T, path string) (out string) {
 	return out
 }
 
-func TestRunToTheEnd(t *testing.T) {
-	f := newFixture(t)
+func testRunToTheEnd(t *testing.T, f *fixture) {
 	before := time.Now()
 	log := f.run("a", "echo out; echo err >&2; printf tail; exit 7")
 	st := f.await("a")
@@ -195,8 +199,7 @@ func TestRunToTheEnd(t *testing.T) {
 	}
 }
 
-func TestOutputIsWholeAtExit(t *testing.T) {
-	f := newFixture(t)
+func testOutputIsWholeAtExit(t *testing.T, f *fixture) {
 	const lines = 50_000
 	log := f.run("a", fmt.Sprintf("seq 1 %d", lines))
 	f.await("a")
@@ -209,8 +212,7 @@ func TestOutputIsWholeAtExit(t *testing.T) {
 	}
 }
 
-func TestKilledBySignal(t *testing.T) {
-	f := newFixture(t)
+func testKilledBySignal(t *testing.T, f *fixture) {
 	log := f.run("a", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done")
 	// Until the trap is set, the kernel keeps the signal from process 1 of a PID namespace.
 	for deadline := time.Now().Add(10 * time.Second); content(t, log) == ""; time.Sleep(5 * time.Millisecond) {
@@ -252,8 +254,7 @@ func TestSignalAfterReaping(t *testing.T) {
 	}
 }
 
-func TestOOMKill(t *testing.T) {
-	f := newFixture(t)
+func testOOMKill(t *testing.T, f *fixture) {
 	limit := int64(8 << 20)
 	f.run("a", "head -c 64m /dev/zero | tail", func(s *specs.Spec) {
 		s.Process.Args = []string{"/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"}
@@ -281,8 +282,7 @@ func (f *fixture) execute(id string, timeout time.Duration, args ...string) (str
 	return string(out), code, err
 }
 
-func TestExec(t *testing.T) {
-	f := newFixture(t)
+func testExec(t *testing.T, f *fixture) {
 	f.run("a", "sleep 100")
 	if out, code, err := f.execute("a", 0, "sh", "-c", "echo hi; exit 3"); out != "hi\n" || code != 3 || err != nil {
 		t.Errorf("exec = %q, %d, %v", out, code, err)
@@ -302,8 +302,7 @@ func TestExec(t *testing.T) {
 	}
 }
 
-func TestExecEndsWithItsClient(t *testing.T) {
-	f := newFixture(t)
+func testExecEndsWithItsClient(t *testing.T, f *fixture) {
 	f.run("a", "sleep 100")
 	null, _ := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	defer null.Close()
@@ -324,8 +323,7 @@ func TestExecEndsWithItsClient(t *testing.T) {
 	}
 }
 
-func TestReopenLogLosesNothing(t *testing.T) {
-	f := newFixture(t)
+func testReopenLogLosesNothing(t *testing.T, f *fixture) {
 	const lines = 20_000
 	log := f.run("a", fmt.Sprintf("seq 1 %d", lines))
 	for i := range 5 {
@@ -347,8 +345,7 @@ func TestReopenLogLosesNothing(t *testing.T) {
 	}
 }
 
-func TestErrors(t *testing.T) {
-	f := newFixture(t)
+func testErrors(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	bundle := f.bundle("a", "exit 0")
 	if _, err := f.Start(ctx, "nobody"); !errors.Is(err, monitor.ErrNotFound) {
@@ -357,10 +354,10 @@ func TestErrors(t *testing.T) {
 	if err := f.Delete(ctx, "nobody", filepath.Join(f.dir, "nothing")); err != nil {
 		t.Errorf("delete of an unknown container: %v", err)
 	}
-	if _, err := f.Create(ctx, monitor.CreateRequest{ID: "a", Bundle: bundle}); err != nil {
+	if _, err := f.Create(ctx, monitor.CreateRequest{ID: "a", Bundle: bundle, Runtime: f.runtime}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Create(ctx, monitor.CreateRequest{ID: "a", Bundle: bundle}); !errors.Is(err, monitor.ErrExists) {
+	if _, err := f.Create(ctx, monitor.CreateRequest{ID: "a", Bundle: bundle, Runtime: f.runtime}); !errors.Is(err, monitor.ErrExists) {
 		t.Errorf("second create: %v", err)
 	}
 	if err := f.Shutdown(ctx); !errors.Is(err, monitor.ErrBusy) {
@@ -375,16 +372,14 @@ func TestErrors(t *testing.T) {
 	bad := f.bundle("b", "exit 0", func(s *specs.Spec) {
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Source: "/no/such/source", Type: "bind", Options: []string{"bind"}})
 	})
-	if _, err := f.Create(ctx, monitor.CreateRequest{ID: "b", Bundle: bad}); err == nil || !strings.Contains(err.Error(), "/no/such/source") {
+	if _, err := f.Create(ctx, monitor.CreateRequest{ID: "b", Bundle: bad, Runtime: f.runtime}); err == nil || !strings.Contains(err.Error(), "/no/such/source") {
 		t.Errorf("create with a missing mount source: %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(f.dir, "state", "b")); !os.IsNotExist(err) {
-		t.Errorf("runtime state is left: %v", err)
-	}
+	f.checkForgotten("b")
 }
 
 func TestRefusesAnotherProtocol(t *testing.T) {
-	f := newFixture(t)
+	f := newFixture(t, nil)
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: filepath.Join(f.dir, "s"), Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
@@ -402,8 +397,7 @@ func TestRefusesAnotherProtocol(t *testing.T) {
 	}
 }
 
-func TestOrphansAreReaped(t *testing.T) {
-	f := newFixture(t)
+func testOrphansAreReaped(t *testing.T, f *fixture) {
 	// In the host's PID namespace an orphan comes to the subreaper, this process.
 	f.run("a", "(sleep 0.1 & echo) ; sleep 100", func(s *specs.Spec) {
 		s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}}

@@ -12,10 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/cgroups"
-	_ "github.com/opencontainers/cgroups/devices" // device rules of cgroup v1 and v2
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/specconv"
@@ -23,10 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/runtime"
+	"criserver/pkg/sandbox/runtime/group"
 )
-
-// killWait bounds how long Delete waits for killed processes to leave the cgroup.
-const killWait = 10 * time.Second
 
 // Runtime implements runtime.Runtime. It keeps nothing of a running container in memory: libcontainer's state file
 // has it, since a container's configuration with its seccomp profile is larger than all else a monitor holds.
@@ -45,7 +41,7 @@ func New(root string) *Runtime {
 
 // Create implements runtime.Runtime.
 func (r *Runtime) Create(_ context.Context, id, bundle string, io runtime.Stdio) (int, error) {
-	spec, err := loadSpec(bundle)
+	spec, err := group.ReadSpec(bundle)
 	if err != nil {
 		return 0, err
 	}
@@ -124,11 +120,7 @@ func (r *Runtime) OOMKilled(_ context.Context, id string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	n, err := m.OOMKillCount()
-	if err != nil {
-		return false, fmt.Errorf("read OOM kill count: %w", err)
-	}
-	return n > 0, nil
+	return group.OOMKilled(m)
 }
 
 // Delete implements runtime.Runtime. It works on the cgroup and the state directory and not through libcontainer's
@@ -144,7 +136,7 @@ func (r *Runtime) Delete(ctx context.Context, id, bundle string) error {
 	if err != nil {
 		return err
 	}
-	if err := emptyCgroup(ctx, m); err != nil {
+	if err := group.Empty(ctx, m); err != nil {
 		return err
 	}
 	if err := m.Destroy(); err != nil {
@@ -187,49 +179,9 @@ func (r *Runtime) cgroup(id, bundle string) (cgroups.Manager, error) {
 	case bundle == "":
 		return nil, runtime.ErrNotFound
 	}
-	spec, err := loadSpec(bundle)
-	if errors.Is(err, os.ErrNotExist) || (err == nil && (spec.Linux == nil || spec.Linux.CgroupsPath == "")) {
+	m, err := group.OfBundle(bundle)
+	if errors.Is(err, os.ErrNotExist) {
 		return nil, runtime.ErrNotFound
 	}
-	if err != nil {
-		return nil, err
-	}
-	return manager.New(&cgroups.Cgroup{Path: spec.Linux.CgroupsPath, Resources: &cgroups.Resources{}})
-}
-
-// emptyCgroup kills all that is in the cgroup until it is empty.
-func emptyCgroup(ctx context.Context, m cgroups.Manager) error {
-	ctx, cancel := context.WithTimeout(ctx, killWait)
-	defer cancel()
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		pids, err := m.GetAllPids()
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || (err == nil && len(pids) == 0) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("list processes: %w", err)
-		}
-		// A frozen process dies only once it is thawed (cgroup v1); cgroup v2 lets it die frozen.
-		_ = m.Freeze(cgroups.Thawed)
-		for _, pid := range pids {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("processes %v of the container do not end after SIGKILL: %w", pids, context.Cause(ctx))
-		case <-time.After(wait):
-		}
-	}
-}
-
-func loadSpec(bundle string) (*specs.Spec, error) {
-	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
-	if err != nil {
-		return nil, fmt.Errorf("read specification: %w", err)
-	}
-	spec := &specs.Spec{}
-	if err := json.Unmarshal(data, spec); err != nil {
-		return nil, fmt.Errorf("decode specification %s: %w", filepath.Join(bundle, "config.json"), err)
-	}
-	return spec, nil
+	return m, err
 }

@@ -1,0 +1,60 @@
+package config
+
+import (
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"criserver/pkg/sandbox/handler"
+)
+
+// handlerName is what Kubernetes takes as the handler of a RuntimeClass: a DNS label.
+var handlerName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+const (
+	typeOCI     = "oci"
+	typeBuiltin = "builtin"
+)
+
+func (v *validator) handlers(c *Config) {
+	_, there := c.Runtimes[c.DefaultRuntime]
+	v.check(there || c.DefaultRuntime == handler.Builtin, "default_runtime", "%q is neither builtin nor in runtimes", c.DefaultRuntime)
+	roots := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
+		h := c.Runtimes[name]
+		key := joinKey("runtimes", name)
+		v.check(handlerName.MatchString(name), key, "%q cannot be the handler of a RuntimeClass: small letters, digits and - are allowed", name)
+		v.handler(key, name, h)
+		if root := path.Clean(h.Root); h.Root != "" {
+			v.check(roots[root] == "", key+".root", "%s is that of %s as well", h.Root, roots[root])
+			roots[root] = name
+		}
+	}
+}
+
+func (v *validator) handler(key, name string, h RuntimeHandler) {
+	v.oneOf(key+".type", h.Type, typeOCI, typeBuiltin)
+	v.check(name != handler.Builtin || h.Type == typeBuiltin, key+".type", "builtin is crimonitor's own runtime")
+	switch h.Type {
+	case typeOCI:
+		v.absolute(key+".path", h.Path)
+		if h.Root != "" {
+			v.absolute(key+".root", h.Root)
+			v.check(path.Clean(h.Root) != "/", key+".root", "cannot be /")
+		}
+		for _, e := range h.Env {
+			i := strings.IndexByte(e, '=')
+			v.check(i > 0 && !strings.ContainsRune(e, 0), key+".env", "%q is not of the form NAME=value", e)
+		}
+	case typeBuiltin:
+		v.check(h.Path == "" && h.Root == "" && len(h.Args) == 0 && len(h.Env) == 0, key,
+			"path, root, args and env are for the type oci")
+	}
+	v.defaults(key, h)
+	for _, p := range h.PodAnnotations {
+		_, err := path.Match(p, "")
+		v.check(err == nil && p != "", key+".pod_annotations", "%q is not a pattern", p)
+	}
+}

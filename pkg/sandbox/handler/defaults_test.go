@@ -1,0 +1,130 @@
+package handler
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/runtime"
+	"criserver/pkg/sandbox/spec"
+)
+
+func newSpec() *specs.Spec {
+	return &specs.Spec{
+		Process: &specs.Process{Args: []string{"/bin/sh"}, Env: []string{"A=own"}},
+		Linux:   &specs.Linux{Resources: &specs.LinuxResources{}},
+	}
+}
+
+func TestDefaultsGiveWay(t *testing.T) {
+	u := Usable{Handler: Handler{Name: "h", Defaults: Defaults{
+		Env: []string{"A=default", "AB=default"}, PidsLimit: 7,
+		Ulimits:  []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1, Hard: 2}},
+		Devices:  []Device{{"/dev/null", "rw"}, {"/dev/zero", "r"}},
+		Timezone: "/etc/hostname",
+	}}}
+	s := newSpec()
+	if err := u.Adapt(t.Context(), s, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(s.Process.Env, []string{"A=own", "AB=default"}) || *s.Linux.Resources.Pids.Limit != 7 ||
+		!slices.Equal(s.Process.Rlimits, u.Ulimits) {
+		t.Errorf("process = %+v, resources = %+v", s.Process, s.Linux.Resources)
+	}
+	c := spec.Container{
+		Devices: []spec.Device{{LinuxDevice: specs.LinuxDevice{Path: "/dev/null"}, Permissions: "w"}},
+	}
+	if err := u.Prepare(&c); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Devices) != 2 || c.Devices[0].Permissions != "w" || c.Devices[1].Path != "/dev/zero" || c.Devices[1].Minor != 5 {
+		t.Errorf("devices = %+v", c.Devices)
+	}
+	if len(c.Mounts) != 1 || c.Mounts[0].Destination != "/etc/localtime" || !c.Mounts[0].ReadOnly {
+		t.Errorf("mounts = %+v", c.Mounts)
+	}
+	if err := u.Prepare(&c); err != nil || len(c.Mounts) != 1 {
+		t.Errorf("mounts = %+v, %v: the container's own counts", c.Mounts, err)
+	}
+	u.Devices = []Device{{"/dev/no-such", "r"}}
+	if err := u.Prepare(&c); err == nil || !strings.Contains(err.Error(), "/dev/no-such of runtime handler h") {
+		t.Errorf("a device that is not there: %v", err)
+	}
+}
+
+func TestPodSysctls(t *testing.T) {
+	u := Usable{Handler: Handler{Defaults: Defaults{Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1"}}}}
+	for _, c := range []struct {
+		own            map[string]string
+		ownNet, ownIPC bool
+		want           map[string]string
+	}{
+		{nil, true, true, u.Sysctls},
+		{nil, false, true, map[string]string{"kernel.shm_rmid_forced": "1"}},
+		{nil, false, false, map[string]string{}},
+		{map[string]string{"net/ipv4/ip_forward": "0"}, true, false, map[string]string{"net/ipv4/ip_forward": "0"}},
+	} {
+		if got := u.PodSysctls(c.own, c.ownNet, c.ownIPC); !maps.Equal(got, c.want) {
+			t.Errorf("own %v, net %v, ipc %v: %v, want %v", c.own, c.ownNet, c.ownIPC, got, c.want)
+		}
+	}
+}
+
+func TestHooks(t *testing.T) {
+	dir := t.TempDir()
+	hook := `{"version":"1.0.0","hook":{"path":"/bin/true"},"when":{"annotations":{"^want$":"yes"}},"stages":["poststop"]}`
+	if err := os.WriteFile(filepath.Join(dir, "a.json"), []byte(hook), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u := Usable{Handler: Handler{Name: "h", Command: &runtime.Command{}, PodAnnotations: []string{"want"}, Defaults: Defaults{
+		Hooks: specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/a"}}}, HooksDirs: []string{dir, dir + "/none"},
+	}}}
+	for _, want := range []int{0, 1, 0} {
+		s := newSpec()
+		annotations := map[string]string{}
+		if want == 1 {
+			annotations["want"] = "yes"
+		}
+		if err := u.Adapt(t.Context(), s, annotations); err != nil {
+			t.Fatal(err)
+		}
+		if len(s.Hooks.CreateRuntime) != 1 || len(s.Hooks.Poststop) != want {
+			t.Errorf("hooks = %+v, want %d of the directory", s.Hooks, want)
+		}
+	}
+	u.Command = nil
+	if err := u.Adapt(t.Context(), newSpec(), map[string]string{"want": "yes"}); err == nil || !strings.Contains(err.Error(), "type oci") {
+		t.Errorf("poststop with the built-in runtime: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "b.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Adapt(t.Context(), newSpec(), nil); err == nil || !strings.Contains(err.Error(), "b.json") {
+		t.Errorf("a hook that is no JSON: %v", err)
+	}
+}
+
+func TestAllowedUlimits(t *testing.T) {
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		t.Fatal(err)
+	}
+	low := []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 5, Hard: 10}}
+	if got := allowed("h", low); !slices.Equal(got, low) {
+		t.Errorf("low = %+v", got)
+	}
+	high := []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 5, Hard: own.Max + 1}}
+	want := own.Max + 1
+	if !mayRaise() {
+		want = own.Max
+	}
+	if got := allowed("h", high); got[0].Hard != want || got[0].Soft != 5 {
+		t.Errorf("high = %+v, want %d", got, want)
+	}
+}

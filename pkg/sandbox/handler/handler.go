@@ -1,0 +1,160 @@
+// Package handler knows the runtime handlers of a node: the ways to run containers that pods choose from by their RuntimeClass.
+//
+// One whose program does not work makes the pods that want it fail, and not the node: it is asked again each time, so that a
+// program that was repaired needs no restart.
+package handler
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/sandbox/runtime"
+)
+
+// Builtin is the name of the handler that is always there.
+const Builtin = "builtin"
+
+var (
+	// ErrUnknown: no handler of that name is configured.
+	ErrUnknown = errors.New("unknown runtime handler")
+	// ErrUnusable: the handler's program does not work.
+	ErrUnusable = errors.New("unusable runtime handler")
+)
+
+// Handler is one way to run containers.
+type Handler struct {
+	Name string
+	// Command is the OCI runtime; nil is the one that is built into crimonitor.
+	Command *runtime.Command
+	// PodAnnotations are patterns, as of path.Match, of the names of a pod's annotations that its containers' specifications get.
+	PodAnnotations []string
+	// Annotations are in the specification of each container that has none of that name.
+	Annotations map[string]string
+	Defaults
+}
+
+// Usable is a handler that has been asked.
+type Usable struct {
+	Handler
+	// SpecVersion is the newest version of the OCI runtime specification that it knows.
+	SpecVersion string
+	Features    Features
+}
+
+// Features are what a handler can do beyond what each one can.
+type Features struct {
+	RecursiveReadOnlyMounts, UserNamespaces bool
+}
+
+// Set holds the handlers of a node.
+type Set struct {
+	standard string
+	handlers map[string]Handler
+
+	mu     sync.Mutex
+	states map[string]state
+}
+
+// state is what was found out about a handler last.
+type state struct {
+	usable Usable
+	err    error // why it is not usable
+}
+
+// New makes a set of the handlers and the built-in one, which need not be among them. standard is the name of the one for pods
+// that choose none.
+func New(standard string, handlers []Handler) (*Set, error) {
+	s := &Set{standard: cmp.Or(standard, Builtin), handlers: map[string]Handler{Builtin: {Name: Builtin}}, states: map[string]state{}}
+	for _, h := range handlers {
+		h.Ulimits = allowed(h.Name, h.Ulimits)
+		s.handlers[h.Name] = h
+	}
+	if _, ok := s.handlers[s.standard]; !ok {
+		return nil, fmt.Errorf("default: %w", s.unknown(s.standard))
+	}
+	return s, nil
+}
+
+func (s *Set) unknown(name string) error {
+	return fmt.Errorf("%w %q: there are %s", ErrUnknown, name, strings.Join(slices.Sorted(maps.Keys(s.handlers)), ", "))
+}
+
+// Probe asks all handlers, at the same time, and logs what is wrong.
+func (s *Set) Probe(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, h := range s.handlers {
+		wg.Go(func() {
+			st := s.probe(ctx, h)
+			log := logrus.WithFields(logrus.Fields{"handler": h.Name, "default": h.Name == s.standard})
+			if st.err != nil {
+				log.WithError(st.err).Error("a runtime handler cannot be used; pods that want it fail until it can")
+				return
+			}
+			log.WithFields(logrus.Fields{"spec": st.usable.SpecVersion, "features": st.usable.Features}).Info("runtime handler")
+		})
+	}
+	wg.Wait()
+}
+
+func (s *Set) probe(ctx context.Context, h Handler) state {
+	st := state{usable: Usable{Handler: h, SpecVersion: builtinSpec, Features: builtinFeatures()}}
+	if h.Command != nil {
+		st.usable.SpecVersion, st.usable.Features, st.err = ask(ctx, *h.Command)
+	}
+	if st.err != nil {
+		st.err = fmt.Errorf("%w %q: %w", ErrUnusable, h.Name, st.err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.states[h.Name] = st
+	return st
+}
+
+// Find returns the handler of that name, "" being the default one. ErrUnknown. ErrUnusable.
+func (s *Set) Find(ctx context.Context, name string) (Usable, error) {
+	name = cmp.Or(name, s.standard)
+	h, ok := s.handlers[name]
+	if !ok {
+		return Usable{}, s.unknown(name)
+	}
+	s.mu.Lock()
+	st, asked := s.states[name]
+	s.mu.Unlock()
+	if !asked || st.err != nil {
+		st = s.probe(ctx, h)
+	}
+	return st.usable, st.err
+}
+
+// List returns the handlers that were found usable, by name, and the default one, whose name is "" here, first.
+func (s *Set) List() []Usable {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Usable
+	for _, name := range slices.Sorted(maps.Keys(s.states)) {
+		if st := s.states[name]; st.err == nil {
+			out = append(out, st.usable)
+		}
+	}
+	if st, ok := s.states[s.standard]; ok && st.err == nil {
+		standard := st.usable
+		standard.Name = ""
+		out = slices.Insert(out, 0, standard)
+	}
+	return out
+}
+
+// Ready tells why the default handler cannot be used, as was found out last; nil if it can.
+func (s *Set) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.states[s.standard].err
+}

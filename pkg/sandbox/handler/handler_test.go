@@ -1,0 +1,113 @@
+package handler
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"criserver/pkg/sandbox/runtime"
+)
+
+// program writes a shell script that stands for a runtime.
+func program(t *testing.T, script string) *runtime.Command {
+	t.Helper()
+	dir := t.TempDir()
+	c := &runtime.Command{Path: filepath.Join(dir, "program"), Root: dir}
+	if err := os.WriteFile(c.Path, []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestFind(t *testing.T) {
+	broken := program(t, "echo no luck >&2; exit 3")
+	s, err := New("", []Handler{{Name: "broken", Command: broken}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Probe(t.Context())
+	if h, err := s.Find(t.Context(), ""); err != nil || h.Name != Builtin || h.Command != nil {
+		t.Errorf("default = %+v, %v", h, err)
+	}
+	if _, err := s.Find(t.Context(), "nobody"); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "broken, builtin") {
+		t.Errorf("unknown: %v", err)
+	}
+	if _, err := s.Find(t.Context(), "broken"); !errors.Is(err, ErrUnusable) || !strings.Contains(err.Error(), "no luck") {
+		t.Errorf("broken: %v", err)
+	}
+	if l := s.List(); len(l) != 2 || l[0].Name != "" || l[1].Name != Builtin {
+		t.Errorf("list = %+v", l)
+	}
+	if err := s.Ready(); err != nil {
+		t.Errorf("a broken handler that is not the default: %v", err)
+	}
+	// Repaired, it works without a restart.
+	if err := os.WriteFile(broken.Path, []byte("#!/bin/sh\necho v1; echo spec: 1.0.1"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := s.Find(t.Context(), "broken"); err != nil || h.SpecVersion != "1.0.1" || h.Features != (Features{}) {
+		t.Errorf("repaired = %+v, %v", h, err)
+	}
+}
+
+func TestDefault(t *testing.T) {
+	if _, err := New("nobody", nil); !errors.Is(err, ErrUnknown) {
+		t.Errorf("err = %v", err)
+	}
+	s, err := New("a", []Handler{{Name: "a", Command: &runtime.Command{Path: "/no/such", Root: "/x"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Probe(t.Context())
+	if err := s.Ready(); !errors.Is(err, ErrUnusable) || !strings.Contains(err.Error(), "/no/such") {
+		t.Errorf("ready = %v", err)
+	}
+	if l := s.List(); len(l) != 1 || l[0].Name != Builtin {
+		t.Errorf("list = %+v", l)
+	}
+}
+
+func TestFeatures(t *testing.T) {
+	told := program(t, `case "$*" in *--version) echo spec: 1.0.2;; *features) echo '{"ociVersionMax":"1.3.0","mountOptions":["ro","rro"],'`+
+		`'"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}}}';; esac`)
+	spec, f, err := ask(t.Context(), *told)
+	if err != nil || spec != "1.3.0" || f.RecursiveReadOnlyMounts != mountSetattr() || f.UserNamespaces != userNamespaces() {
+		t.Errorf("told = %s %+v %v", spec, f, err)
+	}
+	for _, name := range []string{"runc", "crun"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			t.Logf("%s is not installed", name)
+			continue
+		}
+		spec, f, err := ask(t.Context(), runtime.Command{Path: path, Root: t.TempDir()})
+		if err != nil || !strings.HasPrefix(spec, "1.") {
+			t.Errorf("%s = %s %+v %v", name, spec, f, err)
+		}
+		t.Logf("%s: specification %s, %+v", name, spec, f)
+	}
+}
+
+func TestAdapt(t *testing.T) {
+	u := Usable{SpecVersion: "1.0.0", Handler: Handler{PodAnnotations: []string{"a.example/*"},
+		Annotations: map[string]string{"a.example/x": "handler", "own": "handler", "c": "handler"}}}
+	s := &specs.Spec{Annotations: map[string]string{"own": "container"}}
+	s.Process, s.Linux = &specs.Process{}, &specs.Linux{}
+	if err := u.Adapt(t.Context(), s, map[string]string{"a.example/x": "pod", "b.example/x": "pod"}); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"a.example/x": "pod", "own": "container", "c": "handler"}
+	if s.Version != "1.0.0" || len(s.Annotations) != len(want) {
+		t.Errorf("spec = %+v", s)
+	}
+	for k, v := range want {
+		if s.Annotations[k] != v {
+			t.Errorf("%s = %q, want %q", k, s.Annotations[k], v)
+		}
+	}
+}

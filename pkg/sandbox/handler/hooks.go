@@ -1,0 +1,48 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/containers/common/pkg/hooks"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// errPoststop: crimonitor's own runtime removes what is left of a container without its specification at hand.
+var errPoststop = errors.New("poststop hooks are run by handlers of type oci only")
+
+// addHooks adds the handler's hooks, and those of its directories that are meant for such a container.
+func (u Usable) addHooks(ctx context.Context, s *specs.Spec, annotations map[string]string) error {
+	all := specs.Hooks{
+		Prestart:        slices.Clone(u.Hooks.Prestart), //nolint:staticcheck // deprecated, and what most hooks still are
+		CreateRuntime:   slices.Clone(u.Hooks.CreateRuntime),
+		CreateContainer: slices.Clone(u.Hooks.CreateContainer),
+		StartContainer:  slices.Clone(u.Hooks.StartContainer),
+		Poststart:       slices.Clone(u.Hooks.Poststart),
+		Poststop:        slices.Clone(u.Hooks.Poststop),
+	}
+	s.Hooks = &all
+	for _, dir := range u.HooksDirs {
+		found, err := hooks.New(ctx, []string{dir}, nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			_, err = found.Hooks(s, annotations, slices.ContainsFunc(s.Mounts, isBind))
+		}
+		if err != nil {
+			return fmt.Errorf("OCI hooks of %s, of runtime handler %s: %w", dir, u.Name, err)
+		}
+	}
+	if u.Command == nil && len(s.Hooks.Poststop) > 0 {
+		return fmt.Errorf("runtime handler %s: %w", u.Name, errPoststop)
+	}
+	return nil
+}
+
+func isBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}

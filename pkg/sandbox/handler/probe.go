@@ -1,0 +1,99 @@
+package handler
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/runtime"
+)
+
+// askLimit bounds each question to a runtime.
+const askLimit = 10 * time.Second
+
+// leastSpec is the version of the specification that all runtimes know.
+const leastSpec = "1.0.0"
+
+// builtinSpec and builtinFeatures are what crimonitor's own runtime can do.
+var builtinSpec = specs.Version
+
+func builtinFeatures() Features {
+	return Features{RecursiveReadOnlyMounts: mountSetattr(), UserNamespaces: userNamespaces()}
+}
+
+// ask finds out whether a runtime works, and what it can do: by "--version", which all have, and "features", which is young.
+func ask(ctx context.Context, c runtime.Command) (spec string, f Features, err error) {
+	version, err := output(ctx, c, "--version")
+	if err != nil {
+		return "", f, err
+	}
+	for line := range strings.Lines(version) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "spec: "); ok {
+			spec = v
+		}
+	}
+	spec = cmp.Or(spec, leastSpec)
+	text, err := output(ctx, c, "features")
+	var told features.Features
+	if err != nil || json.Unmarshal([]byte(text), &told) != nil {
+		return spec, f, ctx.Err()
+	}
+	f.RecursiveReadOnlyMounts = slices.Contains(told.MountOptions, "rro") && mountSetattr()
+	if l := told.Linux; l != nil {
+		// Volumes of such pods are ID-mapped mounts.
+		idmap := l.MountExtensions != nil && l.MountExtensions.IDMap != nil && l.MountExtensions.IDMap.Enabled != nil &&
+			*l.MountExtensions.IDMap.Enabled
+		f.UserNamespaces = slices.Contains(l.Namespaces, "user") && idmap && userNamespaces()
+	}
+	return cmp.Or(told.OCIVersionMax, spec), f, nil
+}
+
+// output runs the program and returns what it prints.
+func output(ctx context.Context, c runtime.Command, question string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, askLimit, fmt.Errorf("no answer in %s: %w", askLimit, context.DeadlineExceeded))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.Path, slices.Concat([]string{"--root", c.Root}, c.Args, []string{question})...)
+	cmd.Env = append(os.Environ(), c.Env...)
+	cmd.Dir = "/"
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	if err == nil {
+		return stdout.String(), nil
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+	if said := lines[len(lines)-1]; said != "" {
+		err = fmt.Errorf("%w: %s", err, said)
+	}
+	return "", fmt.Errorf("%s %s: %w", c.Path, question, err)
+}
+
+// mountSetattr tells whether the kernel can change the options of a whole mount tree (mount_setattr(2), Linux 5.12).
+func mountSetattr() bool {
+	return !errors.Is(unix.MountSetattr(-1, "", 0, &unix.MountAttr{}), unix.ENOSYS)
+}
+
+// userNamespaces tells whether the kernel has them.
+func userNamespaces() bool {
+	_, err := os.Stat("/proc/self/ns/user")
+	return err == nil
+}

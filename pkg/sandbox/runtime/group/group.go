@@ -1,0 +1,91 @@
+// Package group works on the cgroup of one container, whichever OCI runtime has made it. The parent's, the pod's, is
+// pkg/sandbox/cgroup's.
+package group
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	_ "github.com/opencontainers/cgroups/devices" // device rules of cgroup v1 and v2
+	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// killWait bounds how long Empty waits for killed processes to leave the cgroup.
+const killWait = 10 * time.Second
+
+// ReadSpec reads the specification of a bundle.
+func ReadSpec(bundle string) (*specs.Spec, error) {
+	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("read specification: %w", err)
+	}
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(data, spec); err != nil {
+		return nil, fmt.Errorf("decode specification %s: %w", filepath.Join(bundle, "config.json"), err)
+	}
+	return spec, nil
+}
+
+// OfBundle returns the cgroup that the specification of a bundle names, whether or not it is there; os.ErrNotExist if there is
+// no bundle, or none is named.
+func OfBundle(bundle string) (cgroups.Manager, error) {
+	spec, err := ReadSpec(bundle)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Linux == nil || spec.Linux.CgroupsPath == "" {
+		return nil, fmt.Errorf("cgroup of bundle %s: %w", bundle, os.ErrNotExist)
+	}
+	return manager.New(&cgroups.Cgroup{Path: spec.Linux.CgroupsPath, Resources: &cgroups.Resources{}})
+}
+
+// Pids lists the processes in the cgroup, none if it is not there.
+func Pids(m cgroups.Manager) ([]int, error) {
+	pids, err := m.GetAllPids()
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	return pids, nil
+}
+
+// Empty kills all that is in the cgroup until it is empty.
+func Empty(ctx context.Context, m cgroups.Manager) error {
+	ctx, cancel := context.WithTimeout(ctx, killWait)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		pids, err := Pids(m)
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		// A frozen process dies only once it is thawed (cgroup v1); cgroup v2 lets it die frozen.
+		_ = m.Freeze(cgroups.Thawed)
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("processes %v of the container do not end after SIGKILL: %w", pids, context.Cause(ctx))
+		case <-time.After(wait):
+		}
+	}
+}
+
+// OOMKilled tells whether the kernel has killed a process in the cgroup for want of memory.
+func OOMKilled(m cgroups.Manager) (bool, error) {
+	n, err := m.OOMKillCount()
+	if err != nil {
+		return false, fmt.Errorf("read OOM kill count: %w", err)
+	}
+	return n > 0, nil
+}

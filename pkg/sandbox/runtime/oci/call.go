@@ -1,0 +1,103 @@
+package oci
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/runtime"
+)
+
+// defaultPath is where runtimes look for programs of theirs when this process has no PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// run executes one operation of the runtime and waits for its end. Without files in stdio it reads nothing, and what it prints
+// belongs to its messages. The error has the runtime's own words.
+func (r *Runtime) run(ctx context.Context, limit time.Duration, stdio runtime.Stdio, operation string, args ...string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit,
+		fmt.Errorf("it has not ended in %s: %w", limit, context.DeadlineExceeded))
+	defer cancel()
+	messages, err := os.CreateTemp(r.dir, "messages-")
+	if err != nil {
+		return fmt.Errorf("call OCI runtime: %w", err)
+	}
+	defer os.Remove(messages.Name())
+	defer messages.Close()
+	// The runtime opens the file too, and must not be written over.
+	if _, err := unix.FcntlInt(messages.Fd(), unix.F_SETFL, unix.O_APPEND); err != nil {
+		return fmt.Errorf("call OCI runtime: %w", err)
+	}
+	options := []string{"--root", r.Command.Root, "--log", messages.Name(), "--log-format", "json"}
+	cmd := exec.CommandContext(ctx, r.Command.Path, slices.Concat(options, r.Command.Args, []string{operation}, args)...)
+	cmd.Dir = "/"
+	cmd.Env = append([]string{"PATH=" + cmp.Or(os.Getenv("PATH"), defaultPath)}, r.Command.Env...)
+	cmd.Stdout, cmd.Stderr = messages, messages
+	if stdio.Stdin != nil {
+		cmd.Stdin = stdio.Stdin
+	}
+	if stdio.Stdout != nil {
+		cmd.Stdout = stdio.Stdout
+	}
+	if stdio.Stderr != nil {
+		cmd.Stderr = stdio.Stderr
+	}
+	// With its helpers. What has become of a container has a session of its own.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	err = cmd.Run()
+	if err == nil {
+		return nil
+	}
+	what := fmt.Sprintf("OCI runtime %s, %s", r.Command.Path, operation)
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+	}
+	if said := lastWords(messages.Name()); said != "" {
+		return fmt.Errorf("%s: %s", what, said)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// maxMessages is how much of a runtime's messages is read, from the end.
+const maxMessages = 64 << 10
+
+// lastWords is the last error in a log that a runtime has written, JSON with the keys level and msg on each line, or else
+// the last line.
+func lastWords(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > maxMessages {
+		_, _ = f.Seek(-maxMessages, io.SeekEnd)
+	}
+	var failure, last string
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, maxMessages)
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		var entry struct{ Level, Msg string }
+		switch err := json.Unmarshal([]byte(line), &entry); {
+		case line == "":
+		case err != nil || entry.Msg == "":
+			last = line
+		case slices.Contains([]string{"error", "fatal", "panic"}, strings.ToLower(entry.Level)):
+			failure = entry.Msg
+		default:
+			last = entry.Msg
+		}
+	}
+	return cmp.Or(failure, last)
+}

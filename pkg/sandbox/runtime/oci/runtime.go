@@ -1,0 +1,193 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/runtime"
+	"criserver/pkg/sandbox/runtime/group"
+)
+
+// Limits of the runtime's operations. Hooks run in create, start and delete.
+const (
+	createLimit = 2 * time.Minute
+	startLimit  = time.Minute
+	execLimit   = time.Minute
+	killLimit   = 10 * time.Second
+	deleteLimit = time.Minute
+)
+
+// Runtime implements runtime.Runtime for one container.
+type Runtime struct {
+	record
+	dir string
+}
+
+// Create implements runtime.Runtime.
+func (r *Runtime) Create(ctx context.Context, id, bundle string, io runtime.Stdio) (int, error) {
+	pid, err := r.create(ctx, id, bundle, io)
+	if err != nil {
+		return 0, errors.Join(err, r.Delete(context.WithoutCancel(ctx), id, bundle))
+	}
+	return pid, nil
+}
+
+func (r *Runtime) create(ctx context.Context, id, bundle string, io runtime.Stdio) (int, error) {
+	spec, err := group.ReadSpec(bundle)
+	if err != nil {
+		return 0, err
+	}
+	if spec.Process != nil && spec.Process.Terminal {
+		return 0, errors.New("a terminal is not supported with OCI runtimes beside the built-in one")
+	}
+	if err := os.MkdirAll(r.Command.Root, 0o711); err != nil {
+		return 0, fmt.Errorf("make the OCI runtime's directory: %w", err)
+	}
+	pidFile := filepath.Join(r.dir, "pid")
+	if err := r.run(ctx, createLimit, io, "create", "--bundle", bundle, "--pid-file", pidFile, id); err != nil {
+		return 0, err
+	}
+	return readPID(pidFile)
+}
+
+// Start implements runtime.Runtime.
+func (r *Runtime) Start(ctx context.Context, id string) error {
+	return r.run(ctx, startLimit, runtime.Stdio{}, "start", id)
+}
+
+// Exec implements runtime.Runtime.
+func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, io runtime.Stdio) (int, error) {
+	if p.Terminal {
+		return 0, errors.New("a terminal is not supported with OCI runtimes beside the built-in one")
+	}
+	data, err := json.Marshal(p)
+	if err != nil {
+		return 0, err
+	}
+	dir, err := os.MkdirTemp(r.dir, "exec-")
+	if err != nil {
+		return 0, fmt.Errorf("execute in container: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	process, pidFile := filepath.Join(dir, "process.json"), filepath.Join(dir, "pid")
+	if err := os.WriteFile(process, data, 0o600); err != nil {
+		return 0, fmt.Errorf("execute in container: %w", err)
+	}
+	err = r.run(ctx, execLimit, io, "exec", "--process", process, "--pid-file", pidFile, "--detach", id)
+	if err != nil {
+		// Cut off after the process was made: nobody would ask for it.
+		if pid, perr := readPID(pidFile); perr == nil {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		return 0, err
+	}
+	return readPID(pidFile)
+}
+
+// Kill implements runtime.Runtime. What the runtime cannot kill is killed by its cgroup.
+func (r *Runtime) Kill(ctx context.Context, id string) error {
+	m, err := r.cgroup()
+	if errors.Is(err, os.ErrNotExist) {
+		return runtime.ErrNotFound
+	}
+	if err != nil {
+		return err
+	}
+	// The usual case at the end of a container.
+	if pids, err := group.Pids(m); err == nil && len(pids) == 0 {
+		return nil
+	}
+	err = r.run(ctx, killLimit, runtime.Stdio{}, "kill", "--all", id, "KILL")
+	if err == nil {
+		return nil
+	}
+	logrus.WithError(err).WithField("container", id).Warn("the OCI runtime cannot kill a container; its cgroup is killed")
+	return group.Empty(ctx, m)
+}
+
+// OOMKilled implements runtime.Runtime.
+func (r *Runtime) OOMKilled(context.Context, string) (bool, error) {
+	m, err := r.cgroup()
+	if errors.Is(err, os.ErrNotExist) {
+		return false, runtime.ErrNotFound
+	}
+	if err != nil {
+		return false, err
+	}
+	return group.OOMKilled(m)
+}
+
+// Delete implements runtime.Runtime. Without a working runtime program it removes processes, cgroup and state by itself.
+func (r *Runtime) Delete(ctx context.Context, id, _ string) error {
+	if _, err := os.Stat(r.dir); errors.Is(err, os.ErrNotExist) {
+		return nil // deleted before
+	}
+	failed := r.run(ctx, deleteLimit, runtime.Stdio{}, "delete", "--force", id)
+	m, err := r.cgroup()
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		if err := group.Empty(ctx, m); err != nil {
+			return err
+		}
+		if err := m.Destroy(); err != nil {
+			return fmt.Errorf("remove cgroup: %w", err)
+		}
+	}
+	if failed != nil {
+		if err := r.forget(id, failed); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(r.dir); err != nil {
+		return fmt.Errorf("remove runtime state: %w", err)
+	}
+	return nil
+}
+
+// forget removes the state of a container without processes that the runtime has not deleted. Of one that does not know the
+// container there is none.
+func (r *Runtime) forget(id string, failed error) error {
+	state := filepath.Join(r.Command.Root, id)
+	if _, err := os.Lstat(state); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if !errors.Is(failed, fs.ErrNotExist) && !errors.Is(failed, fs.ErrPermission) {
+		return failed
+	}
+	logrus.WithError(failed).WithField("container", id).
+		Warn("the OCI runtime cannot delete a container whose processes have ended; its state is removed")
+	if err := os.RemoveAll(state); err != nil {
+		return errors.Join(failed, fmt.Errorf("remove the state of the OCI runtime: %w", err))
+	}
+	return nil
+}
+
+func (r *Runtime) cgroup() (cgroups.Manager, error) { return group.OfBundle(r.Bundle) }
+
+func readPID(path string) (int, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("read the PID that the OCI runtime has written: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 0 {
+		return 0, fmt.Errorf("the OCI runtime has written %q as a PID", data)
+	}
+	return pid, nil
+}
