@@ -53,6 +53,19 @@ func (s *runtimeService) RemoveContainer(ctx context.Context, r *runtimeapi.Remo
 	return &runtimeapi.RemoveContainerResponse{}, nil
 }
 
+func (s *runtimeService) UpdateContainerResources(ctx context.Context, r *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
+	if r.GetWindows() != nil {
+		return nil, unsupported("windows", "a Windows container")
+	}
+	if r.GetLinux() == nil {
+		return nil, invalid("linux", "missing")
+	}
+	if err := s.b.Containers.UpdateContainer(ctx, r.GetContainerId(), decodeResources(r.GetLinux())); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
+}
+
 func (s *runtimeService) ListContainers(_ context.Context, r *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
 	return &runtimeapi.ListContainersResponse{Containers: s.listContainers(r.GetFilter())}, nil
 }

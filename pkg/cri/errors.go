@@ -12,6 +12,7 @@ import (
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/cgroup/limit"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -53,6 +54,8 @@ var codeTable = []struct {
 	{errInvalid, codes.InvalidArgument},
 	{errUnsupported, codes.InvalidArgument},
 	{sandbox.ErrExists, codes.AlreadyExists},
+	{limit.ErrInUse, codes.FailedPrecondition},
+	{limit.ErrRefused, codes.InvalidArgument},
 	{sandbox.ErrState, codes.FailedPrecondition},
 	{sandbox.ErrUnavailable, codes.Unavailable},
 	{sandbox.ErrNotFound, codes.NotFound},

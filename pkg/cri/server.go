@@ -13,6 +13,7 @@ import (
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -25,6 +26,7 @@ type Pods interface {
 	RunPod(ctx context.Context, c want.Pod) (string, error)
 	StopPod(ctx context.Context, id string) error
 	RemovePod(ctx context.Context, id string) error
+	UpdatePod(ctx context.Context, id string, overhead, resources *spec.Resources) error
 	Pod(id string) (sandbox.PodStatus, error)
 	Pods() []sandbox.PodStatus
 }
@@ -35,6 +37,7 @@ type Containers interface {
 	StartContainer(ctx context.Context, id string) error
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
+	UpdateContainer(ctx context.Context, id string, change spec.Resources) error
 	Container(id string) (sandbox.ContainerStatus, error)
 	Containers() []sandbox.ContainerStatus
 }
