@@ -87,7 +87,7 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.
 		delete(s.containers, p.ID)
 		s.mu.Unlock()
 		c.closePipes()
-		return nil, errors.Join(err, log.Close(), s.runtime.Delete(context.WithoutCancel(ctx), p.ID, p.Bundle))
+		return nil, errors.Join(err, c.closeLog(), s.runtime.Delete(context.WithoutCancel(ctx), p.ID, p.Bundle))
 	}
 	return &monitor.CreateResponse{PID: pid}, nil
 }
@@ -253,5 +253,19 @@ func (s *Server) delete(ctx context.Context, p monitor.IDRequest) error {
 	if known {
 		s.changed(p.ID)
 	}
-	return c.log.Close()
+	return c.closeLog()
+}
+
+// closeLog closes the log. One on a disk that hangs is closed when that answers: what is left to do for it is nobody's to
+// wait for.
+func (c *container) closeLog() error {
+	closed := make(chan error, 1)
+	go func() { closed <- c.log.Close() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(drainWait):
+		logrus.WithField("container", c.id).Warn("the container's log does not answer; its end may be lost")
+		return nil
+	}
 }

@@ -5,6 +5,7 @@
 package builtin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/cgroup/kill"
 	"criserver/pkg/sandbox/runtime"
 )
 
@@ -43,8 +45,9 @@ func New(root string) *Runtime {
 	return &Runtime{root: root, created: map[string]*libcontainer.Container{}}
 }
 
-// Create implements runtime.Runtime.
-func (r *Runtime) Create(_ context.Context, id, bundle string, io runtime.Stdio) (int, error) {
+// Create implements runtime.Runtime. A mount that does not answer holds the init process and not this one: when ctx ends
+// it is killed, and with it goes the wait for it.
+func (r *Runtime) Create(ctx context.Context, id, bundle string, io runtime.Stdio) (int, error) {
 	spec, err := loadSpec(bundle)
 	if err != nil {
 		return 0, err
@@ -62,7 +65,13 @@ func (r *Runtime) Create(_ context.Context, id, bundle string, io runtime.Stdio)
 	if err != nil {
 		return 0, fmt.Errorf("create container: %w", err)
 	}
-	if err := c.Start(process); err != nil {
+	stop := context.AfterFunc(ctx, func() { r.killInit(id, bundle) })
+	err = c.Start(process)
+	stop()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
 		return 0, errors.Join(err, c.Destroy())
 	}
 	pid, err := process.Pid()
@@ -73,6 +82,17 @@ func (r *Runtime) Create(_ context.Context, id, bundle string, io runtime.Stdio)
 	r.created[id] = c
 	r.mu.Unlock()
 	return pid, nil
+}
+
+// killInit kills what is in the cgroup of a container that is being made.
+func (r *Runtime) killInit(id, bundle string) {
+	m, err := r.cgroup(id, bundle)
+	if err != nil {
+		return
+	}
+	if dir := killDir(m); dir != "" {
+		_ = kill.Tree(dir) // Delete comes after it and tells
+	}
 }
 
 // Start implements runtime.Runtime.
@@ -197,26 +217,30 @@ func (r *Runtime) cgroup(id, bundle string) (cgroups.Manager, error) {
 	return manager.New(&cgroups.Cgroup{Path: spec.Linux.CgroupsPath, Resources: &cgroups.Resources{}})
 }
 
+// killDir is the directory by which the cgroup's processes are killed, see package kill.
+func killDir(m cgroups.Manager) string {
+	return cmp.Or(m.Path("freezer"), m.Path(""), m.Path("devices"))
+}
+
 // emptyCgroup kills all that is in the cgroup until it is empty.
 func emptyCgroup(ctx context.Context, m cgroups.Manager) error {
 	ctx, cancel := context.WithTimeout(ctx, killWait)
 	defer cancel()
+	dir := killDir(m)
+	if dir == "" {
+		return nil // it was never made
+	}
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		pids, err := m.GetAllPids()
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || (err == nil && len(pids) == 0) {
+		pids, err := kill.Pids(dir)
+		if err == nil && len(pids) == 0 {
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("list processes: %w", err)
-		}
-		// A frozen process dies only once it is thawed (cgroup v1); cgroup v2 lets it die frozen.
-		_ = m.Freeze(cgroups.Thawed)
-		for _, pid := range pids {
-			_ = unix.Kill(pid, unix.SIGKILL)
+		if err = errors.Join(err, kill.Tree(dir)); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("processes %v of the container do not end after SIGKILL: %w", pids, context.Cause(ctx))
+			return fmt.Errorf("after SIGKILL %s: %w", cmp.Or(kill.Holders(dir), "all processes have ended"), context.Cause(ctx))
 		case <-time.After(wait):
 		}
 	}
