@@ -6,6 +6,7 @@ import "criserver/pkg/sandbox/ledger"
 type (
 	PodStatus       = ledger.PodStatus
 	ContainerStatus = ledger.ContainerStatus
+	ContainerPhase  = ledger.ContainerPhase
 )
 
 // The phases of a pod.
