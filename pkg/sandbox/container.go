@@ -103,7 +103,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		}
 	}
 	flight.Stage(ctx, "crimonitor sets it up")
-	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath})
+	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Cgroup: st.CgroupPath})
 	if err != nil {
 		return err
 	}

@@ -100,6 +100,9 @@ func (s *Service) onExit(ctx context.Context, c *ledger.Container, state monitor
 		switch {
 		case state.OOMKilled:
 			st.Reason = ReasonOOMKilled
+			if state.OOMCause != "" {
+				st.Message = "a process was killed for want of memory: " + state.OOMCause
+			}
 		case state.ExitCode == 0:
 			st.Reason = ReasonCompleted
 		default:

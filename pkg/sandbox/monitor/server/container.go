@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/cgroup/oom"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/crilog"
 	"criserver/pkg/sandbox/runtime"
@@ -22,8 +23,9 @@ const drainWait = time.Second
 
 // container is one container. Its state is written by created, started and exited only, one method an event.
 type container struct {
-	id  string
-	log *crilog.Log
+	id     string
+	log    *crilog.Log
+	cgroup string
 	// ops is held by the one create, start or delete that is under way.
 	ops chan struct{}
 	// gone is closed once exited has run.
@@ -71,7 +73,7 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.
 	if err != nil {
 		return nil, err
 	}
-	c := &container{id: p.ID, log: log, ops: make(chan struct{}, 1), gone: make(chan struct{})}
+	c := &container{id: p.ID, log: log, cgroup: p.Cgroup, ops: make(chan struct{}, 1), gone: make(chan struct{})}
 	c.ops <- struct{}{}
 	defer c.release()
 	s.mu.Lock()
@@ -164,10 +166,7 @@ func (s *Server) await(c *container, proc *process) {
 	status, at := proc.wait()
 	s.children.disown(proc.pid)
 	ctx := context.Background()
-	oom, err := s.runtime.OOMKilled(ctx, c.id)
-	if err != nil {
-		logrus.WithError(err).WithField("container", c.id).Debug("no OOM count")
-	}
+	killed, cause := s.outOfMemory(ctx, c)
 	// In a PID namespace of its own all others died with init; elsewhere they are still there.
 	if err := s.runtime.Kill(ctx, c.id); err != nil && !errors.Is(err, runtime.ErrNotFound) {
 		logrus.WithError(err).WithField("container", c.id).Warn("processes may be left after the exit of init")
@@ -184,13 +183,28 @@ func (s *Server) await(c *container, proc *process) {
 	}
 	c.mu.Lock()
 	c.state.Phase = monitor.PhaseExited
-	c.state.ExitedAt, c.state.ExitCode, c.state.OOMKilled = at, exitCode(status), oom
+	c.state.ExitedAt, c.state.ExitCode, c.state.OOMKilled = at, exitCode(status), killed
+	c.state.OOMCause = cause
 	c.mu.Unlock()
 	close(c.gone)
 	s.changed(c.id)
-	logrus.WithFields(logrus.Fields{"container": c.id, "pid": proc.pid, "code": exitCode(status), "oom": oom}).
+	logrus.WithFields(logrus.Fields{"container": c.id, "pid": proc.pid, "code": exitCode(status), "oom": killed}).
 		Info("container exited")
 	releaseMemory()
+}
+
+// outOfMemory reads why a process of the container was killed for want of memory, if one was, before the cgroup goes.
+func (s *Server) outOfMemory(ctx context.Context, c *container) (killed bool, cause string) {
+	if c.cgroup != "" {
+		if cause = oom.Cause(c.cgroup); cause != "" {
+			return true, cause
+		}
+	}
+	killed, err := s.runtime.OOMKilled(ctx, c.id)
+	if err != nil {
+		logrus.WithError(err).WithField("container", c.id).Debug("no OOM count")
+	}
+	return killed, ""
 }
 
 func (s *Server) signal(ctx context.Context, p monitor.SignalRequest) error {
