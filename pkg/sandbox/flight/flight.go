@@ -103,5 +103,9 @@ func (f *Group[K]) End(cause error) {
 	}
 }
 
-// Wait blocks until no call is under way.
-func (f *Group[K]) Wait() { f.all.Wait() }
+// Wait blocks until no call is under way of those that have begun.
+func (f *Group[K]) Wait() {
+	f.mu.Lock()   // a call that begins is counted by now or comes later
+	f.mu.Unlock() //nolint:staticcheck // SA2001: the order is the purpose
+	f.all.Wait()
+}
