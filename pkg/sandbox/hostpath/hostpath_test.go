@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"criserver/pkg/sandbox/hostpath/probe"
 	"criserver/pkg/sandbox/spec"
 	"criserver/test/hungfs"
@@ -62,6 +64,9 @@ func TestResolve(t *testing.T) {
 
 // What the kernel has in its caches, of a file system of this machine, needs no process.
 func TestQuick(t *testing.T) {
+	if _, err := unix.Openat2(unix.AT_FDCWD, os.TempDir(), &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolveCached}); errors.Is(err, unix.EAGAIN) {
+		t.Skip("the kernel does not find " + os.TempDir() + " in its caches: an overlay over a network file system asks that each time")
+	}
 	dir := t.TempDir()
 	var table []byte
 	if got, ok := quick(dir, &table); !ok || got != dir {
