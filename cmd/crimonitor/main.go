@@ -20,6 +20,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/hostpath/probe"
 	"criserver/pkg/sandbox/monitor/server"
 	"criserver/pkg/sandbox/runtime/builtin"
 	"criserver/pkg/sandbox/runtime/oci"
@@ -43,8 +44,15 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) > 0 && args[0] == "pod-init" {
+	switch {
+	case len(args) > 0 && args[0] == "pod-init":
 		return podInit()
+	case len(args) == 2 && args[0] == "host-path": // see package hostpath
+		path, err := probe.Resolve(args[1])
+		if err == nil {
+			_, err = os.Stdout.WriteString(path)
+		}
+		return err
 	}
 	flags := flag.NewFlagSet("crimonitor", flag.ContinueOnError)
 	socket := flags.String("socket", "/run/criserver/crimonitor.sock", "Unix socket to answer criserver on")

@@ -100,6 +100,7 @@ func (d *daemon) serve(ctx context.Context, c *config.Config) error {
 		logrus.Info("criserver stops; containers go on")
 	}
 	go d.images.Close() // so that nobody waits for pulls: they go on where they were after the next start
+	d.pods.Stop()
 	stopped := make(chan error, 1)
 	go func() {
 		stopped <- d.stages.run("calls of administrators", func() error {

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"math"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -38,8 +39,11 @@ func (s *runtimeService) StartContainer(ctx context.Context, r *runtimeapi.Start
 	return &runtimeapi.StartContainerResponse{}, nil
 }
 
+// maxGrace is the longest grace in seconds; a time.Duration holds no more.
+const maxGrace = math.MaxInt64 / int64(time.Second)
+
 func (s *runtimeService) StopContainer(ctx context.Context, r *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
-	grace := time.Duration(r.GetTimeout()) * time.Second
+	grace := time.Duration(min(r.GetTimeout(), maxGrace)) * time.Second
 	if err := s.b.Containers.StopContainer(ctx, r.GetContainerId(), grace); err != nil {
 		return nil, err
 	}
@@ -51,6 +55,19 @@ func (s *runtimeService) RemoveContainer(ctx context.Context, r *runtimeapi.Remo
 		return nil, err
 	}
 	return &runtimeapi.RemoveContainerResponse{}, nil
+}
+
+func (s *runtimeService) UpdateContainerResources(ctx context.Context, r *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
+	if r.GetWindows() != nil {
+		return nil, unsupported("windows", "a Windows container")
+	}
+	if r.GetLinux() == nil {
+		return nil, invalid("linux", "missing")
+	}
+	if err := s.b.Containers.UpdateContainer(ctx, r.GetContainerId(), decodeResources(r.GetLinux())); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
 }
 
 func (s *runtimeService) ListContainers(_ context.Context, r *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {

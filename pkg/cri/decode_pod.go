@@ -41,6 +41,7 @@ func decodePod(c *runtimeapi.PodSandboxConfig, handler string) (want.Pod, error)
 		Labels: c.GetLabels(), Annotations: c.GetAnnotations(),
 		CgroupParent: c.GetLinux().GetCgroupParent(), Sysctls: c.GetLinux().GetSysctls(),
 		Namespaces: namespaces, Privileged: sc.GetPrivileged(), Handler: handler,
+		Resources: decodeResources(c.GetLinux().GetResources()), Overhead: decodeResources(c.GetLinux().GetOverhead()),
 	}
 	if dns := c.GetDnsConfig(); dns != nil {
 		if err := checkDNS(dns); err != nil {

@@ -15,6 +15,7 @@ import (
 	"criserver/pkg/imagesvc/opfile"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/cgroup/limit"
 	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
@@ -58,6 +59,8 @@ var codeTable = []struct {
 	{errInvalid, codes.InvalidArgument},
 	{errUnsupported, codes.InvalidArgument},
 	{sandbox.ErrExists, codes.AlreadyExists},
+	{limit.ErrInUse, codes.FailedPrecondition},
+	{limit.ErrRefused, codes.InvalidArgument},
 	{sandbox.ErrState, codes.FailedPrecondition},
 	{sandbox.ErrUnavailable, codes.Unavailable},
 	{streaming.ErrUnavailable, codes.Unavailable},

@@ -19,6 +19,7 @@ import (
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/cgroup/limit"
 	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
@@ -47,6 +48,8 @@ func TestToStatus(t *testing.T) {
 		{sandbox.ErrNotFound, codes.NotFound},
 		{sandbox.ErrState, codes.FailedPrecondition},
 		{sandbox.ErrExists, codes.AlreadyExists},
+		{limit.ErrInUse, codes.FailedPrecondition},
+		{limit.ErrRefused, codes.InvalidArgument},
 		{sandbox.ErrAmbiguous, codes.InvalidArgument},
 		{sandbox.ErrTimeout, codes.DeadlineExceeded},
 		{sandbox.ErrUnavailable, codes.Unavailable},

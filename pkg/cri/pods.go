@@ -6,6 +6,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/spec"
 )
 
 func (s *runtimeService) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
@@ -32,6 +33,20 @@ func (s *runtimeService) RemovePodSandbox(ctx context.Context, r *runtimeapi.Rem
 		return nil, err
 	}
 	return &runtimeapi.RemovePodSandboxResponse{}, nil
+}
+
+func (s *runtimeService) UpdatePodSandboxResources(ctx context.Context, r *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
+	var overhead, resources *spec.Resources
+	if r.GetOverhead() != nil {
+		overhead = new(decodeResources(r.GetOverhead()))
+	}
+	if r.GetResources() != nil {
+		resources = new(decodeResources(r.GetResources()))
+	}
+	if err := s.b.Pods.UpdatePod(ctx, r.GetPodSandboxId(), overhead, resources); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
 }
 
 func (s *runtimeService) PodSandboxStatus(_ context.Context, r *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {

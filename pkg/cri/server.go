@@ -16,6 +16,7 @@ import (
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/handler"
+	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -28,6 +29,7 @@ type Pods interface {
 	RunPod(ctx context.Context, c want.Pod) (string, error)
 	StopPod(ctx context.Context, id string) error
 	RemovePod(ctx context.Context, id string) error
+	UpdatePod(ctx context.Context, id string, overhead, resources *spec.Resources) error
 	Pod(id string) (sandbox.PodStatus, error)
 	Pods() []sandbox.PodStatus
 }
@@ -38,6 +40,7 @@ type Containers interface {
 	StartContainer(ctx context.Context, id string) error
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
+	UpdateContainer(ctx context.Context, id string, change spec.Resources) error
 	Container(id string) (sandbox.ContainerStatus, error)
 	Containers() []sandbox.ContainerStatus
 }

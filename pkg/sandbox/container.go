@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/sandbox/cgroup"
-	"criserver/pkg/sandbox/hostpath"
+	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/want"
@@ -43,6 +43,7 @@ func (s *Service) CreateContainer(ctx context.Context, podID string, c want.Cont
 }
 
 func (s *Service) createContainer(ctx context.Context, pod PodStatus, c want.Container, img want.Image) (string, error) {
+	flight.Stage(ctx, "it is being recorded")
 	cgroup.Warm()
 	id := newID()
 	st := ContainerStatus{
@@ -81,10 +82,13 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 	if err != nil {
 		return err
 	}
-	mounts, err := hostpath.Resolve(ctx, st.Config.Mounts)
+	mounts, err := s.hostPaths.Resolve(ctx, st.Config.Mounts, func(source string) {
+		flight.Stage(ctx, "it waits for host path "+source)
+	})
 	if err != nil {
 		return err
 	}
+	flight.Stage(ctx, "its root file system is being mounted")
 	if err := s.bundles.Make(ctx, st.ID, img.Layers); err != nil {
 		return err
 	}
@@ -102,8 +106,9 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 			return fmt.Errorf("make log directory: %w", err)
 		}
 	}
+	flight.Stage(ctx, "crimonitor sets it up")
 	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{
-		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Runtime: h.Command,
+		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Runtime: h.Command, Cgroup: st.CgroupPath,
 		Stdin: st.Config.Stdin, StdinOnce: st.Config.StdinOnce,
 	})
 	if err != nil {
@@ -174,10 +179,8 @@ func (s *Service) RemoveContainer(ctx context.Context, id string) error {
 func (s *Service) removeContainer(ctx context.Context, c *ledger.Container) error {
 	st := s.ledger.ContainerStatus(c)
 	// Killing first: an operation that holds the slot may wait for just that.
-	if st.Phase == ContainerCreated || st.Phase == ContainerRunning {
-		if err := s.killContainer(ctx, c); err != nil {
-			return fmt.Errorf("remove container %s: %w", st.ID, err)
-		}
+	if err := s.killContainer(ctx, c); err != nil {
+		return fmt.Errorf("remove container %s: %w", st.ID, err)
 	}
 	if err := c.Acquire(ctx); err != nil {
 		return err

@@ -96,10 +96,13 @@ func (s *Service) onExit(ctx context.Context, c *ledger.Container, state monitor
 		if !state.StartedAt.IsZero() {
 			st.StartedAt = state.StartedAt.Round(0)
 		}
-		st.FinishedAt, st.ExitCode = state.ExitedAt.Round(0), state.ExitCode
+		st.FinishedAt, st.ExitCode, st.Message = state.ExitedAt.Round(0), state.ExitCode, ""
 		switch {
 		case state.OOMKilled:
 			st.Reason = ReasonOOMKilled
+			if state.OOMCause != "" {
+				st.Message = "a process was killed for want of memory: " + state.OOMCause
+			}
 		case state.ExitCode == 0:
 			st.Reason = ReasonCompleted
 		default:

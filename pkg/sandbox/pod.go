@@ -12,6 +12,7 @@ import (
 
 	"criserver/pkg/cni"
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/want"
@@ -84,12 +85,14 @@ func (s *Service) buildPod(ctx context.Context, p *ledger.Pod) error {
 	}
 	ips := st.IPs
 	if st.Config.Namespaces.Network == want.NamespacePod {
+		flight.Stage(ctx, "its network is being set up")
 		result, err := s.network.Setup(ctx, s.networkPod(st))
 		if err != nil {
 			return fmt.Errorf("set up network: %w", err)
 		}
 		ips = result.IPs
 	}
+	flight.Stage(ctx, "its cgroup is being made")
 	if err := cgroup.Create(st.CgroupPath); err != nil {
 		return err
 	}

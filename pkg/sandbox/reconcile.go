@@ -54,6 +54,7 @@ func (s *Service) reconcile(ctx context.Context, expected map[string]struct{}, s
 	default:
 	}
 	s.thawAll(ctx)
+	s.undoUpdates(ctx)
 	s.repairFirst(ctx, &repairs, seen)
 	close(s.synced)
 	s.background.Go(func() {

@@ -30,6 +30,7 @@ import (
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/handler"
+	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/launch"
@@ -66,6 +67,8 @@ type Service struct {
 	bundles *bundle.Store
 	monitor *monitor.Client
 	ledger  *ledger.Ledger
+	// hostPaths finds what containers mount.
+	hostPaths hostpath.Resolver
 
 	podFlights       flight.Group[ledger.PodKey]
 	containerFlights flight.Group[ledger.ContainerKey]
@@ -99,6 +102,7 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snaps
 		ledger:  known,
 		synced:  make(chan struct{}),
 
+		hostPaths:  hostpath.Resolver{Probe: []string{c.Monitor.Binary, "host-path"}},
 		monitorErr: fmt.Errorf("%w: crimonitor is being connected", ErrUnavailable),
 	}
 	svc.bundles = &bundle.Store{Root: svc.containersDir(), Snapshots: s}
@@ -125,30 +129,49 @@ func (s *Service) Start(ctx context.Context) {
 	}
 }
 
+// stopGrace is how long the pods and containers that are being made get at the end of the daemon.
+const stopGrace = 5 * time.Second
+
+// errStopping ends what is being made when the daemon ends; it is undone.
+var errStopping = fmt.Errorf("%w: criserver stops", ErrUnavailable)
+
+// Stop ends, after a grace, the calls that make pods and containers: what they wait for may never come. It does not wait.
+func (s *Service) Stop() {
+	time.AfterFunc(stopGrace, func() {
+		s.podFlights.End(errStopping)
+		s.containerFlights.End(errStopping)
+	})
+}
+
 // Close waits for the operations under way to end and stops following the containers, which go on. With shutdown,
 // crimonitor is ended too if it has no containers.
 func (s *Service) Close(ctx context.Context, shutdown bool) error {
-	done := make(chan struct{})
-	go func() {
-		s.podFlights.Wait()
-		s.containerFlights.Wait()
-		close(done)
-	}()
-	var err error
-	select {
-	case <-done:
-	case <-ctx.Done():
-		err = errors.New("operations are still under way; the next start repairs what they leave")
-	}
+	err := waitFor(ctx, func() { s.podFlights.Wait(); s.containerFlights.Wait() })
 	s.stop()
-	s.background.Wait()
+	if err = errors.Join(err, waitFor(ctx, s.background.Wait)); err != nil {
+		return err
+	}
 	if shutdown && len(s.ledger.Containers()) == 0 {
 		if e := s.monitor.Shutdown(ctx); e == nil {
 			cgroup.PruneWait(ctx, s.config.Monitor.Cgroup)
 			cgroup.Prune(s.config.CgroupRoot)
 		}
 	}
-	return err
+	return nil
+}
+
+func waitFor(ctx context.Context, wait func()) error {
+	done := make(chan struct{})
+	go func() {
+		wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return errors.New("operations are still under way; the next start repairs what they leave")
+	}
 }
 
 // Ready tells why containers cannot be run, nil if they can.

@@ -185,6 +185,7 @@ func (f *fixture) open() {
 // reopen is a restart of the daemon; change may prepare what it finds.
 func (f *fixture) reopen(change func()) {
 	f.t.Helper()
+	f.Stop()
 	if err := f.Close(f.t.Context(), false); err != nil {
 		f.t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/kill"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/signals"
@@ -32,7 +35,8 @@ func (s *Service) StopContainer(ctx context.Context, id string, grace time.Durat
 	if st.Phase == ContainerCreated || grace <= 0 {
 		return s.killContainer(ctx, c)
 	}
-	if err := s.thaw(ctx, c); err != nil { // a frozen process gets no signal
+	// A frozen process gets no signal, whoever has frozen it.
+	if err := errors.Join(s.thaw(ctx, c), cgroup.Thaw(st.CgroupPath)); err != nil {
 		return fmt.Errorf("stop container %s: %w", st.ID, err)
 	}
 	if err := s.sendStopSignal(ctx, c); err != nil {
@@ -70,30 +74,70 @@ func (s *Service) sendStopSignal(ctx context.Context, c *ledger.Container) error
 	return nil
 }
 
-// killContainer kills all processes of a container and waits until they are gone.
+// Times of a kill: how long crimonitor may take to send the signal, and how long the processes may take to end before all
+// that are in the cgroup are killed, again and again, and what does not end is told of.
+const (
+	signalLimit = 5 * time.Second
+	endGrace    = time.Second
+)
+
+// killContainer kills all processes of a container and waits until they are gone. One that is being made is given up. What does
+// not end is named in the status.
 func (s *Service) killContainer(ctx context.Context, c *ledger.Container) error {
 	st := s.ledger.ContainerStatus(c)
-	if st.Phase.Terminal() || st.Phase == ContainerCreating {
+	if st.Phase == ContainerCreating {
+		s.containerFlights.Cancel(st.Key(), fmt.Errorf("container %s is being removed: %w", st.ID, ErrState))
 		return nil
 	}
+	if st.Phase.Terminal() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
 	if err := s.thaw(ctx, c); err != nil {
 		return fmt.Errorf("kill container %s: %w", st.ID, err)
 	}
-	err := s.monitor.Signal(ctx, monitor.SignalRequest{ID: st.ID, Signal: int(unix.SIGKILL), All: true})
-	if err != nil && !gone(err) {
-		return fmt.Errorf("kill container %s: %w", st.ID, err)
+	if err := s.signalAll(ctx, st.ID); err != nil {
+		// Whatever keeps crimonitor from it, the cgroup is enough to end the processes.
+		logrus.WithError(err).WithField("container", st.ID).Warn("crimonitor cannot kill a container; it is killed by its cgroup")
 	}
-	timer := time.NewTimer(killLimit)
-	defer timer.Stop()
-	select {
-	case <-c.Exited():
+	again := time.NewTicker(endGrace)
+	defer again.Stop()
+	dir := kill.Dir(st.CgroupPath)
+	for {
+		select {
+		case <-c.Exited():
+			return nil
+		case <-again.C:
+			if err := kill.Tree(dir); err != nil {
+				logrus.WithError(err).WithField("container", st.ID).Warn("cannot kill a container by its cgroup")
+			}
+			s.noteHolders(c, dir)
+		case <-ctx.Done():
+			return fmt.Errorf("container %s does not end after SIGKILL: %s: %w", st.ID, s.noteHolders(c, dir), context.Cause(ctx))
+		}
+	}
+}
+
+func (s *Service) signalAll(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, signalLimit)
+	defer cancel()
+	err := s.monitor.Signal(ctx, monitor.SignalRequest{ID: id, Signal: int(unix.SIGKILL), All: true})
+	if gone(err) {
 		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("kill container %s: %w", st.ID, context.Cause(ctx))
-	case <-timer.C:
-		return fmt.Errorf("container %s does not end %s after SIGKILL (pid %d may be in uninterruptible sleep): %w",
-			st.ID, killLimit, st.PID, context.DeadlineExceeded)
 	}
+	return err
+}
+
+// noteHolders says in the status of a container that was killed which processes hold it up.
+func (s *Service) noteHolders(c *ledger.Container, dir string) string {
+	holders := cmp.Or(kill.Holders(dir), "its processes have ended, and crimonitor has not told of it")
+	s.ledger.UpdateContainer(c, func(st *ContainerStatus) {
+		if !st.Phase.Terminal() {
+			st.Message = "killed, but it does not end: " + holders
+		}
+	})
+	return holders
 }
 
 // gone tells that crimonitor has no such process any more; its exit is on the way.

@@ -3,6 +3,7 @@ package flight
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -12,46 +13,99 @@ import (
 type Group[K comparable] struct {
 	mu    sync.Mutex
 	calls map[K]*call
+	ended error // why no call may go on; nil while they may
 	all   sync.WaitGroup
 }
 
 type call struct {
 	done   chan struct{}
+	cancel context.CancelCauseFunc
 	result string
 	err    error
+
+	mu    sync.Mutex
+	stage string
+}
+
+type stageKey struct{}
+
+// Stage says what the call that ctx belongs to does now, for callers that give up on it.
+func Stage(ctx context.Context, stage string) {
+	if c, ok := ctx.Value(stageKey{}).(*call); ok {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.stage = stage
+	}
 }
 
 // Do returns the result of fn for the key: of the call in flight, or of a new one. fn runs detached from ctx, with a
-// deadline of its own: a caller that gives up leaves the work to the one that comes back for it.
+// deadline of its own: a caller that gives up leaves the work to the one that comes back for it, and is told how far it is.
 func (f *Group[K]) Do(ctx context.Context, key K, limit time.Duration, fn func(context.Context) (string, error)) (string, error) {
-	f.mu.Lock()
-	if f.calls == nil {
-		f.calls = map[K]*call{}
-	}
-	c, ok := f.calls[key]
-	if !ok {
-		c = &call{done: make(chan struct{})}
-		f.calls[key] = c
-		f.all.Add(1)
-		go func() {
-			defer f.all.Done()
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
-			defer cancel()
-			c.result, c.err = fn(ctx)
-			f.mu.Lock()
-			delete(f.calls, key)
-			f.mu.Unlock()
-			close(c.done)
-		}()
-	}
-	f.mu.Unlock()
+	c := f.join(ctx, key, limit, fn)
 	select {
 	case <-c.done:
 		return c.result, c.err
 	case <-ctx.Done():
-		return "", context.Cause(ctx)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.stage == "" {
+			return "", context.Cause(ctx)
+		}
+		return "", fmt.Errorf("it is not done yet: %s: %w", c.stage, context.Cause(ctx))
 	}
 }
 
-// Wait blocks until no call is under way.
-func (f *Group[K]) Wait() { f.all.Wait() }
+func (f *Group[K]) join(ctx context.Context, key K, limit time.Duration, fn func(context.Context) (string, error)) *call {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c, ok := f.calls[key]; ok {
+		return c
+	}
+	if f.calls == nil {
+		f.calls = map[K]*call{}
+	}
+	c := &call{done: make(chan struct{})}
+	run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	c.cancel = cancel
+	if f.ended != nil {
+		cancel(f.ended)
+	}
+	f.calls[key] = c
+	f.all.Go(func() {
+		defer cancel(nil)
+		run, stop := context.WithTimeout(context.WithValue(run, stageKey{}, c), limit)
+		defer stop()
+		c.result, c.err = fn(run)
+		f.mu.Lock()
+		delete(f.calls, key)
+		f.mu.Unlock()
+		close(c.done)
+	})
+	return c
+}
+
+// Cancel ends the call for the key, if there is one.
+func (f *Group[K]) Cancel(key K, cause error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c, ok := f.calls[key]; ok {
+		c.cancel(cause)
+	}
+}
+
+// End ends all calls, also those to come.
+func (f *Group[K]) End(cause error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended = cause
+	for _, c := range f.calls {
+		c.cancel(cause)
+	}
+}
+
+// Wait blocks until no call is under way of those that have begun.
+func (f *Group[K]) Wait() {
+	f.mu.Lock()   // a call that begins is counted by now or comes later
+	f.mu.Unlock() //nolint:staticcheck // SA2001: the order is the purpose
+	f.all.Wait()
+}

@@ -96,13 +96,36 @@ func AddFacts(c *spec.Container) error {
 	c.HostMaskedPaths = f.maskedPaths
 	c.UnifiedCgroup, c.CgroupMountOptions = f.unified, f.cgroupOptions
 	c.SwapAccounting = f.swapAccounting
-	if !f.hugepages {
-		c.Resources.HugepageLimits = nil // the kubelet sends zeros whether or not there is a controller
+	if c.Resources, err = f.possible(c.Resources); err != nil {
+		return err
 	}
 	if c.Privileged {
 		c.HostDevices, err = hostDevices()
 	}
 	return err
+}
+
+// possible keeps of the limits what this machine has controllers for.
+func (f facts) possible(r spec.Resources) (spec.Resources, error) {
+	if !f.hugepages {
+		r.HugepageLimits = nil // the kubelet sends zeros whether or not there is a controller
+	}
+	if len(r.Unified) > 0 && !f.unified {
+		return r, spec.Invalidf("resources.unified", "this node runs cgroup v1, which has no such files")
+	}
+	return r, nil
+}
+
+// Limits turns an update of limits into those of the OCI specification, as far as this machine has them.
+func Limits(r spec.Resources) (*specs.LinuxResources, error) {
+	f, err := read()
+	if err != nil {
+		return nil, err
+	}
+	if r, err = f.possible(r); err != nil {
+		return nil, err
+	}
+	return spec.LinuxResources(r, f.swapAccounting)
 }
 
 // hostDevices lists the device nodes of the host, for a privileged container. They change: each start asks anew.

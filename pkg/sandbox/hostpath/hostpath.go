@@ -1,11 +1,24 @@
 // Package hostpath prepares the host paths that containers mount. They may be on file systems that hang.
+//
+// A thread that asks such a file system is in uninterruptible sleep until that answers, and a process with such a thread does
+// not end: its lock and its sockets stay taken. So this process asks only what the kernel tells from its caches, and of file
+// systems that need nobody's answer; a process of its own asks the others, one for each path, whoever else wants it.
 package hostpath
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/spec"
 )
@@ -31,31 +44,105 @@ func Ask[T any](ctx context.Context, path string, fn func() (T, error)) (T, erro
 	}
 }
 
-// Resolve follows the symlinks in the sources, and makes a directory of a source that does not exist, as the
-// hostPath volumes of old Kubernetes releases expect and all runtimes do.
-func Resolve(ctx context.Context, mounts []spec.Mount) ([]spec.Mount, error) {
-	out := make([]spec.Mount, len(mounts))
+// probeLimit is how long a process may ask for a path before it is killed. In uninterruptible sleep it stays until the file
+// system answers; nobody asks a second time for the path until then.
+const probeLimit = 2 * time.Minute
+
+// resolveCached is RESOLVE_CACHED of linux/openat2.h, which x/sys lacks.
+const resolveCached = 0x20
+
+// Resolver resolves host paths.
+type Resolver struct {
+	// Probe is the command that prints what probe.Resolve says of the path that is its last argument.
+	Probe []string
+
+	probes singleflight.Group
+}
+
+// Resolve follows the symlinks in the sources, and makes a directory of a source that does not exist. waits is called with
+// each source before it is waited for. When ctx ends the error names the source that does not answer.
+func (r *Resolver) Resolve(ctx context.Context, mounts []spec.Mount, waits func(source string)) ([]spec.Mount, error) {
+	out := slices.Clone(mounts)
+	var table []byte
 	for i, m := range mounts {
-		source, err := Ask(ctx, m.Source, func() (string, error) { return resolve(m.Source) })
-		if err != nil {
-			return nil, fmt.Errorf("mount %s: %w", m.Destination, err)
+		var ok bool
+		if out[i].Source, ok = quick(m.Source, &table); ok {
+			continue
 		}
-		m.Source = source
-		out[i] = m
+		waits(m.Source)
+		select {
+		case answer := <-r.probes.DoChan(m.Source, func() (any, error) { return r.ask(m.Source) }):
+			if answer.Err != nil {
+				return nil, fmt.Errorf("mount %s: %w", m.Destination, answer.Err)
+			}
+			out[i].Source = answer.Val.(string)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("mount %s: host path %s does not answer: %w", m.Destination, m.Source, context.Cause(ctx))
+		}
 	}
 	return out, nil
 }
 
-func resolve(path string) (string, error) {
-	resolved, err := filepath.EvalSymlinks(path)
-	if os.IsNotExist(err) {
-		if err := os.MkdirAll(path, 0o755); err != nil {
-			return "", fmt.Errorf("make host path: %w", err)
-		}
-		return filepath.EvalSymlinks(path)
+// ask has a process ask for the path.
+func (r *Resolver) ask(path string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), probeLimit)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, r.Probe[0], append(slices.Clone(r.Probe[1:]), path)...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Dir = "/"
+	err := cmd.Run()
+	switch {
+	case err == nil:
+		return stdout.String(), nil
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("host path %s did not answer in %s: %w", path, probeLimit, ctx.Err())
+	case stderr.Len() > 0:
+		return "", errors.New(strings.TrimSpace(stderr.String()))
 	}
-	if err != nil {
-		return "", fmt.Errorf("resolve host path: %w", err)
-	}
-	return resolved, nil
+	return "", fmt.Errorf("ask for host path %s: %w", path, err)
 }
+
+// quick resolves a path without asking a file system that could hang: RESOLVE_CACHED fails where the kernel does not know all
+// of the path, and neither opening nor naming an O_PATH descriptor asks anybody (openat2(2), open(2)). table is the list of
+// mounts, once it is read.
+func quick(path string, table *[]byte) (string, bool) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolveCached})
+	if err != nil {
+		return "", false
+	}
+	defer unix.Close(fd)
+	name := strconv.Itoa(fd)
+	resolved, err := os.Readlink("/proc/self/fd/" + name)
+	if err != nil || strings.HasSuffix(resolved, " (deleted)") {
+		return "", false
+	}
+	info, err := os.ReadFile("/proc/self/fdinfo/" + name)
+	if err != nil {
+		return "", false
+	}
+	if *table == nil {
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			return "", false
+		}
+		*table = slices.Concat([]byte("\n"), mounts)
+	}
+	return resolved, slices.Contains(local, fileSystem(*table, info))
+}
+
+// fileSystem is the type of the mount that fdinfo names (proc_pid_fdinfo(5), proc_pid_mountinfo(5)). table begins with a line
+// break.
+func fileSystem(table, fdinfo []byte) string {
+	_, rest, _ := bytes.Cut(fdinfo, []byte("mnt_id:"))
+	id, _, _ := bytes.Cut(bytes.TrimSpace(rest), []byte("\n"))
+	_, line, _ := bytes.Cut(table, slices.Concat([]byte("\n"), id, []byte(" ")))
+	line, _, _ = bytes.Cut(line, []byte("\n"))
+	_, kind, _ := bytes.Cut(line, []byte(" - "))
+	kind, _, _ = bytes.Cut(kind, []byte(" "))
+	return string(kind)
+}
+
+// local are the file systems that need no other process and no network to answer.
+var local = strings.Fields(`ext2 ext3 ext4 xfs btrfs bcachefs f2fs zfs vfat exfat iso9660 squashfs erofs tmpfs ramfs devtmpfs rootfs overlay
+	proc sysfs cgroup cgroup2 devpts mqueue hugetlbfs bpf debugfs tracefs securityfs configfs nsfs binfmt_misc`)

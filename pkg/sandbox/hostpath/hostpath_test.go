@@ -1,13 +1,40 @@
 package hostpath
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/hostpath/probe"
 	"criserver/pkg/sandbox/spec"
+	"criserver/test/hungfs"
 )
+
+// The test binary is the probe.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "probe" {
+		path, err := probe.Resolve(os.Args[2])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Print(path)
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func newResolver() *Resolver { return &Resolver{Probe: []string{"/proc/self/exe", "probe"}} }
+
+func nothing(string) {}
 
 func TestResolve(t *testing.T) {
 	dir := t.TempDir()
@@ -17,9 +44,9 @@ func TestResolve(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "real"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	got, err := Resolve(t.Context(), []spec.Mount{
+	got, err := newResolver().Resolve(t.Context(), []spec.Mount{
 		{Source: filepath.Join(dir, "link"), Destination: "/a", ReadOnly: true}, {Source: filepath.Join(dir, "new/dir"), Destination: "/b"},
-	})
+	}, nothing)
 	if err != nil || got[0].Source != filepath.Join(dir, "real") || !got[0].ReadOnly || got[1].Source != filepath.Join(dir, "new/dir") {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -29,8 +56,120 @@ func TestResolve(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Resolve(t.Context(), []spec.Mount{{Source: filepath.Join(dir, "file/x"), Destination: "/c"}}); err == nil ||
-		!strings.Contains(err.Error(), "/c") {
+	_, err = newResolver().Resolve(t.Context(), []spec.Mount{{Source: filepath.Join(dir, "file/x"), Destination: "/c"}}, nothing)
+	if err == nil || !strings.Contains(err.Error(), "/c") || !strings.Contains(err.Error(), "file/x") {
 		t.Errorf("a source below a file: %v", err)
+	}
+}
+
+// What the kernel has in its caches, of a file system of this machine, needs no process.
+func TestQuick(t *testing.T) {
+	if _, err := unix.Openat2(unix.AT_FDCWD, os.TempDir(), &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolveCached}); errors.Is(err, unix.EAGAIN) {
+		t.Skip("the kernel does not find " + os.TempDir() + " in its caches: an overlay over a network file system asks that each time")
+	}
+	dir := t.TempDir()
+	var table []byte
+	if got, ok := quick(dir, &table); !ok || got != dir {
+		t.Errorf("%s: %q, %t", dir, got, ok)
+	}
+	if _, ok := quick(filepath.Join(dir, "none"), &table); ok {
+		t.Error("a path that is not there")
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := quick(dir, &table); ok {
+		t.Error("a directory that was removed")
+	}
+}
+
+func TestHungFileSystem(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounts need root")
+	}
+	hung := hungfs.Mount(t)
+	inside, link := filepath.Join(hung.Dir, "a/b"), filepath.Join(t.TempDir(), "link")
+	if err := os.MkdirAll(inside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(inside, link); err != nil {
+		t.Fatal(err)
+	}
+	r := newResolver()
+	all := []spec.Mount{{Source: hung.Dir, Destination: "/root"}, {Source: inside, Destination: "/in"}, {Source: link, Destination: "/link"}}
+	if got, err := r.Resolve(t.Context(), all, nothing); err != nil || got[2].Source != inside {
+		t.Errorf("while it answers: %+v, %v", got, err)
+	}
+	hung.Hang()
+	var wg sync.WaitGroup
+	for _, m := range all {
+		for range 5 {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+				defer cancel()
+				waited := ""
+				_, err := r.Resolve(ctx, []spec.Mount{m}, func(s string) { waited = s })
+				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), m.Source+" does not answer") || waited != m.Source {
+					t.Errorf("%s: %v; waited for %q", m.Source, err, waited)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if n := threadsInSleep(t); n > 0 {
+		t.Errorf("%d threads of this process are in uninterruptible sleep", n)
+	}
+	if n := probesRunning(t); n != len(all) {
+		t.Errorf("%d processes ask for %d paths", n, len(all))
+	}
+	if got, err := r.Resolve(t.Context(), []spec.Mount{{Source: "/proc", Destination: "/p"}}, nothing); err != nil || got[0].Source != "/proc" {
+		t.Errorf("another path: %+v, %v", got, err)
+	}
+	hung.Answer()
+	for deadline := time.Now().Add(10 * time.Second); probesRunning(t) > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("processes are left")
+		}
+	}
+	if _, err := r.Resolve(t.Context(), all, nothing); err != nil {
+		t.Errorf("after it answers again: %v", err)
+	}
+}
+
+// threadsInSleep counts the threads of this process in state D (proc_pid_stat(5)).
+func threadsInSleep(t *testing.T) (n int) {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/self/task/*/stat")
+	if err != nil || len(stats) == 0 {
+		t.Fatal(err)
+	}
+	for _, s := range stats {
+		if data, _ := os.ReadFile(s); strings.Contains(string(data), ") D ") {
+			n++
+		}
+	}
+	return n
+}
+
+func probesRunning(t *testing.T) (n int) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		data, _ := os.ReadFile(f)
+		n += len(strings.Fields(string(data)))
+	}
+	return n
+}
+
+func BenchmarkResolve(b *testing.B) {
+	mounts := []spec.Mount{{Source: b.TempDir()}, {Source: "/etc/hosts"}, {Source: "/dev/shm"}, {Source: "/proc"}}
+	r := newResolver()
+	for b.Loop() {
+		if _, err := r.Resolve(b.Context(), mounts, nothing); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"criserver/pkg/sandbox/cgroup/limit"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -76,6 +77,8 @@ type ContainerStatus struct {
 	CgroupPath string
 	// Frozen tells that its processes are stopped, see Service.Freeze.
 	Frozen bool `json:",omitempty"`
+	// Updating is the change of limits that is under way.
+	Updating limit.Plan `json:",omitempty"`
 }
 
 // Terminal tells that the container's process is no more.

@@ -96,6 +96,8 @@ type CreateRequest struct {
 	StdinOnce bool `json:"stdin_once,omitempty"`
 	// Runtime is the OCI runtime, which the monitor remembers; nil is the one that is built in.
 	Runtime *runtime.Command `json:"runtime,omitempty"`
+	// Cgroup is the absolute path of the container's cgroup, where its want of memory is counted.
+	Cgroup string `json:"cgroup,omitempty"`
 }
 
 // CreateResponse is the answer to a CreateRequest.
@@ -182,6 +184,8 @@ type State struct {
 	ExitedAt  time.Time `json:"exited_at,omitzero"`
 	ExitCode  int       `json:"exit_code,omitempty"`
 	OOMKilled bool      `json:"oom_killed,omitempty"`
+	// OOMCause says in words what was short of memory; "" if it is not known.
+	OOMCause string `json:"oom_cause,omitempty"`
 	// LogBytesLost counts output that could not be written to the log file.
 	LogBytesLost int64 `json:"log_bytes_lost,omitempty"`
 }

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -41,6 +42,36 @@ func LinuxResources(r Resources, swapAccounting bool) (*specs.LinuxResources, er
 			specs.LinuxHugepageLimit{Pagesize: size, Limit: r.HugepageLimits[size]})
 	}
 	return out, nil
+}
+
+// With returns the limits after the update change: what it leaves unset stays. Memory and swap limits go together, as at the
+// creation: a new memory limit alone forbids swap. The OOM score stays, which is of processes and not of the cgroup.
+func (r Resources) With(change Resources) Resources {
+	out := r
+	out.CPUPeriod = cmp.Or(change.CPUPeriod, r.CPUPeriod)
+	out.CPUQuota = cmp.Or(change.CPUQuota, r.CPUQuota)
+	out.CPUShares = cmp.Or(change.CPUShares, r.CPUShares)
+	out.CpusetCPUs = cmp.Or(change.CpusetCPUs, r.CpusetCPUs)
+	out.CpusetMems = cmp.Or(change.CpusetMems, r.CpusetMems)
+	if change.MemoryLimit != 0 || change.MemorySwap != 0 {
+		out.MemoryLimit, out.MemorySwap = cmp.Or(change.MemoryLimit, r.MemoryLimit), change.MemorySwap
+	}
+	out.HugepageLimits = merged(r.HugepageLimits, change.HugepageLimits)
+	out.Unified = merged(r.Unified, change.Unified)
+	return out
+}
+
+func merged[V any](old, change map[string]V) map[string]V {
+	if len(change) == 0 {
+		return old
+	}
+	out := maps.Clone(change)
+	for k, v := range old {
+		if _, ok := out[k]; !ok {
+			out[k] = v
+		}
+	}
+	return out
 }
 
 func checkResources(r Resources) error {

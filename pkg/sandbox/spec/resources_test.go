@@ -3,6 +3,7 @@ package spec
 import (
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -89,5 +90,31 @@ func TestOOMScore(t *testing.T) {
 	}
 	for _, bad := range []int64{-1001, 1001} {
 		wantError(t, "resources.oom_score_adj", func(_ *Pod, c *Container) { c.Resources.OOMScoreAdj = bad })
+	}
+}
+
+func TestUpdateLeavesWhatItDoesNotHave(t *testing.T) {
+	old := Resources{
+		CPUPeriod: 100_000, CPUQuota: 50_000, CPUShares: 512, MemoryLimit: 100, MemorySwap: 200, CpusetCPUs: "0", CpusetMems: "0",
+		OOMScoreAdj: 7, HugepageLimits: map[string]uint64{"2MB": 1}, Unified: map[string]string{"memory.high": "1"},
+	}
+	if got := old.With(Resources{}); !reflect.DeepEqual(got, old) {
+		t.Errorf("an empty update made %+v", got)
+	}
+	got := old.With(Resources{
+		CPUQuota: -1, MemoryLimit: 300, OOMScoreAdj: 9, HugepageLimits: map[string]uint64{"1GB": 2}, Unified: map[string]string{"memory.high": "2"},
+	})
+	want := old
+	want.CPUQuota, want.MemoryLimit, want.MemorySwap = -1, 300, 0
+	want.HugepageLimits = map[string]uint64{"2MB": 1, "1GB": 2}
+	want.Unified = map[string]string{"memory.high": "2"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if old.Unified["memory.high"] != "1" || len(old.HugepageLimits) != 1 {
+		t.Errorf("the old limits were changed: %+v", old)
+	}
+	if got := old.With(Resources{MemorySwap: 400}); got.MemoryLimit != 100 || got.MemorySwap != 400 {
+		t.Errorf("a swap limit alone made %+v", got)
 	}
 }

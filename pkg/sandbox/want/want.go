@@ -31,7 +31,7 @@ type Namespaces struct {
 	TargetID string
 }
 
-// Pod is what is wanted of a pod. It is not changed after RunPod.
+// Pod is what is wanted of a pod. After RunPod only Resources and Overhead are changed.
 type Pod struct {
 	Name, Namespace, UID string
 	Attempt              uint32
@@ -51,9 +51,12 @@ type Pod struct {
 	Privileged bool
 	// Handler is the runtime handler; "" is the default.
 	Handler string
+	// Resources are what the containers may take in all, Overhead what the pod takes beside them. Both are for information:
+	// who owns the pod's cgroup limits it.
+	Resources, Overhead spec.Resources
 }
 
-// Container is what is wanted of a container. It is not changed after CreateContainer.
+// Container is what is wanted of a container. After CreateContainer only Resources are changed.
 type Container struct {
 	Name    string
 	Attempt uint32

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -38,7 +39,9 @@ type Log struct {
 	file *os.File
 	// tails hold the beginning of a line whose end has not come yet, without its time: less than MaxLine bytes.
 	tails [len(names)][]byte
-	lost  int64
+
+	// lost is told without the lock, which a write to a disk that hangs holds.
+	lost atomic.Int64
 }
 
 // Open opens or creates the log file at path and appends to it. With an empty path all output is discarded.
@@ -152,7 +155,7 @@ func (l *Log) flush(out *bytes.Buffer, content int) {
 	}
 	n, err := l.file.Write(out.Bytes())
 	if err != nil {
-		l.lost += int64(content)
+		l.lost.Add(int64(content))
 		// A half-written entry would run into the next one and spoil it too.
 		if n > 0 && out.Bytes()[n-1] != '\n' {
 			_, _ = l.file.Write([]byte{'\n'})
@@ -161,11 +164,7 @@ func (l *Log) flush(out *bytes.Buffer, content int) {
 }
 
 // Lost is the number of content bytes in writes that failed.
-func (l *Log) Lost() int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.lost
-}
+func (l *Log) Lost() int64 { return l.lost.Load() }
 
 // Close flushes both streams and closes the file; later writes are discarded.
 func (l *Log) Close() error {

@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/cgroup/oom"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/crilog"
 	"criserver/pkg/sandbox/runtime"
@@ -24,6 +25,7 @@ type container struct {
 	id      string
 	runtime runtime.Runtime
 	log     *crilog.Log
+	cgroup  string
 	// ops is held by the one create, start or delete that is under way.
 	ops chan struct{}
 	// gone is closed once exited has run.
@@ -74,7 +76,9 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.
 	if err != nil {
 		return nil, err
 	}
-	c := &container{id: p.ID, log: log, stdinOnce: p.StdinOnce, ops: make(chan struct{}, 1), gone: make(chan struct{})}
+	c := &container{
+		id: p.ID, log: log, cgroup: p.Cgroup, stdinOnce: p.StdinOnce, ops: make(chan struct{}, 1), gone: make(chan struct{}),
+	}
 	c.ops <- struct{}{}
 	defer c.release()
 	s.mu.Lock()
@@ -90,7 +94,7 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.
 		delete(s.containers, p.ID)
 		s.mu.Unlock()
 		c.closeStreams()
-		return nil, errors.Join(err, log.Close())
+		return nil, errors.Join(err, c.closeLog())
 	}
 	return &monitor.CreateResponse{PID: pid}, nil
 }
@@ -162,11 +166,12 @@ func (s *Server) start(ctx context.Context, id string) (*monitor.State, error) {
 	if st := c.snapshot(); st.Phase != monitor.PhaseCreated {
 		return nil, fmt.Errorf("container %s is %s, not created: %w", id, st.Phase, monitor.ErrNotRunning)
 	}
+	at := time.Now() // before: a program that has started it may end later than a short workload
 	if err := c.runtime.Start(ctx, id); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
-	c.state.StartedAt = time.Now()
+	c.state.StartedAt = at
 	if c.state.Phase == monitor.PhaseCreated { // else it has ended already
 		c.state.Phase = monitor.PhaseRunning
 	}
@@ -181,10 +186,7 @@ func (s *Server) await(c *container, proc *process) {
 	status, at := proc.wait()
 	s.children.disown(proc.pid)
 	ctx := context.Background()
-	oom, err := c.runtime.OOMKilled(ctx, c.id)
-	if err != nil {
-		logrus.WithError(err).WithField("container", c.id).Debug("no OOM count")
-	}
+	killed, cause := c.outOfMemory(ctx)
 	// In a PID namespace of its own all others died with init; elsewhere they are still there.
 	if err := c.runtime.Kill(ctx, c.id); err != nil && !errors.Is(err, runtime.ErrNotFound) {
 		logrus.WithError(err).WithField("container", c.id).Warn("processes may be left after the exit of init")
@@ -205,13 +207,28 @@ func (s *Server) await(c *container, proc *process) {
 	}
 	c.mu.Lock()
 	c.state.Phase = monitor.PhaseExited
-	c.state.ExitedAt, c.state.ExitCode, c.state.OOMKilled = at, exitCode(status), oom
+	c.state.ExitedAt, c.state.ExitCode, c.state.OOMKilled = at, exitCode(status), killed
+	c.state.OOMCause = cause
 	c.mu.Unlock()
 	close(c.gone)
 	s.changed(c.id)
-	logrus.WithFields(logrus.Fields{"container": c.id, "pid": proc.pid, "code": exitCode(status), "oom": oom}).
+	logrus.WithFields(logrus.Fields{"container": c.id, "pid": proc.pid, "code": exitCode(status), "oom": killed}).
 		Info("container exited")
 	releaseMemory()
+}
+
+// outOfMemory reads why a process of the container was killed for want of memory, if one was, before the cgroup goes.
+func (c *container) outOfMemory(ctx context.Context) (killed bool, cause string) {
+	if c.cgroup != "" {
+		if cause = oom.Cause(c.cgroup); cause != "" {
+			return true, cause
+		}
+	}
+	killed, err := c.runtime.OOMKilled(ctx, c.id)
+	if err != nil {
+		logrus.WithError(err).WithField("container", c.id).Debug("no OOM count")
+	}
+	return killed, ""
 }
 
 func (s *Server) signal(ctx context.Context, p monitor.SignalRequest) error {
@@ -278,5 +295,19 @@ func (s *Server) delete(ctx context.Context, p monitor.IDRequest) error {
 	if known {
 		s.changed(p.ID)
 	}
-	return c.log.Close()
+	return c.closeLog()
+}
+
+// closeLog closes the log. One on a disk that hangs is closed when that answers: what is left to do for it is nobody's to
+// wait for.
+func (c *container) closeLog() error {
+	closed := make(chan error, 1)
+	go func() { closed <- c.log.Close() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(drainWait):
+		logrus.WithField("container", c.id).Warn("the container's log does not answer; its end may be lost")
+		return nil
+	}
 }

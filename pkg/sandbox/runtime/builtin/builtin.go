@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/cgroup/kill"
 	"criserver/pkg/sandbox/runtime"
 	"criserver/pkg/sandbox/runtime/group"
 )
@@ -39,8 +40,9 @@ func New(root string) *Runtime {
 	return &Runtime{root: root, created: map[string]*libcontainer.Container{}}
 }
 
-// Create implements runtime.Runtime.
-func (r *Runtime) Create(_ context.Context, id, bundle string, io runtime.Stdio) (int, error) {
+// Create implements runtime.Runtime. A mount that does not answer holds the init process and not this one: when ctx ends
+// it is killed, and with it goes the wait for it.
+func (r *Runtime) Create(ctx context.Context, id, bundle string, io runtime.Stdio) (int, error) {
 	spec, err := group.ReadSpec(bundle)
 	if err != nil {
 		return 0, err
@@ -58,7 +60,13 @@ func (r *Runtime) Create(_ context.Context, id, bundle string, io runtime.Stdio)
 	if err != nil {
 		return 0, fmt.Errorf("create container: %w", err)
 	}
-	if err := c.Start(process); err != nil {
+	stop := context.AfterFunc(ctx, func() { r.killInit(id, bundle) })
+	err = c.Start(process)
+	stop()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
 		return 0, errors.Join(err, c.Destroy())
 	}
 	pid, err := process.Pid()
@@ -69,6 +77,17 @@ func (r *Runtime) Create(_ context.Context, id, bundle string, io runtime.Stdio)
 	r.created[id] = c
 	r.mu.Unlock()
 	return pid, nil
+}
+
+// killInit kills what is in the cgroup of a container that is being made.
+func (r *Runtime) killInit(id, bundle string) {
+	m, err := r.cgroup(id, bundle)
+	if err != nil {
+		return
+	}
+	if dir := group.Dir(m); dir != "" {
+		_ = kill.Tree(dir) // Delete comes after it and tells
+	}
 }
 
 // Start implements runtime.Runtime.

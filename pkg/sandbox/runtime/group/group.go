@@ -3,6 +3,7 @@
 package group
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,8 @@ import (
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/cgroup/kill"
 )
 
 // killWait bounds how long Empty waits for killed processes to leave the cgroup.
@@ -59,23 +62,30 @@ func Pids(m cgroups.Manager) ([]int, error) {
 	return pids, nil
 }
 
+// Dir is the directory by which the cgroup's processes are killed, see package kill; "" if the cgroup was never made.
+func Dir(m cgroups.Manager) string {
+	return cmp.Or(m.Path("freezer"), m.Path(""), m.Path("devices"))
+}
+
 // Empty kills all that is in the cgroup until it is empty.
 func Empty(ctx context.Context, m cgroups.Manager) error {
 	ctx, cancel := context.WithTimeout(ctx, killWait)
 	defer cancel()
+	dir := Dir(m)
+	if dir == "" {
+		return nil
+	}
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		pids, err := Pids(m)
-		if err != nil || len(pids) == 0 {
-			return err
+		pids, err := kill.Pids(dir)
+		if err == nil && len(pids) == 0 {
+			return nil
 		}
-		// A frozen process dies only once it is thawed (cgroup v1); cgroup v2 lets it die frozen.
-		_ = m.Freeze(cgroups.Thawed)
-		for _, pid := range pids {
-			_ = unix.Kill(pid, unix.SIGKILL)
+		if err = errors.Join(err, kill.Tree(dir)); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("processes %v of the container do not end after SIGKILL: %w", pids, context.Cause(ctx))
+			return fmt.Errorf("after SIGKILL %s: %w", cmp.Or(kill.Holders(dir), "all processes have ended"), context.Cause(ctx))
 		case <-time.After(wait):
 		}
 	}

@@ -1,0 +1,90 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"criserver/pkg/sandbox/cgroup"
+)
+
+// The pod's cgroup is the one that the kubelet names, with the containers' right beneath; limits are there before the workload
+// is; nothing of it is left, and what the kubelet owns stays.
+func TestCgroupParent(t *testing.T) {
+	n := newNode(t)
+	if r, err := n.RuntimeConfig(t.Context(), &runtimeapi.RuntimeConfigRequest{}); err != nil || r.GetLinux().GetCgroupDriver() != runtimeapi.CgroupDriver_CGROUPFS {
+		t.Errorf("cgroup driver: %v, %v", r, err)
+	}
+	const kubepods = "/criserver-e2e-kubepods"
+	owned, missing := kubepods+"/burstable/pod-owned", kubepods+"/burstable/pod-missing"
+	if err := cgroup.Create(owned); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cgroup.Remove(kubepods); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, parent := range []string{owned, missing} {
+		pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = parent })
+		podID := n.runPod(pod)
+		id := n.run(podID, pod, shell("c", readLimits+"; while :; do sleep 1; done", func(c *runtimeapi.ContainerConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 30000, MemoryLimitInBytes: 32 << 20}
+		}))
+		eventually(t, "the workload tells its limits", func() bool { return len(logLines(t, n.status(id).LogPath)) > 0 })
+		if got := logLines(t, n.status(id).LogPath)[0]; got != "33554432 30000" {
+			t.Errorf("the first thing that the workload sees of its limits: %q", got)
+		}
+		if got, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", n.pid(id))); err != nil || !strings.Contains(string(got), ":"+filepath.Join(parent, id)+"\n") {
+			t.Errorf("want %s in %s, %v", filepath.Join(parent, id), got, err)
+		}
+		if _, err := n.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: podID}); err != nil {
+			t.Fatal(err)
+		}
+		if left, err := cgroup.Children(parent); err != nil || len(left) > 0 {
+			t.Errorf("left below %s: %v, %v", parent, left, err)
+		}
+	}
+	if !cgroup.Exists(owned) {
+		t.Error("the kubelet's cgroup was removed")
+	}
+	if cgroup.Exists(missing) {
+		t.Error("a cgroup that was made is left")
+	}
+}
+
+// pid is the process of a container on the host.
+func (n *node) pid(id string) int {
+	n.t.Helper()
+	r, err := n.ContainerStatus(n.t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: true})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var info struct{ PID int }
+	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil || info.PID == 0 {
+		n.t.Fatalf("no pid in %v: %v", r.Info, err)
+	}
+	return info.PID
+}
+
+// A grace that no clock can count is a long one, and not none.
+func TestLongestGrace(t *testing.T) {
+	n := newNode(t)
+	pod := n.podConfig()
+	id := n.run(n.runPod(pod), pod, shell("c", "trap 'exit 6' TERM; echo ready; while :; do sleep 0.05; done"))
+	eventually(t, "the trap is set", func() bool { return len(logLines(t, n.status(id).LogPath)) > 0 })
+	start := time.Now()
+	if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: math.MaxInt64}); err != nil {
+		t.Fatal(err)
+	}
+	if st := n.status(id); st.ExitCode != 6 || time.Since(start) > 20*time.Second {
+		t.Errorf("status = %v after %s", st, time.Since(start))
+	}
+}

@@ -1,0 +1,77 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestUpdateContainerResources changes limits as the kubelet does at an in-place resize, and looks from inside.
+func TestUpdateContainerResources(t *testing.T) {
+	n := newNode(t)
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	id := n.run(podID, pod, shell("c", "while :; do sleep 0.1; done", func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 20000, MemoryLimitInBytes: 64 << 20}
+	}))
+	update := func(r *runtimeapi.LinuxContainerResources) error {
+		_, err := n.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
+		return err
+	}
+	check := func(when, want string) {
+		t.Helper()
+		if out, _ := n.exec(id, readLimits); out != want {
+			t.Errorf("%s: limits are %q, want %q", when, out, want)
+		}
+	}
+	check("at first", "67108864 20000")
+	if err := update(&runtimeapi.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 50000, MemoryLimitInBytes: 128 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	check("more", "134217728 50000")
+	for name, row := range map[string]struct {
+		r     *runtimeapi.LinuxContainerResources
+		code  codes.Code
+		names string
+	}{
+		"nothing":         {nil, codes.InvalidArgument, "linux"},
+		"memory in use":   {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, MemoryLimitInBytes: 4096}, codes.FailedPrecondition, "in use"},
+		"negative memory": {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, MemoryLimitInBytes: -7}, codes.InvalidArgument, "memory_limit_in_bytes"},
+		"swap below":      {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, MemorySwapLimitInBytes: 4096}, codes.InvalidArgument, "memory_swap_limit_in_bytes"},
+		"CPUs":            {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpusetCpus: "900"}, codes.InvalidArgument, "cpuset.cpus"},
+		"CPU list":        {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpusetCpus: "a"}, codes.InvalidArgument, "cpuset_cpus"},
+		"period":          {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpuPeriod: 5}, codes.InvalidArgument, "cpu_period"},
+		"unified":         {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, Unified: map[string]string{"cgroup.procs": "1"}}, codes.InvalidArgument, "unified"},
+	} {
+		if err := update(row.r); status.Code(err) != row.code || !strings.Contains(err.Error(), row.names) {
+			t.Errorf("%s: err = %v, want %s that names %q", name, err, row.code, row.names)
+		}
+	}
+	check("after refusals", "134217728 50000")
+	n.kill()
+	n.start()
+	r := n.status(id).GetResources().GetLinux()
+	if r.GetMemoryLimitInBytes() != 128<<20 || r.GetCpuQuota() != 50000 {
+		t.Errorf("the status after a restart tells of %v", r)
+	}
+	if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	if err := update(&runtimeapi.LinuxContainerResources{CpuQuota: 30000}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("update of a container that has exited: %v", err)
+	}
+	id = "nobody"
+	if err := update(&runtimeapi.LinuxContainerResources{CpuQuota: 30000}); status.Code(err) != codes.NotFound {
+		t.Errorf("update of an unknown container: %v", err)
+	}
+	for sandbox, code := range map[string]codes.Code{podID: codes.OK, "nobody": codes.NotFound} {
+		if _, err := n.UpdatePodSandboxResources(t.Context(), &runtimeapi.UpdatePodSandboxResourcesRequest{
+			PodSandboxId: sandbox, Resources: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 30},
+		}); status.Code(err) != code {
+			t.Errorf("update of pod %s: %v", sandbox, err)
+		}
+	}
+}

@@ -1,0 +1,165 @@
+package e2e
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// wrong is a request that cannot be answered: the code of the error, and what its message names.
+type wrong struct {
+	call  func(ctx context.Context, n *node) error
+	code  codes.Code
+	names string
+}
+
+func checkWrong(t *testing.T, n *node, rows map[string]wrong) {
+	t.Helper()
+	for name, row := range rows {
+		err := row.call(t.Context(), n)
+		if status.Code(err) != row.code || row.names != "" && !strings.Contains(err.Error(), row.names) {
+			t.Errorf("%s: err = %v, want %s that names %q", name, err, row.code, row.names)
+		}
+	}
+}
+
+// refusal drops the answer of a call.
+func refusal[T any](_ T, err error) error { return err }
+
+// TestWrongPods has a row for each value of a pod's configuration that can never work.
+func TestWrongPods(t *testing.T) {
+	n := newNode(t)
+	rows := map[string]wrong{
+		"no configuration": {func(ctx context.Context, n *node) error {
+			return refusal(n.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{}))
+		}, codes.InvalidArgument, "config"},
+		"handler": {func(ctx context.Context, n *node) error {
+			return refusal(n.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: n.podConfig(), RuntimeHandler: "no-such"}))
+		}, codes.InvalidArgument, "no-such"},
+	}
+	type change = func(*runtimeapi.PodSandboxConfig)
+	options := func(fn func(*runtimeapi.NamespaceOption)) change {
+		return func(c *runtimeapi.PodSandboxConfig) { fn(c.Linux.SecurityContext.NamespaceOptions) }
+	}
+	for name, row := range map[string]struct {
+		change change
+		names  string
+	}{
+		"no metadata":          {func(c *runtimeapi.PodSandboxConfig) { c.Metadata = nil }, "metadata"},
+		"no name":              {func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "" }, "metadata"},
+		"no namespace":         {func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Namespace = "" }, "metadata"},
+		"no uid":               {func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Uid = "" }, "metadata"},
+		"long host name":       {func(c *runtimeapi.PodSandboxConfig) { c.Hostname = strings.Repeat("h", 65) }, "hostname"},
+		"relative logs":        {func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = "logs" }, "log_directory"},
+		"relative cgroup":      {func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "a/b" }, "cgroup_parent"},
+		"root cgroup":          {func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/" }, "cgroup_parent"},
+		"cgroup with dots":     {func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a/../b" }, "cgroup_parent"},
+		"DNS with a new line":  {func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig = &runtimeapi.DNSConfig{Options: []string{"a\nb"}} }, "dns_config"},
+		"sysctl of the node":   {func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"vm.swappiness": "1"} }, "vm.swappiness"},
+		"sysctl with a path":   {func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net/../vm": "1"} }, "sysctls"},
+		"port":                 {func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 70000}} }, "port_mappings"},
+		"negative port":        {func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: -1}} }, "port_mappings"},
+		"protocol":             {func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{Protocol: 9}} }, "protocol"},
+		"own IPC of container": {options(func(o *runtimeapi.NamespaceOption) { o.Ipc = runtimeapi.NamespaceMode_CONTAINER }), "ipc"},
+		"network of target":    {options(func(o *runtimeapi.NamespaceOption) { o.Network = runtimeapi.NamespaceMode_TARGET }), "network"},
+		"PIDs of target":       {options(func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_TARGET }), "pid"},
+		"unknown mode":         {options(func(o *runtimeapi.NamespaceOption) { o.Pid = 77 }), "pid"},
+		"group without user": {func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 1}
+		}, "run_as_group"},
+		"Windows": {func(c *runtimeapi.PodSandboxConfig) { c.Windows = &runtimeapi.WindowsPodSandboxConfig{} }, "windows"},
+	} {
+		rows[name] = wrong{func(ctx context.Context, n *node) error {
+			return refusal(n.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: n.podConfig(row.change)}))
+		}, codes.InvalidArgument, row.names}
+	}
+	checkWrong(t, n, rows)
+	if left, err := n.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{}); err != nil || len(left.Items) > 0 {
+		t.Errorf("refused pods are left: %v, %v", left, err)
+	}
+}
+
+// TestWrongCalls has a row for each call on what is not there, or not in the state for it, and for each wrong argument.
+func TestWrongCalls(t *testing.T) {
+	n := newNode(t)
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	runs := n.run(podID, pod, shell("runs", "while :; do sleep 1; done"))
+	exited := n.run(podID, pod, shell("exited", "exit 3"))
+	n.awaitExit(exited)
+	created, err := n.create(podID, pod, shell("created", "true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := func(pod string, config *runtimeapi.ContainerConfig) func(context.Context, *node) error {
+		return func(ctx context.Context, n *node) error {
+			return refusal(n.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config}))
+		}
+	}
+	start := func(id string) func(context.Context, *node) error {
+		return func(ctx context.Context, n *node) error {
+			return refusal(n.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}))
+		}
+	}
+	exec := func(id string, timeout int64, cmd ...string) func(context.Context, *node) error {
+		return func(ctx context.Context, n *node) error {
+			return refusal(n.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: cmd, Timeout: timeout}))
+		}
+	}
+	reopen := func(id string) func(context.Context, *node) error {
+		return func(ctx context.Context, n *node) error {
+			return refusal(n.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: id}))
+		}
+	}
+	state := func(id string) func(context.Context, *node) error {
+		return func(ctx context.Context, n *node) error {
+			return refusal(n.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id}))
+		}
+	}
+	podState := func(id string) func(context.Context, *node) error {
+		return func(ctx context.Context, n *node) error {
+			return refusal(n.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id}))
+		}
+	}
+	checkWrong(t, n, map[string]wrong{
+		"create of nothing":                {create(podID, nil), codes.InvalidArgument, "config"},
+		"create without an image":          {create(podID, shell("x", "true", func(c *runtimeapi.ContainerConfig) { c.Image = nil })), codes.InvalidArgument, "image"},
+		"create in no pod":                 {create("", shell("x", "true")), codes.NotFound, "pod"},
+		"create in an unknown pod":         {create("nobody", shell("x", "true")), codes.NotFound, "nobody"},
+		"start of nothing":                 {start(""), codes.NotFound, "container"},
+		"start of an unknown container":    {start("nobody"), codes.NotFound, "nobody"},
+		"start of a running container":     {start(runs), codes.FailedPrecondition, "running"},
+		"start of an exited container":     {start(exited), codes.FailedPrecondition, "exited"},
+		"exec in an unknown container":     {exec("nobody", 1, "true"), codes.NotFound, "nobody"},
+		"exec in a created container":      {exec(created, 1, "true"), codes.FailedPrecondition, "created"},
+		"exec in an exited container":      {exec(exited, 1, "true"), codes.FailedPrecondition, "exited"},
+		"exec of nothing":                  {exec(runs, 1), codes.InvalidArgument, "cmd"},
+		"exec with a negative timeout":     {exec(runs, -1, "true"), codes.InvalidArgument, "timeout"},
+		"exec of what is not there":        {exec(runs, 1, "/no/such"), codes.Unknown, "/no/such"},
+		"exec that takes too long":         {exec(runs, 1, "sleep", "60"), codes.DeadlineExceeded, "timed out"},
+		"log of an unknown container":      {reopen("nobody"), codes.NotFound, "nobody"},
+		"log of an exited container":       {reopen(exited), codes.FailedPrecondition, "exited"},
+		"status of nothing":                {state(""), codes.NotFound, "container"},
+		"status of an unknown container":   {state("nobody"), codes.NotFound, "nobody"},
+		"status of no pod":                 {podState(""), codes.NotFound, "pod"},
+		"status of a container as a pod's": {podState(runs), codes.NotFound, runs},
+	})
+	for name, list := range map[string]*runtimeapi.ContainerFilter{
+		"an unknown ID": {Id: "nobody"}, "an unknown pod": {PodSandboxId: "nobody"}, "an unknown label": {LabelSelector: map[string]string{"a": "b"}},
+	} {
+		if r, err := n.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{Filter: list}); err != nil || len(r.Containers) > 0 {
+			t.Errorf("a list of %s: %v, %v", name, r, err)
+		}
+	}
+	// A stop ends, whatever its timeout.
+	if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: runs, Timeout: -5}); err != nil {
+		t.Errorf("stop with a negative timeout: %v", err)
+	}
+	if st := n.status(runs); st.ExitCode != 137 {
+		t.Errorf("stop with a negative timeout: %v", st)
+	}
+}
