@@ -142,11 +142,12 @@ func (s *Service) fill(ctx context.Context, stage snapshot.Stage, job layerJob) 
 // fetch unpacks a layer while it arrives. The stage is committed only when both digests, of the compressed and of the plain
 // bytes, are right.
 func (s *Service) fetch(ctx context.Context, stage snapshot.Stage, job layerJob) (err error) {
+	began := time.Now()
 	blob, err := job.from.Layer(ctx, job.desc)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.leave(blob, err)) }()
+	defer func() { err = errors.Join(err, s.leave(blob, began, err)) }()
 	watched := s.progress.Layer(job.id(), blob)
 	defer watched.End()
 	made, err := s.unpackBlob(ctx, stage, job, blob)
@@ -173,10 +174,14 @@ func (s *Service) fetch(ctx context.Context, stage snapshot.Stage, job layerJob)
 	return stage.Commit(ctx, made.usage)
 }
 
-// leave ends the use of a blob. One that was whole, but of no use, is not kept, nor is any on a full disk, nor one that may be
-// damaged, without which the next pull would not come to another end.
-func (s *Service) leave(blob origin.Blob, err error) error {
-	if err == nil || errors.Is(blob.Err(), io.EOF) || isNoSpace(err) || errors.Is(err, ErrInvalid) {
+// leave ends the use of a blob. One that was whole, but of no use, is not kept, nor is any on a full disk, which another layer may
+// have met, nor one that may be damaged, without which the next pull would not come to another end.
+func (s *Service) leave(blob origin.Blob, began time.Time, err error) error {
+	if isNoSpace(err) {
+		s.full.Store(time.Now().UnixNano())
+	}
+	full := s.full.Load() > began.UnixNano()
+	if err == nil || errors.Is(blob.Err(), io.EOF) || full || errors.Is(err, ErrInvalid) {
 		return blob.Discard()
 	}
 	return blob.Close()

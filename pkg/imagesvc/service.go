@@ -127,6 +127,7 @@ type Service struct {
 	mender   cleaner.Cleaner
 
 	catalog *catalog.Catalog
+	full    atomic.Int64 // when the disk was last met full, in nanoseconds since 1970
 	leases  lease.Leases // of what pulls under way count on
 	// collecting is held, by a value in it, by the one Collect at work.
 	collecting chan struct{}
