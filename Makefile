@@ -43,6 +43,7 @@ test-unit: ## unit tests of every package, on the real kernel (root)
 	go test -race -tags $(TAGS) $(PURE)
 	go test -race -p 1 -tags $(TAGS) $(KERNEL)
 	go test -p 1 -tags $(TAGS) $(SLIM)
+	go test -run TestUnpackMemory ./pkg/imagesvc/unpack
 
 # The parsers of what strangers write: each fuzz target with its package.
 FUZZ     := registry:FuzzParse registry/hosts:FuzzHosts document:FuzzManifest document:FuzzConfig unpack:FuzzApply archive:FuzzRead
