@@ -90,3 +90,32 @@ func TestOutputEndsThoughOthersPrint(t *testing.T) {
 		t.Error("the client is said not to have read")
 	}
 }
+
+// A descendant may keep stdin without reading it.
+func TestInputEndsWithItsSession(t *testing.T) {
+	t.Parallel()
+	r, feed, err := openInput(bytes.NewReader(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	descendant, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", r.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer descendant.Close()
+	done := make(chan error, 1)
+	go func() {
+		_, err := feed.Write(make([]byte, 1<<20))
+		done <- err
+	}()
+	time.Sleep(100 * time.Millisecond) // until the pipe is full
+	_, _ = r.Close(), feed.Close()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("all was written")
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the writer still waits")
+	}
+}
