@@ -67,7 +67,13 @@ func (r *runtime) execPipes(ctx context.Context, req monitor.ExecRequest, s stre
 		return monitor.ExecResponse{}, err
 	}
 	defer stderr.close()
-	go feed()
+	if feed != nil {
+		defer feed.Close() // a descendant may hold the other end, and never read
+		go func() {
+			_, _ = io.Copy(feed, s.in) // to its end, or that of the session
+			_ = feed.Close()
+		}()
+	}
 	end, err := r.monitor.ExecStreams(ctx, req, stdin, stdout.w, stderr.w)
 	if !stdout.finish() || !stderr.finish() {
 		hangUp(ctx)
@@ -75,20 +81,16 @@ func (r *runtime) execPipes(ctx context.Context, req monitor.ExecRequest, s stre
 	return end, err
 }
 
-// openInput returns what a process reads from, and the function that feeds it from a client.
-func openInput(in io.Reader) (*os.File, func(), error) {
+// openInput returns what a process reads from, and where its client's input is to be written; nil if there is no client's.
+func openInput(in io.Reader) (r, feed *os.File, err error) {
 	if in == nil {
-		f, err := os.Open(os.DevNull)
-		return f, func() {}, err
+		r, err = os.Open(os.DevNull)
+		return r, nil, err
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
+	if r, feed, err = os.Pipe(); err != nil {
 		return nil, nil, fmt.Errorf("make input pipe: %w", err)
 	}
-	return r, func() {
-		_, _ = io.Copy(w, in) // to its end, or that of the reader
-		_ = w.Close()
-	}, nil
+	return r, feed, nil
 }
 
 func (r *runtime) execTerminal(ctx context.Context, req monitor.ExecRequest, s streams) (monitor.ExecResponse, error) {

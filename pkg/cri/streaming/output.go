@@ -14,6 +14,8 @@ import (
 const (
 	// quiet is how long the output of a process that has ended is awaited, each time: others may hold it open for ever.
 	quiet = time.Second
+	// othersLimit is how long those others are listened to who go on printing.
+	othersLimit = 3 * time.Second
 	// drainLimit bounds that as a whole, and how long the client may take for what is there.
 	drainLimit = 10 * time.Second
 	// copySize is how much is read at once, the capacity of a pipe.
@@ -25,7 +27,7 @@ type output struct {
 	r *os.File
 	// w is the process's end of a pipe; nil for a terminal.
 	w     *os.File
-	ended atomic.Bool // the process has
+	until atomic.Pointer[time.Time] // when to stop reading; nil before the process has ended
 	done  chan struct{}
 }
 
@@ -70,10 +72,23 @@ func (o *output) copy(out io.Writer) error {
 			return o.rest(out, buf)
 		case err != nil: // the end; of a terminal it is EIO
 			return nil //nolint:nilerr // see there
-		case o.ended.Load():
-			_ = o.r.SetReadDeadline(time.Now().Add(quiet))
+		default:
+			o.await()
 		}
 	}
+}
+
+// await bounds the wait for more once the process has ended.
+func (o *output) await() {
+	until := o.until.Load()
+	if until == nil {
+		return
+	}
+	next := time.Now().Add(quiet)
+	if next.After(*until) {
+		next = *until
+	}
+	_ = o.r.SetReadDeadline(next)
 }
 
 // rest copies what is there without waiting for more: a read at its deadline looks for nothing.
@@ -107,8 +122,9 @@ func (o *output) finish() bool {
 	if o.w != nil {
 		_ = o.w.Close()
 	}
-	o.ended.Store(true)
-	_ = o.r.SetReadDeadline(time.Now().Add(quiet))
+	until := time.Now().Add(othersLimit)
+	o.until.Store(&until)
+	o.await()
 	select {
 	case <-o.done:
 		return true

@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	// headerLimit is how long a client may take to say what it wants; maxHeader how much it may say.
+	// headerLimit is how long a client may take to say what it wants, and stay without saying more; maxHeader how much it
+	// may say. A session has taken its connection over, and is not bound by it.
 	headerLimit = 10 * time.Second
 	maxHeader   = 16 << 10
 	// drainPending is how long a client has to use its URL when the server is to end.
@@ -93,7 +94,7 @@ func reachable(addr net.Addr) string {
 // Run serves until ctx ends, or until there has been nothing to do for Settings.Linger.
 func (s *Server) Run(ctx context.Context) error {
 	clients := &http.Server{
-		Handler: s.endpoints(), ReadHeaderTimeout: headerLimit, MaxHeaderBytes: maxHeader, ConnContext: withConn,
+		Handler: s.endpoints(), ReadTimeout: headerLimit, MaxHeaderBytes: maxHeader, ConnContext: withConn,
 		TLSNextProto: noHTTP2(), ErrorLog: quietLog(),
 	}
 	mux := http.NewServeMux()
