@@ -48,9 +48,8 @@ func (r *runtime) attach(ctx context.Context, op Attach, s streams) error {
 		hangUp(ctx)
 		return fmt.Errorf("the output of container %s was not read", op.Container)
 	}
-	if !stdout.finish() || !stderr.finish() {
-		hangUp(ctx)
-	}
+	stdout.finish(ctx)
+	stderr.finish(ctx)
 	return nil
 }
 

@@ -44,7 +44,9 @@ func (s *Server) endpoints() http.Handler {
 				defer s.session()()
 				op, ok := s.tokens.take(r.PathValue("token"), time.Now())
 				if !ok || op.path() != path {
-					logrus.WithFields(logrus.Fields{"client": r.RemoteAddr, "endpoint": path}).Warn("refused a token that is unknown, used, or too old")
+					s.refused.Do(func() { // a stranger must not fill the log
+						logrus.WithFields(logrus.Fields{"client": r.RemoteAddr, "endpoint": path}).Warn("refused a token that is unknown, used, or too old")
+					})
 					http.NotFound(w, r)
 					return
 				}

@@ -86,8 +86,10 @@ func TestOutputEndsThoughOthersPrint(t *testing.T) {
 			}
 		}
 	}()
-	if !o.finish() {
-		t.Error("the client is said not to have read")
+	ctx, cancel := context.WithTimeout(t.Context(), 3*othersLimit)
+	defer cancel()
+	if o.finish(ctx); ctx.Err() != nil {
+		t.Error("the output is still awaited")
 	}
 }
 

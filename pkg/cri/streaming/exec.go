@@ -75,9 +75,8 @@ func (r *runtime) execPipes(ctx context.Context, req monitor.ExecRequest, s stre
 		}()
 	}
 	end, err := r.monitor.ExecStreams(ctx, req, stdin, stdout.w, stderr.w)
-	if !stdout.finish() || !stderr.finish() {
-		hangUp(ctx)
-	}
+	stdout.finish(ctx)
+	stderr.finish(ctx)
 	return end, err
 }
 
@@ -119,9 +118,7 @@ func (r *runtime) execTerminal(ctx context.Context, req monitor.ExecRequest, s s
 	end, err := r.monitor.ExecTerminal(ctx, req, console.Socket)
 	stopReceiving()
 	if out, ok := <-terminal; ok {
-		if !out.finish() {
-			hangUp(ctx)
-		}
+		out.finish(ctx)
 		out.close()
 	}
 	return end, err

@@ -1,6 +1,7 @@
 package streaming
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,8 +17,6 @@ const (
 	quiet = time.Second
 	// othersLimit is how long those others are listened to who go on printing.
 	othersLimit = 3 * time.Second
-	// drainLimit bounds that as a whole, and how long the client may take for what is there.
-	drainLimit = 10 * time.Second
 	// copySize is how much is read at once, the capacity of a pipe.
 	copySize = 64 << 10
 )
@@ -117,8 +116,9 @@ func (o *output) rest(out io.Writer, buf []byte) error {
 	return writeErr
 }
 
-// finish waits for the last output after the process has ended, and tells whether the client has taken it.
-func (o *output) finish() bool {
+// finish waits for the last output after the process has ended, until the client has taken it. A client takes as long as it
+// likes, such as a person who reads page by page: what ends its session is the idle timeout, or that it goes.
+func (o *output) finish(ctx context.Context) {
 	if o.w != nil {
 		_ = o.w.Close()
 	}
@@ -127,9 +127,7 @@ func (o *output) finish() bool {
 	o.await()
 	select {
 	case <-o.done:
-		return true
-	case <-time.After(drainLimit):
-		return false
+	case <-ctx.Done():
 	}
 }
 

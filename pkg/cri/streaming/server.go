@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
 
 	"criserver/pkg/sandbox/monitor"
 )
@@ -26,6 +27,9 @@ const (
 	maxHeader   = 16 << 10
 	// drainPending is how long a client has to use its URL when the server is to end.
 	drainPending = 2 * time.Second
+	// refusedEvery is how often a refused token is logged.
+	refusedEvery = 10 * time.Second
+	drainPoll    = 10 * time.Millisecond
 	// maxConnections bounds the connections at one time: the tokens are 1,000, and each session is one connection.
 	maxConnections = 4000
 	// idleCheck is how often it is looked whether there is anything left to do.
@@ -41,6 +45,7 @@ type Server struct {
 	scheme   string
 	address  string
 	tokens   tokens
+	refused  rate.Sometimes
 	clients  net.Listener
 	control  net.Listener
 
@@ -55,7 +60,7 @@ type Server struct {
 
 // NewServer listens on the address for clients and on the control socket for the daemon.
 func NewServer(s Settings) (*Server, error) {
-	srv := &Server{settings: s, scheme: "http", runtime: &runtime{monitor: monitor.NewClient(s.Monitor), grace: s.Grace}, used: time.Now(), wake: make(chan struct{}, 1), quiet: make(chan struct{})}
+	srv := &Server{settings: s, refused: rate.Sometimes{Interval: refusedEvery}, scheme: "http", runtime: &runtime{monitor: monitor.NewClient(s.Monitor), grace: s.Grace}, used: time.Now(), wake: make(chan struct{}, 1), quiet: make(chan struct{})}
 	tlsConfig, err := s.TLS.config(s.Address)
 	if err != nil {
 		return nil, err
@@ -200,6 +205,10 @@ func (s *Server) serveDrain(w http.ResponseWriter, _ *http.Request) {
 	first := !s.draining
 	s.draining = true
 	s.mu.Unlock()
+	// Who has just got a URL may use it: a successor with the same port could not serve it.
+	for end := time.Now().Add(drainPending); time.Now().Before(end) && s.tokens.younger(drainPending, time.Now()) > 0; {
+		time.Sleep(drainPoll)
+	}
 	if first {
 		_ = s.clients.Close()
 		_ = s.control.Close() // which removes the socket
