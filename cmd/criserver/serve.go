@@ -26,6 +26,7 @@ import (
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/monitor/launch"
 	"criserver/pkg/snapshot/overlay"
 )
@@ -209,7 +210,7 @@ func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
 func (d *daemon) backends() cri.Backends {
 	return cri.Backends{
 		Pods: d.pods, Containers: d.pods, Commands: d.pods, Images: d.images, Streams: d.streams,
-		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready,
+		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready, RecursiveReadOnly: host.RecursiveReadOnly(),
 		Version: version,
 		Info: func() map[string]string {
 			return map[string]string{"config": strconv.Quote("criserver config default lists the keys"), "pid": strconv.Itoa(os.Getpid())}

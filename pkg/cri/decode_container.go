@@ -150,10 +150,6 @@ func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 			return nil, invalid(field+"image_sub_path", "no image is set")
 		case len(m.GetUidMappings()) > 0 || len(m.GetGidMappings()) > 0:
 			return nil, unsupported(field+"uidMappings", "an ID-mapped mount")
-		case m.GetRecursiveReadOnly():
-			return nil, unsupported(field+"recursive_read_only", true)
-		case len(m.GetMountOptions()) > 0:
-			return nil, unsupported(field+"mount_options", m.GetMountOptions())
 		case m.GetImage().GetImage() != "":
 			continue // see decodeVolumes
 		case m.GetHostPath() == "":
@@ -169,6 +165,7 @@ func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 		}
 		out = append(out, spec.Mount{
 			Source: m.GetHostPath(), Destination: m.GetContainerPath(), ReadOnly: m.GetReadonly(), Propagation: propagation,
+			RecursiveReadOnly: m.GetRecursiveReadOnly(), Options: m.GetMountOptions(),
 		})
 	}
 	return out, nil
@@ -191,7 +188,7 @@ func decodeVolumes(ctx context.Context, in []*runtimeapi.Mount, images Images) (
 		}
 		out = append(out, want.ImageVolume{
 			ImageName: cmp.Or(m.GetImage().GetUserSpecifiedImage(), name), ImageID: img.ID.String(), Layers: img.DiffIDs,
-			Destination: m.GetContainerPath(), SubPath: m.GetImageSubPath(),
+			Destination: m.GetContainerPath(), SubPath: m.GetImageSubPath(), Options: m.GetMountOptions(),
 		})
 	}
 	return out, nil

@@ -51,12 +51,6 @@ func TestUnsupportedFieldsAreRefused(t *testing.T) {
 		"userns_options": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}
 		},
-		"mounts[0].recursive_read_only": func(c *runtimeapi.ContainerConfig) {
-			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", RecursiveReadOnly: true}}
-		},
-		"mounts[0].mount_options": func(c *runtimeapi.ContainerConfig) {
-			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", MountOptions: []string{"noexec"}}}
-		},
 		"mounts[0].uidMappings": func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", UidMappings: []*runtimeapi.IDMapping{{}}}}
 		},

@@ -75,6 +75,8 @@ type Backends struct {
 	Streams    Streams
 	// RuntimeReady and NetworkReady tell why the runtime or the network cannot serve pods, nil if they can.
 	RuntimeReady, NetworkReady func() error
+	// RecursiveReadOnly tells that mounts can be read-only with all below them.
+	RecursiveReadOnly bool
 	// Version of this program.
 	Version string
 	// Info is what Status tells in its verbose form, by key.

@@ -24,13 +24,18 @@ func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) 
 			condition(runtimeapi.RuntimeReady, "RuntimeNotReady", s.b.RuntimeReady()),
 			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.b.NetworkReady()),
 		}},
-		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{}}},
-		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: s.handlerFeatures()}},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	if r.GetVerbose() && s.b.Info != nil {
 		resp.Info = s.b.Info()
 	}
 	return resp, nil
+}
+
+// handlerFeatures are those of the built-in runtime.
+func (s *runtimeService) handlerFeatures() *runtimeapi.RuntimeHandlerFeatures {
+	return &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.b.RecursiveReadOnly}
 }
 
 func condition(kind, reason string, err error) *runtimeapi.RuntimeCondition {

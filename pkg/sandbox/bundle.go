@@ -7,10 +7,26 @@ import (
 	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/host"
+	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
 )
+
+// resolveMounts readies the host paths of a container. ErrRecursiveReadOnly.
+func resolveMounts(ctx context.Context, in []spec.Mount) ([]spec.Mount, error) {
+	mounts, err := hostpath.Resolve(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		if m.RecursiveReadOnly && !host.RecursiveReadOnly() {
+			return nil, fmt.Errorf("mount %s: %w: the kernel has no mount_setattr, which came with Linux 5.12", m.Destination,
+				ErrRecursiveReadOnly)
+		}
+	}
+	return mounts, hostpath.CheckPropagation(mounts)
+}
 
 // writeBundle writes the container's OCI specification and tells who its workload runs as.
 func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, img want.Image, mounts []spec.Mount) (spec.User, error) {

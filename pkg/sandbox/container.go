@@ -11,7 +11,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/sandbox/cgroup"
-	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/want"
@@ -77,7 +76,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 	if err := s.ledger.SaveContainer(ctx, c); err != nil { // the intent
 		return err
 	}
-	mounts, err := hostpath.Resolve(ctx, st.Config.Mounts)
+	mounts, err := resolveMounts(ctx, st.Config.Mounts)
 	if err != nil {
 		return err
 	}

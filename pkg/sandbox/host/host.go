@@ -17,6 +17,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/spec"
@@ -104,6 +105,12 @@ func AddFacts(c *spec.Container) error {
 	}
 	return err
 }
+
+// RecursiveReadOnly tells whether the kernel can make mounts read-only with all that is mounted below (Linux 5.12).
+var RecursiveReadOnly = sync.OnceValue(func() bool {
+	// No attribute to set and none to clear: nothing is done, so that no path is looked at (mount_setattr(2)).
+	return unix.MountSetattr(-1, "", 0, &unix.MountAttr{}) == nil
+})
 
 // hostDevices lists the device nodes of the host, for a privileged container. They change: each start asks anew.
 func hostDevices() ([]specs.LinuxDevice, error) {
