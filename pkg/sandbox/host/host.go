@@ -97,6 +97,9 @@ func AddFacts(c *spec.Container) error {
 	c.HostMaskedPaths = f.maskedPaths
 	c.UnifiedCgroup, c.CgroupMountOptions = f.unified, f.cgroupOptions
 	c.SwapAccounting = f.swapAccounting
+	if err := checkResources(c.Resources, f.unified); err != nil {
+		return err
+	}
 	if !f.hugepages {
 		c.Resources.HugepageLimits = nil // the kubelet sends zeros whether or not there is a controller
 	}
