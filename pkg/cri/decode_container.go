@@ -11,6 +11,7 @@ import (
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
@@ -79,7 +80,7 @@ func checkContainer(c *runtimeapi.ContainerConfig) error {
 		return err
 	}
 	sc := c.GetLinux().GetSecurityContext()
-	if err := checkSELinux("linux.security_context.", sc.GetSelinuxOptions()); err != nil {
+	if err := checkSELinux("linux.security_context.", sc.GetSelinuxOptions(), confine.SELinux()); err != nil {
 		return err
 	}
 	switch {
@@ -150,10 +151,8 @@ func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 			return nil, invalid(field+"image_sub_path", "no image is set")
 		case len(m.GetUidMappings()) > 0 || len(m.GetGidMappings()) > 0:
 			return nil, unsupported(field+"uidMappings", "an ID-mapped mount")
-		case m.GetRecursiveReadOnly():
-			return nil, unsupported(field+"recursive_read_only", true)
-		case len(m.GetMountOptions()) > 0:
-			return nil, unsupported(field+"mount_options", m.GetMountOptions())
+		case m.GetSelinuxRelabel() && confine.SELinux():
+			return nil, unsupported(field+"selinux_relabel", true)
 		case m.GetImage().GetImage() != "":
 			continue // see decodeVolumes
 		case m.GetHostPath() == "":
@@ -169,6 +168,7 @@ func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 		}
 		out = append(out, spec.Mount{
 			Source: m.GetHostPath(), Destination: m.GetContainerPath(), ReadOnly: m.GetReadonly(), Propagation: propagation,
+			RecursiveReadOnly: m.GetRecursiveReadOnly(), Options: m.GetMountOptions(),
 		})
 	}
 	return out, nil
@@ -191,7 +191,7 @@ func decodeVolumes(ctx context.Context, in []*runtimeapi.Mount, images Images) (
 		}
 		out = append(out, want.ImageVolume{
 			ImageName: cmp.Or(m.GetImage().GetUserSpecifiedImage(), name), ImageID: img.ID.String(), Layers: img.DiffIDs,
-			Destination: m.GetContainerPath(), SubPath: m.GetImageSubPath(),
+			Destination: m.GetContainerPath(), SubPath: m.GetImageSubPath(), Options: m.GetMountOptions(),
 		})
 	}
 	return out, nil

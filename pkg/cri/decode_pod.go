@@ -7,6 +7,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/cni"
+	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -57,7 +58,7 @@ func checkPodSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error {
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
 		return invalid(field+"run_as_group", "run_as_user must be set with it")
 	}
-	if err := checkSELinux(field, sc.GetSelinuxOptions()); err != nil {
+	if err := checkSELinux(field, sc.GetSelinuxOptions(), confine.SELinux()); err != nil {
 		return err
 	}
 	// Seccomp and AppArmor profiles of the pod confine its containers only by their own settings.
@@ -127,7 +128,12 @@ func decodeMode(field string, m runtimeapi.NamespaceMode, pid bool) (want.Namesp
 	return 0, invalid(field, "%v", m)
 }
 
-func checkSELinux(field string, o *runtimeapi.SELinuxOption) error {
+// checkSELinux refuses labels where they would mean something. On a node without SELinux they mean nothing, and are ignored, as by
+// other runtimes: the same pods run on both kinds of nodes.
+func checkSELinux(field string, o *runtimeapi.SELinuxOption, enabled bool) error {
+	if !enabled {
+		return nil
+	}
 	if o.GetUser() != "" || o.GetRole() != "" || o.GetType() != "" || o.GetLevel() != "" {
 		return unsupported(field+"selinux_options", "an SELinux label")
 	}

@@ -45,17 +45,8 @@ func TestStopSignals(t *testing.T) {
 // What is not honoured is refused, by a message that names the field.
 func TestUnsupportedFieldsAreRefused(t *testing.T) {
 	for field, change := range map[string]func(*runtimeapi.ContainerConfig){
-		"selinux_options": func(c *runtimeapi.ContainerConfig) {
-			c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"}
-		},
 		"userns_options": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}
-		},
-		"mounts[0].recursive_read_only": func(c *runtimeapi.ContainerConfig) {
-			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", RecursiveReadOnly: true}}
-		},
-		"mounts[0].mount_options": func(c *runtimeapi.ContainerConfig) {
-			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", MountOptions: []string{"noexec"}}}
 		},
 		"mounts[0].uidMappings": func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", UidMappings: []*runtimeapi.IDMapping{{}}}}
@@ -67,6 +58,16 @@ func TestUnsupportedFieldsAreRefused(t *testing.T) {
 		if !errors.Is(err, errUnsupported) || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s: err = %v", field, err)
 		}
+	}
+}
+
+func TestSELinuxIsRefusedOnlyWhereItIs(t *testing.T) {
+	label := &runtimeapi.SELinuxOption{Level: "s0"}
+	if err := checkSELinux("f.", label, true); !errors.Is(err, errUnsupported) || !strings.Contains(err.Error(), "f.selinux_options") {
+		t.Errorf("with SELinux: %v", err)
+	}
+	if err := errors.Join(checkSELinux("f.", label, false), checkSELinux("f.", nil, true)); err != nil {
+		t.Errorf("without SELinux, or a label: %v", err)
 	}
 }
 

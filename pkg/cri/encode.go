@@ -113,6 +113,7 @@ func encodeContainerStatus(c sandbox.ContainerStatus) *runtimeapi.ContainerStatu
 	for _, m := range c.Config.Mounts {
 		st.Mounts = append(st.Mounts, &runtimeapi.Mount{
 			ContainerPath: m.Destination, HostPath: m.Source, Readonly: m.ReadOnly,
+			RecursiveReadOnly: m.RecursiveReadOnly, MountOptions: m.Options,
 			Propagation: map[spec.Propagation]runtimeapi.MountPropagation{
 				spec.PropagationPrivate:         runtimeapi.MountPropagation_PROPAGATION_PRIVATE,
 				spec.PropagationHostToContainer: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER,
@@ -122,7 +123,7 @@ func encodeContainerStatus(c sandbox.ContainerStatus) *runtimeapi.ContainerStatu
 	}
 	for _, v := range c.Config.Volumes {
 		st.Mounts = append(st.Mounts, &runtimeapi.Mount{
-			ContainerPath: v.Destination, Readonly: true, ImageSubPath: v.SubPath,
+			ContainerPath: v.Destination, Readonly: true, ImageSubPath: v.SubPath, MountOptions: v.Options,
 			Image: &runtimeapi.ImageSpec{Image: v.ImageID, UserSpecifiedImage: v.ImageName},
 		})
 	}

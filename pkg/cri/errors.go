@@ -41,6 +41,7 @@ var typedErrors = []struct{ err, typed error }{
 	{imagesvc.ErrUntrusted, crierrors.ErrSignatureValidationFailed},
 	{registry.ErrUnavailable, crierrors.ErrRegistryUnavailable},
 	{sandbox.ErrImageVolume, crierrors.ErrImageVolumeMountFailed},
+	{sandbox.ErrRecursiveReadOnly, crierrors.ErrRROUnsupported},
 }
 
 // codeTable is the one place where errors get their gRPC codes; the first that fits wins. The kubelet acts on NotFound and

@@ -28,9 +28,10 @@ import (
 // The kubelet knows these by how their text begins.
 func TestTypedErrors(t *testing.T) {
 	for err, want := range map[error]error{
-		registry.ErrUnavailable: crierrors.ErrRegistryUnavailable,
-		imagesvc.ErrUntrusted:   crierrors.ErrSignatureValidationFailed,
-		sandbox.ErrImageVolume:  crierrors.ErrImageVolumeMountFailed,
+		registry.ErrUnavailable:      crierrors.ErrRegistryUnavailable,
+		imagesvc.ErrUntrusted:        crierrors.ErrSignatureValidationFailed,
+		sandbox.ErrImageVolume:       crierrors.ErrImageVolumeMountFailed,
+		sandbox.ErrRecursiveReadOnly: crierrors.ErrRROUnsupported,
 	} {
 		got := status.Convert(toStatus(fmt.Errorf("pull a/b: %w: why", err)))
 		if got.Code() != codes.Unknown || !strings.HasPrefix(got.Message(), want.Error()+": pull a/b: ") {
@@ -70,6 +71,7 @@ func TestToStatus(t *testing.T) {
 		{registry.ErrTruncated, codes.DataLoss},
 		{registry.ErrStalled, codes.Unavailable},
 		{sandbox.ErrImageVolume, codes.Unknown},
+		{sandbox.ErrRecursiveReadOnly, codes.Unknown},
 		{context.DeadlineExceeded, codes.DeadlineExceeded},
 		{context.Canceled, codes.Canceled},
 		{unsupported("field", 1), codes.InvalidArgument},

@@ -27,7 +27,7 @@ func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) 
 			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.b.NetworkReady()),
 		}},
 		RuntimeHandlers: encodeHandlers(s.b.Handlers()),
-		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	if r.GetVerbose() && s.b.Info != nil {
 		resp.Info = s.b.Info()
@@ -36,7 +36,7 @@ func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) 
 }
 
 // honoured are the features of handlers that this version makes use of.
-var honoured = handler.Features{}
+var honoured = handler.Features{RecursiveReadOnlyMounts: true}
 
 func encodeHandlers(handlers []handler.Usable) []*runtimeapi.RuntimeHandler {
 	out := make([]*runtimeapi.RuntimeHandler, 0, len(handlers))

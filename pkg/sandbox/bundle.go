@@ -6,13 +6,30 @@ import (
 
 	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/device"
+	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/host"
+	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
 )
+
+// resolveMounts readies the host paths of a container. ErrRecursiveReadOnly.
+func (s *Service) resolveMounts(ctx context.Context, h handler.Usable, in []spec.Mount) ([]spec.Mount, error) {
+	mounts, err := s.hostPaths.Resolve(ctx, in, func(source string) { flight.Stage(ctx, "it waits for host path "+source) })
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		if m.RecursiveReadOnly && !h.Features.RecursiveReadOnlyMounts {
+			return nil, fmt.Errorf("mount %s: %w: that takes mount_setattr of Linux 5.12, and a runtime that knows it", m.Destination,
+				ErrRecursiveReadOnly)
+		}
+	}
+	return mounts, hostpath.CheckPropagation(mounts)
+}
 
 // writeBundle writes the container's OCI specification and tells who its workload runs as.
 func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, h handler.Usable, img want.Image, mounts []spec.Mount) (spec.User, error) {

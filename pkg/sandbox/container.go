@@ -82,9 +82,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 	if err != nil {
 		return err
 	}
-	mounts, err := s.hostPaths.Resolve(ctx, st.Config.Mounts, func(source string) {
-		flight.Stage(ctx, "it waits for host path "+source)
-	})
+	mounts, err := s.resolveMounts(ctx, h, st.Config.Mounts)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,8 @@ var (
 	ErrAmbiguous = ledger.ErrAmbiguous
 	// ErrTimeout: an executed command ran out of its time.
 	ErrTimeout = errors.New("timed out")
+	// ErrRecursiveReadOnly: what is mounted below a host path cannot be made read-only.
+	ErrRecursiveReadOnly = errors.New("recursive read-only mounts are not supported")
 	// ErrUnavailable: crimonitor does not answer.
 	ErrUnavailable = errors.New("unavailable")
 )

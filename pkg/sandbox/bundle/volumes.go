@@ -45,7 +45,7 @@ func (s *Store) MountVolumes(ctx context.Context, id string, volumes []want.Imag
 		if err != nil {
 			return nil, fmt.Errorf("%w %s on %s: %w", ErrVolume, v.ImageName, v.Destination, err)
 		}
-		out = append(out, spec.Mount{Source: source, Destination: v.Destination, ReadOnly: true})
+		out = append(out, spec.Mount{Source: source, Destination: v.Destination, ReadOnly: true, Options: v.Options})
 	}
 	return out, nil
 }

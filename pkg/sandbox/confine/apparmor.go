@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	profile "github.com/containerd/containerd/v2/contrib/apparmor"
 	"github.com/containerd/containerd/v2/pkg/apparmor"
+	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/spec"
@@ -44,7 +46,12 @@ type AppArmor struct {
 // does not confine by AppArmor has no default, and no profiles of its own.
 func (a AppArmor) Resolve(ctx context.Context, privileged bool) (string, error) {
 	switch {
-	case a.Kind == AppArmorUnconfined, a.Kind == AppArmorDefault && (privileged || !apparmor.HostSupports()):
+	case a.Kind == AppArmorUnconfined, a.Kind == AppArmorDefault && privileged:
+		return "", nil
+	case a.Kind == AppArmorDefault && !apparmor.HostSupports():
+		if kernelConfines() {
+			warnNoParser()
+		}
 		return "", nil
 	case a.Kind == AppArmorDefault:
 		_, err := hostpath.Ask(ctx, appArmorLoaded, func() (struct{}, error) {
@@ -66,6 +73,12 @@ func (a AppArmor) Resolve(ctx context.Context, privileged bool) (string, error) 
 	}
 	return a.Profile, nil
 }
+
+// warnNoParser tells what an operator may take for done.
+var warnNoParser = sync.OnceFunc(func() {
+	logrus.Warn("containers run without the default AppArmor profile: the kernel has AppArmor, but the profile cannot be loaded " +
+		"without /sbin/apparmor_parser (package apparmor) and /sys/kernel/security (securityfs)")
+})
 
 // kernelConfines tells whether the kernel confines by AppArmor.
 func kernelConfines() bool {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/runtime"
 )
 
@@ -76,7 +77,7 @@ func TestFeatures(t *testing.T) {
 	told := program(t, `case "$*" in *--version) echo spec: 1.0.2;; *features) echo '{"ociVersionMax":"1.3.0","mountOptions":["ro","rro"],'`+
 		`'"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}}}';; esac`)
 	spec, f, err := ask(t.Context(), *told)
-	if err != nil || spec != "1.3.0" || f.RecursiveReadOnlyMounts != mountSetattr() || f.UserNamespaces != userNamespaces() {
+	if err != nil || spec != "1.3.0" || f.RecursiveReadOnlyMounts != host.RecursiveReadOnly() || f.UserNamespaces != userNamespaces() {
 		t.Errorf("told = %s %+v %v", spec, f, err)
 	}
 	for _, name := range []string{"runc", "crun"} {

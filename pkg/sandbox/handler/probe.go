@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/runtime"
 )
 
@@ -31,7 +31,7 @@ const leastSpec = "1.0.0"
 var builtinSpec = specs.Version
 
 func builtinFeatures() Features {
-	return Features{RecursiveReadOnlyMounts: mountSetattr(), UserNamespaces: userNamespaces()}
+	return Features{RecursiveReadOnlyMounts: host.RecursiveReadOnly(), UserNamespaces: userNamespaces()}
 }
 
 // ask finds out whether a runtime works, and what it can do: by "--version", which all have, and "features", which is young.
@@ -51,7 +51,7 @@ func ask(ctx context.Context, c runtime.Command) (spec string, f Features, err e
 	if err != nil || json.Unmarshal([]byte(text), &told) != nil {
 		return spec, f, ctx.Err()
 	}
-	f.RecursiveReadOnlyMounts = slices.Contains(told.MountOptions, "rro") && mountSetattr()
+	f.RecursiveReadOnlyMounts = slices.Contains(told.MountOptions, "rro") && host.RecursiveReadOnly()
 	if l := told.Linux; l != nil {
 		// Volumes of such pods are ID-mapped mounts.
 		idmap := l.MountExtensions != nil && l.MountExtensions.IDMap != nil && l.MountExtensions.IDMap.Enabled != nil &&
@@ -85,11 +85,6 @@ func output(ctx context.Context, c runtime.Command, question string) (string, er
 		err = fmt.Errorf("%w: %s", err, said)
 	}
 	return "", fmt.Errorf("%s %s: %w", c.Path, question, err)
-}
-
-// mountSetattr tells whether the kernel can change the options of a whole mount tree (mount_setattr(2), Linux 5.12).
-func mountSetattr() bool {
-	return !errors.Is(unix.MountSetattr(-1, "", 0, &unix.MountAttr{}), unix.ENOSYS)
 }
 
 // userNamespaces tells whether the kernel has them.

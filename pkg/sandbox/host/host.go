@@ -17,6 +17,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/spec"
@@ -107,11 +108,11 @@ func AddFacts(c *spec.Container) error {
 
 // possible keeps of the limits what this machine has controllers for.
 func (f facts) possible(r spec.Resources) (spec.Resources, error) {
+	if err := checkResources(r, f.unified); err != nil {
+		return r, err
+	}
 	if !f.hugepages {
 		r.HugepageLimits = nil // the kubelet sends zeros whether or not there is a controller
-	}
-	if len(r.Unified) > 0 && !f.unified {
-		return r, spec.Invalidf("resources.unified", "this node runs cgroup v1, which has no such files")
 	}
 	return r, nil
 }
@@ -127,6 +128,12 @@ func Limits(r spec.Resources) (*specs.LinuxResources, error) {
 	}
 	return spec.LinuxResources(r, f.swapAccounting)
 }
+
+// RecursiveReadOnly tells whether the kernel can make mounts read-only with all that is mounted below (Linux 5.12).
+var RecursiveReadOnly = sync.OnceValue(func() bool {
+	// No attribute to set and none to clear: nothing is done, so that no path is looked at (mount_setattr(2)).
+	return unix.MountSetattr(-1, "", 0, &unix.MountAttr{}) == nil
+})
 
 // hostDevices lists the device nodes of the host, for a privileged container. They change: each start asks anew.
 func hostDevices() ([]specs.LinuxDevice, error) {

@@ -46,7 +46,11 @@ type Mount struct {
 	Source      string // on the host, symlinks resolved, exists
 	Destination string // in the container, absolute
 	ReadOnly    bool
-	Propagation Propagation
+	// RecursiveReadOnly makes read-only what is mounted below Source too; with ReadOnly and PropagationPrivate only.
+	RecursiveReadOnly bool `json:",omitempty"`
+	Propagation       Propagation
+	// Options are of "nodev", "noexec" and "nosuid"; as all options of mount(8), not of what is mounted below Source.
+	Options []string `json:",omitempty"`
 }
 
 // Resources are cgroup limits; zero means unset (kernel default), as in LinuxContainerResources of api.proto.

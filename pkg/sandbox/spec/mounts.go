@@ -36,6 +36,9 @@ func addMounts(s *specs.Spec, p Pod, c Container) error {
 	return nil
 }
 
+// mountOptions are those that take rights away: others would undo readonly and the like, or be the host's to decide.
+var mountOptions = []string{"nodev", "noexec", "nosuid"}
+
 func checkMount(m Mount) error {
 	switch {
 	case !path.IsAbs(m.Source):
@@ -46,6 +49,16 @@ func checkMount(m Mount) error {
 		return Invalidf("mounts.container_path", "the root directory cannot be mounted on")
 	case m.Propagation < PropagationPrivate || m.Propagation > PropagationBidirectional:
 		return Invalidf("mounts.propagation", "%d, of %s, is unknown", m.Propagation, m.Destination)
+	case m.RecursiveReadOnly && !m.ReadOnly:
+		return Invalidf("mounts.recursive_read_only", "%s must be readonly too", m.Destination)
+	case m.RecursiveReadOnly && m.Propagation != PropagationPrivate:
+		// What is mounted on the host later would be writable.
+		return Invalidf("mounts.recursive_read_only", "%s must have the propagation private", m.Destination)
+	}
+	for _, o := range m.Options {
+		if !slices.Contains(mountOptions, o) {
+			return Invalidf("mounts.mount_options", "%q, of %s, is none of %s", o, m.Destination, strings.Join(mountOptions, ", "))
+		}
 	}
 	return nil
 }
@@ -65,13 +78,17 @@ func bindMount(m Mount) specs.Mount {
 	propagation := map[Propagation]string{
 		PropagationPrivate: "rprivate", PropagationHostToContainer: "rslave", PropagationBidirectional: "rshared",
 	}
-	mode := "rw"
-	if m.ReadOnly {
-		mode = "ro"
+	options := []string{"rbind", propagation[m.Propagation]}
+	switch {
+	case m.RecursiveReadOnly:
+		options = append(options, "ro", "rro")
+	case m.ReadOnly:
+		options = append(options, "ro")
+	default:
+		options = append(options, "rw")
 	}
 	return specs.Mount{
-		Destination: m.Destination, Type: "bind", Source: m.Source,
-		Options: []string{"rbind", propagation[m.Propagation], mode},
+		Destination: m.Destination, Type: "bind", Source: m.Source, Options: append(options, m.Options...),
 	}
 }
 

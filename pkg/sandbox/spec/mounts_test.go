@@ -104,6 +104,22 @@ func TestMountPropagation(t *testing.T) {
 	}
 }
 
+func TestMountOptions(t *testing.T) {
+	for want, m := range map[string]Mount{
+		"/x rbind,rprivate,ro":              {ReadOnly: true},
+		"/x rbind,rprivate,ro,rro":          {ReadOnly: true, RecursiveReadOnly: true},
+		"/x rbind,rslave,ro":                {ReadOnly: true, Propagation: PropagationHostToContainer},
+		"/x rbind,rprivate,rw,noexec,nodev": {Options: list("noexec", "nodev")},
+		"/x rbind,rprivate,ro,rro,nosuid":   {ReadOnly: true, RecursiveReadOnly: true, Options: list("nosuid")},
+	} {
+		m.Source, m.Destination = "/x", "/m"
+		s := build(t, func(_ *Pod, c *Container) { c.Mounts = []Mount{m} })
+		if got := mountsOn(s, "/m"); !slices.Equal(got, list(want)) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestPodFiles(t *testing.T) {
 	s := build(t, func(p *Pod, c *Container) {
 		c.ReadOnlyRootFS, c.Mounts = true, nil
@@ -157,6 +173,9 @@ func TestMountErrors(t *testing.T) {
 		{"mounts.container_path", Mount{Source: "/a", Destination: "a"}},
 		{"mounts.container_path", Mount{Source: "/a", Destination: "/b/.."}},
 		{"mounts.propagation", Mount{Source: "/a", Destination: "/b", Propagation: 3}},
+		{"mounts.recursive_read_only", Mount{Source: "/a", Destination: "/b", RecursiveReadOnly: true}},
+		{"mounts.recursive_read_only", Mount{Source: "/a", Destination: "/b", ReadOnly: true, RecursiveReadOnly: true, Propagation: PropagationHostToContainer}},
+		{"mounts.mount_options", Mount{Source: "/a", Destination: "/b", Options: list("noexec", "rw")}},
 	} {
 		wantError(t, tc.field, func(_ *Pod, c *Container) { c.Mounts = []Mount{tc.mount} })
 	}

@@ -90,16 +90,21 @@ func checkResources(r Resources) error {
 	case r.MemorySwap > 0 && (r.MemoryLimit <= 0 || r.MemorySwap < r.MemoryLimit):
 		return Invalidf("resources.memory_swap_limit_in_bytes", "%d is of memory and swap together, "+
 			"and the limit of memory alone is %d", r.MemorySwap, r.MemoryLimit)
-	case !isCPUList(r.CpusetCPUs):
-		return Invalidf("resources.cpuset_cpus", `%q is not a list such as "0-3,7"`, r.CpusetCPUs)
-	case !isCPUList(r.CpusetMems):
-		return Invalidf("resources.cpuset_mems", `%q is not a list such as "0-3,7"`, r.CpusetMems)
+	}
+	for field, set := range map[string]string{"resources.cpuset_cpus": r.CpusetCPUs, "resources.cpuset_mems": r.CpusetMems} {
+		if set == "" {
+			continue
+		}
+		if _, err := ParseSet(set); err != nil {
+			return Invalidf(field, "%v", err)
+		}
+	}
+	for file := range r.Unified {
+		if controller, parameter, ok := strings.Cut(file, "."); !ok || controller == "" || parameter == "" || strings.Contains(file, "/") {
+			return Invalidf("resources.unified", "%q is not the name of a file such as memory.high", file)
+		}
 	}
 	return nil
-}
-
-func isCPUList(s string) bool {
-	return strings.Trim(s, "0123456789,-") == "" && !strings.HasPrefix(s, "-")
 }
 
 func ifSet(v int64) *int64 {

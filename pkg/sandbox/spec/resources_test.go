@@ -55,7 +55,11 @@ func TestLinuxResourcesErrors(t *testing.T) {
 		{"resources.memory_swap_limit_in_bytes", Resources{MemorySwap: 9}},
 		{"resources.cpuset_cpus", Resources{CpusetCPUs: "0-3;4"}},
 		{"resources.cpuset_cpus", Resources{CpusetCPUs: "-3"}},
+		{"resources.cpuset_cpus", Resources{CpusetCPUs: "3-1"}},
+		{"resources.cpuset_cpus", Resources{CpusetCPUs: "0,"}},
 		{"resources.cpuset_mems", Resources{CpusetMems: "all"}},
+		{"resources.unified", Resources{Unified: map[string]string{"../memory.high": "1"}}},
+		{"resources.unified", Resources{Unified: map[string]string{"high": "1"}}},
 	} {
 		_, err := LinuxResources(tc.in, true)
 		if err == nil || !errors.Is(err, ErrInvalid) || !strings.HasPrefix(err.Error(), tc.field+": ") {

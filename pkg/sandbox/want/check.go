@@ -69,6 +69,10 @@ func (c Container) Check(p Pod) error {
 			return fmt.Errorf("mounts[%d]: %w: host_path must be absolute and container_path set, got %q and %q",
 				i, ErrInvalid, m.Source, m.Destination)
 		}
+		if m.Propagation == spec.PropagationBidirectional && !c.Privileged {
+			return fmt.Errorf("mounts[%d].propagation: %w: %s on %s: only a privileged container may mount on the host "+
+				"(PROPAGATION_BIDIRECTIONAL)", i, ErrInvalid, m.Source, m.Destination)
+		}
 	}
 	for _, v := range c.Volumes {
 		if v.Destination == "" || filepath.IsAbs(v.SubPath) {

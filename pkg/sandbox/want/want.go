@@ -102,6 +102,8 @@ type ImageVolume struct {
 	Destination string
 	// SubPath is the directory or file of the image that is mounted; "" is its root.
 	SubPath string
+	// Options are as those of spec.Mount.
+	Options []string `json:",omitempty"`
 }
 
 // Image is the image of a container, resolved by the caller.
