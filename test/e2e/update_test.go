@@ -41,7 +41,7 @@ func TestUpdateContainerResources(t *testing.T) {
 		"memory in use":   {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, MemoryLimitInBytes: 4096}, codes.FailedPrecondition, "in use"},
 		"negative memory": {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, MemoryLimitInBytes: -7}, codes.InvalidArgument, "memory_limit_in_bytes"},
 		"swap below":      {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, MemorySwapLimitInBytes: 4096}, codes.InvalidArgument, "memory_swap_limit_in_bytes"},
-		"CPUs":            {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpusetCpus: "900"}, codes.InvalidArgument, "cpuset.cpus"},
+		"CPUs":            {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpusetCpus: "900"}, codes.InvalidArgument, "cpuset_cpus"},
 		"CPU list":        {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpusetCpus: "a"}, codes.InvalidArgument, "cpuset_cpus"},
 		"period":          {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpuPeriod: 5}, codes.InvalidArgument, "cpu_period"},
 		"unified":         {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, Unified: map[string]string{"cgroup.procs": "1"}}, codes.InvalidArgument, "unified"},

@@ -17,13 +17,18 @@ import (
 // below has the kernel kill it (v2), or is refused by the kernel (v1).
 const leastMemory = 2 << 20
 
+// checkStart refuses limits with which no container can start.
+func checkStart(r spec.Resources) error {
+	if r.MemoryLimit > 0 && r.MemoryLimit < leastMemory {
+		return spec.Invalidf("resources.memory_limit_in_bytes", "%d: no container can start with less than %d", r.MemoryLimit, leastMemory)
+	}
+	return nil
+}
+
 // checkResources refuses what this machine cannot limit.
 func checkResources(r spec.Resources, unified bool) error {
 	if len(r.Unified) > 0 && !unified {
 		return spec.Invalidf("resources.unified", "%v: the node runs cgroup v1, which has no such files", r.Unified)
-	}
-	if r.MemoryLimit > 0 && r.MemoryLimit < leastMemory {
-		return spec.Invalidf("resources.memory_limit_in_bytes", "%d: no container can start with less than %d", r.MemoryLimit, leastMemory)
 	}
 	for size := range r.HugepageLimits {
 		if known := cgroups.HugePageSizes(); !slices.Contains(known, size) {

@@ -23,7 +23,7 @@ func TestCheckResources(t *testing.T) {
 		{"resources.cpuset_cpus", spec.Resources{CpusetCPUs: "0-65535"}, true},
 		{"resources.cpuset_cpus", spec.Resources{CpusetCPUs: "0,65535"}, true},
 	} {
-		err := checkResources(row.in, row.unified)
+		err := errors.Join(checkStart(row.in), checkResources(row.in, row.unified))
 		if row.field == "" && err == nil {
 			continue
 		}

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"path"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -36,6 +37,13 @@ var defaultReadonlyPaths = []string{
 func setHiddenPaths(s *specs.Spec, _ Pod, c Container) error {
 	if c.Privileged {
 		return nil
+	}
+	for field, paths := range map[string][]string{
+		"security_context.masked_paths": c.MaskedPaths, "security_context.readonly_paths": c.ReadonlyPaths,
+	} {
+		if i := slices.IndexFunc(paths, func(p string) bool { return !path.IsAbs(p) }); i >= 0 {
+			return Invalidf(field, "%q is not absolute", paths[i])
+		}
 	}
 	s.Linux.MaskedPaths = slices.Clone(c.MaskedPaths)
 	if c.MaskedPaths == nil {

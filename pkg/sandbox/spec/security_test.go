@@ -134,3 +134,8 @@ func TestAnnotations(t *testing.T) {
 		}
 	}
 }
+
+func TestHiddenPathsAreAbsolute(t *testing.T) {
+	wantError(t, "security_context.masked_paths", func(_ *Pod, c *Container) { c.MaskedPaths = list("/proc/kcore", "proc/keys") })
+	wantError(t, "security_context.readonly_paths", func(_ *Pod, c *Container) { c.ReadonlyPaths = list("") })
+}
