@@ -36,7 +36,7 @@ var names = [...]string{Stdout: "stdout", Stderr: "stderr"}
 type Log struct {
 	path string
 	// lost is not guarded by mu, which is held across writes: a slow disk must not hold up those who ask.
-	lost atomic.Int64
+	lost, dropped atomic.Int64
 
 	mu   sync.Mutex
 	file *os.File
@@ -46,6 +46,7 @@ type Log struct {
 	untold   int64
 	cause    error
 	noticeAt time.Time
+	limit    limit
 }
 
 // Open opens or creates the log file at path and appends to it. With an empty path all output is discarded.
@@ -103,17 +104,18 @@ func (l *Log) Write(s Stream, at time.Time, data []byte) {
 	}
 	buf := buffers.Get().(*[]byte)
 	out, head := (*buf)[:0], header(s, at)
+	l.limit.refill(at)
 	for len(data) > 0 {
 		tail := l.tails[s]
 		room := MaxLine - len(tail)
 		end := bytes.IndexByte(data[:min(len(data), room+1)], '\n')
 		switch {
 		case end >= 0:
-			out = entry(out, head, 'F', tail, data[:end])
+			out = l.admit(out, head, 'F', tail, data[:end])
 			data = data[end+1:]
 			l.tails[s] = nil
 		case len(data) > room:
-			out = entry(out, head, 'P', tail, data[:room])
+			out = l.admit(out, head, 'P', tail, data[:room])
 			data = data[room:]
 			l.tails[s] = nil
 		default:
@@ -213,24 +215,35 @@ const noticeEvery = time.Second
 
 // notice tells of lost output in the log itself, as a line of stderr.
 func (l *Log) notice(at time.Time) error {
-	if l.untold == 0 || at.Sub(l.noticeAt) < noticeEvery && at.After(l.noticeAt) {
+	if l.untold+l.limit.untold == 0 || at.Sub(l.noticeAt) < noticeEvery && at.After(l.noticeAt) {
 		return nil
 	}
-	var errno syscall.Errno
-	reason := "the log could not be written"
-	if errors.As(l.cause, &errno) {
-		reason = errno.Error()
+	var out []byte
+	head := header(Stderr, at)
+	if l.untold > 0 {
+		var errno syscall.Errno
+		reason := "the log could not be written"
+		if errors.As(l.cause, &errno) {
+			reason = errno.Error()
+		}
+		out = entry(out, head, 'F', nil, fmt.Appendf(nil, "criserver: %d bytes of output were lost before this line: %s", l.untold, reason))
 	}
-	text := fmt.Sprintf("criserver: %d bytes of output were lost before this line: %s", l.untold, reason)
-	if _, err := l.write(entry(nil, header(Stderr, at), 'F', nil, []byte(text))); err != nil {
+	if l.limit.untold > 0 {
+		out = entry(out, head, 'F', nil, fmt.Appendf(nil, "criserver: %d bytes of output were dropped before this line: more than %d bytes a second",
+			l.limit.untold, l.limit.rate))
+	}
+	if _, err := l.write(out); err != nil {
 		return err
 	}
-	l.untold, l.noticeAt = 0, at
+	l.untold, l.limit.untold, l.noticeAt = 0, 0, at
 	return nil
 }
 
 // Lost is the number of bytes that the container printed and that could not be written, newlines not counted.
 func (l *Log) Lost() int64 { return l.lost.Load() }
+
+// Dropped is the number of bytes that were above the limit, newlines not counted.
+func (l *Log) Dropped() int64 { return l.dropped.Load() }
 
 // Close flushes both streams and closes the file; later writes are discarded.
 func (l *Log) Close() error {
