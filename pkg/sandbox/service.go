@@ -50,6 +50,8 @@ type Config struct {
 	StateDir string
 	// CgroupRoot is the parent of the cgroups of pods that come without one, such as "/criserver".
 	CgroupRoot string
+	// LogRate and LogBurst limit each container's log, in bytes a second and bytes; a rate of 0 is no limit.
+	LogRate, LogBurst int64
 	// Monitor tells how to start crimonitor.
 	Monitor launch.Config
 }

@@ -78,6 +78,8 @@ type StreamingTLS struct {
 // Runtime is how containers are run.
 type Runtime struct {
 	CgroupRoot string `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
+	LogRate    Size   `toml:"log_rate" comment:"How much output of each container goes to its log, in bytes a second. More is dropped, counted and told of in the log.\n0 is no limit. Counts for containers that are made from then on."`
+	LogBurst   Size   `toml:"log_burst" comment:"How much may come at once above log_rate; 16KiB at least is let through."`
 }
 
 // Image is how images are pulled and kept.
@@ -227,6 +229,7 @@ func Default() *Config {
 		Log:    Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
 			CgroupRoot: "/criserver",
+			LogBurst:   1 << 20,
 		},
 		Streaming: Streaming{
 			Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour), CreationTimeout: Duration(30 * time.Second),

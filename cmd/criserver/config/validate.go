@@ -75,6 +75,8 @@ func (v *validator) oneOf(key, value string, allowed ...string) {
 
 func (v *validator) runtime(r Runtime) {
 	v.check(path.Clean(r.CgroupRoot) != "/", "runtime.cgroup_root", "cannot be the root cgroup")
+	v.check(r.LogRate >= 0, "runtime.log_rate", "%d is negative", r.LogRate)
+	v.check(r.LogBurst >= 0, "runtime.log_burst", "%d is negative", r.LogBurst)
 }
 
 func (v *validator) image(i Image) {
