@@ -86,10 +86,13 @@ bench: build ## start a pod and a container on criserver and on containerd, in t
 bench-pull: build ## pull images with criserver and with containerd 2, in turn
 	hack/bench/pull.sh
 
+bench-logs: build ## take a container's output with criserver and with containerd 2, in turn
+	hack/bench/logs.sh
+
 memory: build ## what crimonitor costs, idle and per container
 	hack/memory.sh
 
 clean: ## remove what was built and cached
 	rm -rf bin .cache
 
-.PHONY: help deps build quickstart test test-unit test-fuzz test-e2e test-vm lint fmt critest critest-vm bench bench-pull memory clean
+.PHONY: help deps build quickstart test test-unit test-fuzz test-e2e test-vm lint fmt critest critest-vm bench bench-pull bench-logs memory clean

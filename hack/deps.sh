@@ -85,12 +85,13 @@ install_linter() {
     go build -trimpath -ldflags "-s -w -X main.version=${golangci_lint#v}" -o @OUT@ ./cmd/golangci-lint
 }
 
-# Of containerd only the daemon: it pulls without its shim and its client. The snapshotters left out need C libraries
+# Of containerd the daemon, and its shim: Debian's of containerd 1 does not work with it. The snapshotters left out need C libraries
 # or tools that nothing here uses.
 install_containerd2() {
   local module=github.com/containerd/containerd/v2
   build containerd2 $module $containerd2 go build -trimpath -tags 'no_btrfs no_devmapper no_zfs' \
     -ldflags "-s -w -X $module/version.Version=$containerd2" -o @OUT@ ./cmd/containerd
+  build containerd2-shim $module $containerd2 go build -trimpath -ldflags "-s -w" -o @OUT@ ./cmd/containerd-shim-runc-v2
 }
 
 (($#)) || set -- build test lint

@@ -363,7 +363,10 @@ func sandboxConfig(c *config.Config) (sandbox.Config, error) {
 	if m.Log == "" {
 		m.Log = filepath.Join(c.State, "crimonitor.log")
 	}
-	return sandbox.Config{StateDir: state, CgroupRoot: c.Runtime.CgroupRoot, CDISpecDirs: c.Runtime.CDISpecDirs, Monitor: m}, nil
+	return sandbox.Config{
+		StateDir: state, CgroupRoot: c.Runtime.CgroupRoot, CDISpecDirs: c.Runtime.CDISpecDirs, Monitor: m,
+		LogRate: int64(c.Runtime.LogRate), LogBurst: int64(c.Runtime.LogBurst),
+	}, nil
 }
 
 // monitorProgram finds crimonitor: where it is said to be, beside this program, or in PATH.

@@ -187,6 +187,7 @@ func verbose(v any) map[string]string {
 func containerInfo(c sandbox.ContainerStatus) any {
 	return map[string]any{
 		"sandboxID": c.PodID, "pid": c.PID, "cgroupPath": c.CgroupPath, "phase": c.Phase, "imageID": c.ImageID,
+		"logBytesLost": c.LogBytesLost, "logBytesDropped": c.LogBytesDropped,
 	}
 }
 

@@ -108,6 +108,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{
 		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Runtime: h.Command, Cgroup: st.CgroupPath,
 		Stdin: st.Config.Stdin, StdinOnce: st.Config.StdinOnce,
+		LogRate: s.config.LogRate, LogBurst: s.config.LogBurst,
 	})
 	if err != nil {
 		return err

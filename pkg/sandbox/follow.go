@@ -80,6 +80,7 @@ func (s *Service) onRunning(c *ledger.Container, state monitor.State) {
 			st.Phase = ContainerRunning
 		}
 		st.StartedAt = state.StartedAt.Round(0)
+		st.LogBytesLost, st.LogBytesDropped = state.LogBytesLost, state.LogBytesDropped
 	})
 }
 
@@ -93,6 +94,7 @@ func (s *Service) onExit(ctx context.Context, c *ledger.Container, state monitor
 		}
 		first = true
 		st.Phase, st.PID = ContainerExited, 0
+		st.LogBytesLost, st.LogBytesDropped = state.LogBytesLost, state.LogBytesDropped
 		if !state.StartedAt.IsZero() {
 			st.StartedAt = state.StartedAt.Round(0)
 		}

@@ -54,6 +54,8 @@ type Config struct {
 	CgroupRoot string
 	// CDISpecDirs hold the files that describe CDI devices, a later directory before an earlier one.
 	CDISpecDirs []string
+	// LogRate and LogBurst limit each container's log, in bytes a second and bytes; a rate of 0 is no limit.
+	LogRate, LogBurst int64
 	// Monitor tells how to start crimonitor.
 	Monitor launch.Config
 	// Handlers are the runtime handlers.

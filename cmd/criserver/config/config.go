@@ -81,6 +81,8 @@ type StreamingTLS struct {
 // Runtime is how containers are run.
 type Runtime struct {
 	CgroupRoot    string   `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
+	LogRate       Size     `toml:"log_rate" comment:"How much output of each container goes to its log, in bytes a second. More is dropped, counted and told of in the log.\n0 is no limit. Counts for containers that are made from then on."`
+	LogBurst      Size     `toml:"log_burst" comment:"How much may come at once above log_rate; 16KiB at least is let through."`
 	CDISpecDirs   []string `toml:"cdi_spec_dirs" comment:"Directories of the files that describe CDI devices; of two descriptions of a device that in the later directory counts."`
 	RDTConfig     string   `toml:"rdt_config" comment:"The file of goresctrl with the RDT classes (cache, memory bandwidth), which the annotation\nrdt.resources.beta.kubernetes.io/pod chooses from, among others. Empty is none: containers that want one are refused."`
 	BlockIOConfig string   `toml:"blockio_config" comment:"The same for block I/O: blockio.resources.beta.kubernetes.io/pod."`
@@ -273,7 +275,7 @@ func Default() *Config {
 		Root:   "/var/lib/criserver",
 		Log:    Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
-			CgroupRoot: "/criserver", CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
+			CgroupRoot: "/criserver", LogBurst: 1 << 20, CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		},
 		Streaming: Streaming{
 			Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour), CreationTimeout: Duration(30 * time.Second),

@@ -79,6 +79,8 @@ func (v *validator) runtime(r Runtime) {
 		v.check(path.IsAbs(dir), "runtime.cdi_spec_dirs", "%q is not absolute", dir)
 	}
 	v.check(path.Clean(r.CgroupRoot) != "/", "runtime.cgroup_root", "cannot be the root cgroup")
+	v.check(r.LogRate >= 0, "runtime.log_rate", "%d is negative", r.LogRate)
+	v.check(r.LogBurst >= 0, "runtime.log_burst", "%d is negative", r.LogBurst)
 }
 
 func (v *validator) image(i Image) {

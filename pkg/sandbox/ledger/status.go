@@ -69,6 +69,10 @@ type ContainerStatus struct {
 	PID int `json:",omitempty"`
 	// LogPath is absolute; "" for none.
 	LogPath string `json:",omitempty"`
+	// LogBytesLost is how much output could not be written to the log, LogBytesDropped how much was above the limit. They
+	// are about a second old.
+	LogBytesLost    int64 `json:",omitempty"`
+	LogBytesDropped int64 `json:",omitempty"`
 	// StopSignal is the effective one, such as "SIGTERM".
 	StopSignal string
 	// User is who the workload runs as.

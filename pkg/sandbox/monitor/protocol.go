@@ -90,6 +90,9 @@ type CreateRequest struct {
 	Bundle string `json:"bundle"`
 	// LogPath is the CRI log file, appended to; "" discards the output.
 	LogPath string `json:"log_path,omitempty"`
+	// LogRate and LogBurst limit what goes to the log, in bytes a second and bytes; a rate of 0 is no limit.
+	LogRate  int64 `json:"log_rate,omitempty"`
+	LogBurst int64 `json:"log_burst,omitempty"`
 	// Stdin keeps the container's stdin open for those who attach; otherwise it is /dev/null. StdinOnce ends it with the
 	// first of them. A container with a terminal has its stdin there.
 	Stdin     bool `json:"stdin,omitempty"`
@@ -188,6 +191,8 @@ type State struct {
 	OOMCause string `json:"oom_cause,omitempty"`
 	// LogBytesLost counts output that could not be written to the log file.
 	LogBytesLost int64 `json:"log_bytes_lost,omitempty"`
+	// LogBytesDropped counts output that was more than LogRate.
+	LogBytesDropped int64 `json:"log_bytes_dropped,omitempty"`
 }
 
 // Event is one frame of a Watch: exactly one field is set.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -34,14 +35,18 @@ var names = [...]string{Stdout: "stdout", Stderr: "stderr"}
 // Log is the log file of one container. Its methods may be called at the same time.
 type Log struct {
 	path string
+	// lost is not guarded by mu, which is held across writes: a slow disk must not hold up those who ask.
+	lost, dropped atomic.Int64
 
 	mu   sync.Mutex
 	file *os.File
 	// tails hold the beginning of a line whose end has not come yet, without its time: less than MaxLine bytes.
 	tails [len(names)][]byte
-
-	// lost is told without the lock, which a write to a disk that hangs holds.
-	lost atomic.Int64
+	// untold is how much of lost no notice in the log has told yet, cause the last error.
+	untold   int64
+	cause    error
+	noticeAt time.Time
+	limit    limit
 }
 
 // Open opens or creates the log file at path and appends to it. With an empty path all output is discarded.
@@ -89,39 +94,48 @@ func (l *Log) Reopen() error {
 
 // Write logs data that a stream produced at the given time. It keeps what follows the last newline until the line
 // ends, is MaxLine long, or Flush. An error of the file does not come back, since nobody could act on it and the
-// container must not block: the bytes are counted as lost.
+// container must not block: the entries are counted as lost, and a notice in the log tells of them once it can be
+// written again.
 func (l *Log) Write(s Stream, at time.Time, data []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file == nil {
 		return
 	}
-	out := buffers.Get().(*bytes.Buffer)
-	defer buffers.Put(out)
-	out.Reset()
-	stamp := append(at.UTC().AppendFormat(nil, time.RFC3339Nano), ' ')
-	stamp = append(append(stamp, names[s]...), ' ')
-	content := 0
+	buf := buffers.Get().(*[]byte)
+	out, head := (*buf)[:0], header(s, at)
+	l.limit.refill(at)
 	for len(data) > 0 {
 		tail := l.tails[s]
 		room := MaxLine - len(tail)
 		end := bytes.IndexByte(data[:min(len(data), room+1)], '\n')
 		switch {
 		case end >= 0:
-			content += line(out, stamp, 'F', tail, data[:end])
+			out = l.admit(out, head, 'F', tail, data[:end])
 			data = data[end+1:]
 			l.tails[s] = nil
 		case len(data) > room:
-			content += line(out, stamp, 'P', tail, data[:room])
+			out = l.admit(out, head, 'P', tail, data[:room])
 			data = data[room:]
 			l.tails[s] = nil
 		default:
 			l.tails[s] = append(tail, data...)
 			data = nil
 		}
+		if len(out) >= maxWrite {
+			l.put(out, len(head), at)
+			out = out[:0]
+		}
 	}
-	l.flush(out, content)
+	l.put(out, len(head), at)
+	*buf = out
+	buffers.Put(buf)
 }
+
+// maxWrite is about how much is written at once: entries of short lines are many times as long as the lines.
+const maxWrite = 256 << 10
+
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // Flush writes the unfinished line of a stream that has ended. Its tag is P: no newline was printed.
 func (l *Log) Flush(s Stream, at time.Time) {
@@ -130,41 +144,106 @@ func (l *Log) Flush(s Stream, at time.Time) {
 	if l.file == nil || len(l.tails[s]) == 0 {
 		return
 	}
-	var out bytes.Buffer
-	stamp := append(at.UTC().AppendFormat(nil, time.RFC3339Nano), ' ')
-	stamp = append(append(stamp, names[s]...), ' ')
-	content := line(&out, stamp, 'P', l.tails[s], nil)
+	head := header(s, at)
+	out := entry(nil, head, 'P', l.tails[s], nil)
 	l.tails[s] = nil
-	l.flush(&out, content)
+	l.put(out, len(head), at)
 }
 
-// line appends one entry and returns its number of content bytes.
-func line(out *bytes.Buffer, stamp []byte, tag byte, head, rest []byte) int {
-	out.Write(stamp)
-	out.WriteByte(tag)
-	out.WriteByte(' ')
-	out.Write(head)
-	out.Write(rest)
-	out.WriteByte('\n')
-	return len(head) + len(rest)
+// header is the beginning of the entries of one moment, with room for the tag.
+func header(s Stream, at time.Time) []byte {
+	head := at.UTC().AppendFormat(make([]byte, 0, 48), time.RFC3339Nano)
+	head = append(append(head, ' '), names[s]...)
+	return append(head, " ? "...)
 }
 
-func (l *Log) flush(out *bytes.Buffer, content int) {
-	if out.Len() == 0 {
+// entry appends one entry, whose content is tail and rest.
+func entry(out, head []byte, tag byte, tail, rest []byte) []byte {
+	head[len(head)-2] = tag
+	out = append(out, head...)
+	out = append(out, tail...)
+	out = append(out, rest...)
+	return append(out, '\n')
+}
+
+// put writes entries whose headers are head bytes long.
+func (l *Log) put(out []byte, head int, at time.Time) {
+	if len(out) == 0 {
 		return
 	}
-	n, err := l.file.Write(out.Bytes())
+	n := 0
+	err := l.notice(at)
+	if err == nil {
+		n, err = l.write(out)
+	}
 	if err != nil {
-		l.lost.Add(int64(content))
-		// A half-written entry would run into the next one and spoil it too.
-		if n > 0 && out.Bytes()[n-1] != '\n' {
-			_, _ = l.file.Write([]byte{'\n'})
-		}
+		content := lostContent(out[n:], head)
+		l.lost.Add(content)
+		l.untold += content
+		l.cause = err
 	}
 }
 
-// Lost is the number of content bytes in writes that failed.
+// write returns how many bytes of whole entries are in the file.
+func (l *Log) write(out []byte) (int, error) {
+	n, err := l.file.Write(out)
+	if err == nil {
+		return n, nil
+	}
+	whole := bytes.LastIndexByte(out[:n], '\n') + 1
+	// A torn entry would run into the next one and spoil it too. Nobody else writes to the file.
+	if whole < n {
+		if st, statErr := l.file.Stat(); statErr == nil {
+			_ = l.file.Truncate(st.Size() - int64(n-whole))
+		}
+	}
+	return whole, err
+}
+
+// lostContent counts the bytes of entries without their headers and newlines.
+func lostContent(entries []byte, head int) (n int64) {
+	for len(entries) > 0 {
+		end := head + bytes.IndexByte(entries[head:], '\n')
+		n += int64(end - head)
+		entries = entries[end+1:]
+	}
+	return n
+}
+
+// noticeEvery keeps notices few while a disk is full by turns.
+const noticeEvery = time.Second
+
+// notice tells of lost output in the log itself, as a line of stderr.
+func (l *Log) notice(at time.Time) error {
+	if l.untold+l.limit.untold == 0 || at.Sub(l.noticeAt) < noticeEvery && at.After(l.noticeAt) {
+		return nil
+	}
+	var out []byte
+	head := header(Stderr, at)
+	if l.untold > 0 {
+		var errno syscall.Errno
+		reason := "the log could not be written"
+		if errors.As(l.cause, &errno) {
+			reason = errno.Error()
+		}
+		out = entry(out, head, 'F', nil, fmt.Appendf(nil, "criserver: %d bytes of output were lost before this line: %s", l.untold, reason))
+	}
+	if l.limit.untold > 0 {
+		out = entry(out, head, 'F', nil, fmt.Appendf(nil, "criserver: %d bytes of output were dropped before this line: more than %d bytes a second",
+			l.limit.untold, l.limit.rate))
+	}
+	if _, err := l.write(out); err != nil {
+		return err
+	}
+	l.untold, l.limit.untold, l.noticeAt = 0, 0, at
+	return nil
+}
+
+// Lost is the number of bytes that the container printed and that could not be written, newlines not counted.
 func (l *Log) Lost() int64 { return l.lost.Load() }
+
+// Dropped is the number of bytes that were above the limit, newlines not counted.
+func (l *Log) Dropped() int64 { return l.dropped.Load() }
 
 // Close flushes both streams and closes the file; later writes are discarded.
 func (l *Log) Close() error {
@@ -173,6 +252,10 @@ func (l *Log) Close() error {
 	l.Flush(Stderr, now)
 	l.mu.Lock()
 	file := l.file
+	if file != nil {
+		l.noticeAt = time.Time{}
+		_ = l.notice(now) // what stays untold is still in Lost
+	}
 	l.file = nil
 	l.mu.Unlock()
 	if file == nil {
@@ -183,5 +266,3 @@ func (l *Log) Close() error {
 	}
 	return nil
 }
-
-var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}

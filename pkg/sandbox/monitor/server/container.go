@@ -36,6 +36,7 @@ type container struct {
 	// io is set before the container is to be found by others, but for its input, which mu guards.
 	io        stdio
 	stdinOnce bool
+	losses    losses
 
 	mu    sync.Mutex
 	state monitor.State
@@ -46,7 +47,7 @@ func (c *container) snapshot() monitor.State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	st := c.state
-	st.LogBytesLost = c.log.Lost()
+	st.LogBytesLost, st.LogBytesDropped = c.log.Lost(), c.log.Dropped()
 	return st
 }
 
@@ -76,6 +77,7 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.
 	if err != nil {
 		return nil, err
 	}
+	log.Limit(p.LogRate, p.LogBurst)
 	c := &container{
 		id: p.ID, log: log, cgroup: p.Cgroup, stdinOnce: p.StdinOnce, ops: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
@@ -141,7 +143,7 @@ func (s *Server) launch(ctx context.Context, c *container, p monitor.CreateReque
 	c.state = monitor.State{ID: c.id, Phase: monitor.PhaseCreated, PID: pid}
 	c.proc = proc
 	c.mu.Unlock()
-	c.pumpAll()
+	c.pumpAll(func() { s.changed(c.id) })
 	s.changed(c.id)
 	go s.await(c, proc)
 	return pid, nil

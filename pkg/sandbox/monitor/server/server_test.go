@@ -162,12 +162,13 @@ func (f *fixture) await(id string) monitor.State {
 }
 
 // content is a log without its stamps; partial lines are joined as the kubelet's reader does.
-func content(t *testing.T, path string) (out string) {
+func content(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var out strings.Builder
 	for line := range strings.Lines(string(data)) {
 		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
 		if len(parts) != 4 {
@@ -176,12 +177,12 @@ func content(t *testing.T, path string) (out string) {
 		if _, err := time.Parse(time.RFC3339Nano, parts[0]); err != nil {
 			t.Fatal(err)
 		}
-		out += parts[3]
+		out.WriteString(parts[3])
 		if parts[2] == "F" {
-			out += "\n"
+			out.WriteByte('\n')
 		}
 	}
-	return out
+	return out.String()
 }
 
 func testRunToTheEnd(t *testing.T, f *fixture) {

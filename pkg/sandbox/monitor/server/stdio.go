@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -129,13 +130,35 @@ func inputPipe() (r, w *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "input"), os.NewFile(uintptr(fds[1]), "input"), nil
 }
 
-// pumpAll begins to read the outputs.
-func (c *container) pumpAll() {
+// losses is what the watchers were told of lost output.
+type losses struct {
+	told atomic.Int64
+	due  atomic.Bool // they will be told
+}
+
+// lossEvery is how often watchers are told of output that gets lost.
+const lossEvery = time.Second
+
+// report tells the watchers, by changed, of output that the log has lost or dropped since they were told last.
+func (l *losses) report(log *crilog.Log, changed func()) {
+	if log.Lost()+log.Dropped() == l.told.Load() || !l.due.CompareAndSwap(false, true) {
+		return
+	}
+	time.AfterFunc(lossEvery, func() {
+		l.due.Store(false)
+		l.told.Store(log.Lost() + log.Dropped())
+		changed()
+	})
+}
+
+// pumpAll begins to read the outputs. It calls changed when some are lost.
+func (c *container) pumpAll(changed func()) {
 	for i, r := range c.io.outputs {
 		stream := crilog.Stream(i)
 		c.pumps.Go(func() {
 			pump(r, func(at time.Time, data []byte) {
 				c.log.Write(stream, at, data)
+				c.losses.report(c.log, changed)
 				c.clients.send(stream, data)
 			})
 			c.log.Flush(stream, time.Now())
