@@ -56,7 +56,7 @@ func TestUpdateContainer(t *testing.T) {
 	}
 	// One value that is refused, and none has changed.
 	bad := spec.Resources{MemoryLimit: 48 << 20, CPUShares: 99, CpusetMems: "900"}
-	if err := f.UpdateContainer(t.Context(), id, bad); !errors.Is(err, limit.ErrRefused) || !strings.Contains(err.Error(), "cpuset.mems") {
+	if err := f.UpdateContainer(t.Context(), id, bad); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), "cpuset_mems") {
 		t.Errorf("a memory node that is not there: %v", err)
 	}
 	if err := f.UpdateContainer(t.Context(), id, spec.Resources{MemoryLimit: 4096}); !errors.Is(err, limit.ErrInUse) {
