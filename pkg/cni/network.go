@@ -158,8 +158,9 @@ func (n *Network) attach(ctx context.Context, list *libcni.NetworkConfigList, p 
 }
 
 // Teardown detaches the pod with the configuration it was attached with. Only p.ID is needed, and p.NetNS unless it is
-// gone. It is no error if the pod is not attached. A plugin that fails or is missing keeps no other one from its DEL;
-// the errors are joined, and the pod stays attached for another Teardown.
+// gone. It is no error if the pod is not attached. A plugin that fails or hangs keeps no other one from its DEL; the errors
+// are joined, and the pod stays attached for another Teardown, or GC. A plugin that is not installed any more is passed
+// over with a warning in the log.
 func (n *Network) Teardown(ctx context.Context, p Pod) error {
 	if err := p.validate(); err != nil {
 		return err

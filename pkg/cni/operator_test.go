@@ -232,17 +232,18 @@ func TestDeleteGoesPastFailures(t *testing.T) {
 	if err := os.Remove(o.bin + "/two"); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Teardown(context.Background(), p); err == nil || !strings.Contains(err.Error(), `"two" is not in`) {
-		t.Errorf("got %v, want that the plugin is missing", err)
+	o.plugin(t, "one", `if [ $CNI_COMMAND = DEL ]; then exit 1; fi`)
+	if err := n.Teardown(context.Background(), p); err == nil || !strings.Contains(err.Error(), "plugin one") {
+		t.Errorf("got %v, want the error of plugin one", err)
 	}
 	for _, line := range o.calls(t, true) {
 		if !strings.Contains(line, "prevResult") {
 			t.Errorf("a repeated DEL lacks the result of ADD: %q", line)
 		}
 	}
-	o.plugin(t, "two", "")
-	teardown(t, n, p)
-	o.wantCalls(t, "DEL three", "DEL two", "DEL one")
+	o.plugin(t, "one", "")
+	teardown(t, n, p) // plugin two, which is gone, keeps the pod no longer
+	o.wantCalls(t, "DEL three", "DEL one")
 	teardown(t, n, p)
 	o.wantCalls(t) // nothing is attached
 }
