@@ -104,7 +104,7 @@ func (n *Network) Ready() error {
 
 // Setup switches on the pod's loopback interface and attaches the pod to the network. A pod that is attached already,
 // by a Setup that was cut off, is taken down first. After an error nothing of the attachment is left, or, if the error
-// says so, what is left is removed by Teardown or GC. Errors may be ErrNotReady, ErrPortTaken or ErrExhausted.
+// says so, what is left is removed by Teardown or GC. Errors may be ErrInvalid, ErrNotReady, ErrPortTaken or ErrExhausted.
 func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
 	if err := p.validate(); err != nil {
 		return Result{}, err
@@ -139,6 +139,10 @@ func (n *Network) attach(ctx context.Context, list *libcni.NetworkConfigList, p 
 	if err != nil {
 		return Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
 	}
+	if b, _ := bandwidthOf(p.Annotations); b != (bandwidth{}) && a.Capabilities["bandwidth"] == nil {
+		logrus.WithFields(logrus.Fields{"pod": p.ID, "name": p.Namespace + "/" + p.Name, "network": a.Network}).Warn(
+			"the pod's bandwidth is not limited: no plugin of the network declares the capability bandwidth")
+	}
 	if err := netns.LoopbackUp(p.NetNS); err != nil {
 		return Result{}, err
 	}
@@ -162,8 +166,8 @@ func (n *Network) attach(ctx context.Context, list *libcni.NetworkConfigList, p 
 // are joined, and the pod stays attached for another Teardown, or GC. A plugin that is not installed any more is passed
 // over with a warning in the log.
 func (n *Network) Teardown(ctx context.Context, p Pod) error {
-	if err := p.validate(); err != nil {
-		return err
+	if err := utils.ValidateContainerID(p.ID); err != nil {
+		return fmt.Errorf("%w: pod id %q: %w", ErrInvalid, p.ID, err)
 	}
 	release, err := n.pods.acquire(ctx, p.ID)
 	if err != nil {
