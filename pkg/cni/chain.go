@@ -151,11 +151,17 @@ func (c *chains) gc(ctx context.Context, list *libcni.NetworkConfigList, attache
 	inject := map[string]any{"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
 	var errs []error
 	for _, plugin := range list.Plugins {
-		if err := c.run(ctx, "GC", list, plugin, inject, &libcni.RuntimeConf{}); err != nil {
+		if err := c.collectOne(ctx, list, plugin, inject); err != nil {
 			errs = append(errs, fmt.Errorf("collect garbage of network %s: plugin %s: %w", list.Name, plugin.Network.Type, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (c *chains) collectOne(ctx context.Context, list *libcni.NetworkConfigList, plugin *libcni.PluginConfig, inject map[string]any) error {
+	ctx, cancel := context.WithTimeout(ctx, gcLimit)
+	defer cancel()
+	return c.run(ctx, "GC", list, plugin, inject, &libcni.RuntimeConf{})
 }
 
 // run runs one plugin for a command that has no result.

@@ -347,3 +347,28 @@ func TestGCOfPlugins(t *testing.T) {
 		t.Errorf("got %q, want %s", calls[3], want)
 	}
 }
+
+// A pod that is gone and whose DEL fails is tried again by each GC, and is garbage to the plugins' own.
+func TestGCOfAPodThatIsStuck(t *testing.T) {
+	o := newOperator(t)
+	o.plugin(t, "one", `if [ $CNI_COMMAND = DEL ]; then exit 1; fi`)
+	o.conf(t, "net.conflist", chain("1.1.0", "test", "one"))
+	n := open(t, o.config)
+	setup(t, n, newPod(t, "gone"))
+	if err := n.Teardown(context.Background(), Pod{ID: "gone"}); err == nil {
+		t.Error("no error of a plugin that fails")
+	}
+	o.calls(t, false)
+	if err := n.GC(context.Background(), nil); err == nil || !strings.Contains(err.Error(), "plugin one") {
+		t.Errorf("got %v, want the plugin's error", err)
+	}
+	if calls := o.calls(t, true); len(calls) != 2 || !strings.HasPrefix(calls[1], "GC one") ||
+		!strings.Contains(calls[1], `"cni.dev/valid-attachments":[]`) {
+		t.Errorf("got %q, want DEL, and GC without valid attachments", calls)
+	}
+	o.plugin(t, "one", "")
+	if err := n.GC(context.Background(), nil); err != nil {
+		t.Error(err)
+	}
+	o.wantCalls(t, "DEL one", "GC one")
+}
