@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -68,7 +69,14 @@ func podResult(raw types.Result, network string) (Result, error) {
 	return out, nil
 }
 
-// del runs DEL of every plugin, last first, each with the result of ADD; without the namespace if that is gone.
+// delLimit is the most that a plugin gets for a DEL.
+const delLimit = 30 * time.Second
+
+// del runs DEL of every plugin, last first, each with the result of ADD; without the namespace if that is gone. It goes
+// past a plugin that fails, and past one that hangs, at a deadline of its own: the IPAM plugin's turn comes last.
+//
+// A plugin that is not installed any more is no error: no retry can run it, and the pod would stay for ever. That differs
+// from one that fails, which may work again once what it needs does, and whose error is the caller's to retry.
 func (c *chains) del(ctx context.Context, a attachment) error {
 	list, err := a.list()
 	if err != nil {
@@ -84,11 +92,14 @@ func (c *chains) del(ctx context.Context, a attachment) error {
 	}
 	var errs []error
 	for i := len(list.Plugins) - 1; i >= 0; i-- {
-		if c.neverRan(list, list.Plugins[i], rt) {
+		plugin := list.Plugins[i]
+		if _, err := c.exec.FindInPath(plugin.Network.Type, c.binDirs); err != nil {
+			logrus.WithError(err).WithFields(logrus.Fields{"pod": a.ID, "network": a.Network}).Warn("a plugin that connected " +
+				"the pod is gone: what it made outside of the pod's namespace, such as addresses, rules and routes, may be left")
 			continue
 		}
-		if err := c.run(ctx, "DEL", list, list.Plugins[i], inject, rt); err != nil {
-			errs = append(errs, fmt.Errorf("delete pod from network %s: plugin %s: %w", a.Network, list.Plugins[i].Network.Type, err))
+		if err := c.delOne(ctx, i+1, list, plugin, inject, rt); err != nil {
+			errs = append(errs, fmt.Errorf("delete pod from network %s: plugin %s: %w", a.Network, plugin.Network.Type, err))
 		}
 	}
 	if len(errs) > 0 {
@@ -98,14 +109,16 @@ func (c *chains) del(ctx context.Context, a attachment) error {
 	return c.DelNetworkList(ctx, &libcni.NetworkConfigList{Name: list.Name, CNIVersion: list.CNIVersion}, rt)
 }
 
-// neverRan tells that a plugin is missing which cannot have done anything for the pod: ADD has not succeeded, so it was
-// stopped by this plugin or one before it. A pod that could not be attached for want of a plugin must not stay for ever.
-func (c *chains) neverRan(list *libcni.NetworkConfigList, plugin *libcni.PluginConfig, rt *libcni.RuntimeConf) bool {
-	if _, err := c.exec.FindInPath(plugin.Network.Type, c.binDirs); err == nil {
-		return false
+// delOne runs DEL of one plugin, of as many as are left to run within the caller's time.
+func (c *chains) delOne(ctx context.Context, left int, list *libcni.NetworkConfigList, plugin *libcni.PluginConfig,
+	inject map[string]any, rt *libcni.RuntimeConf) error {
+	limit := delLimit
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline)/time.Duration(left))
 	}
-	result, err := c.GetNetworkListCachedResult(list, rt)
-	return err == nil && result == nil
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return c.run(ctx, "DEL", list, plugin, inject, rt)
 }
 
 // cachedResult is the result of ADD, nil if there is none: ADD was cut off, or the cache, which is not written
@@ -138,11 +151,17 @@ func (c *chains) gc(ctx context.Context, list *libcni.NetworkConfigList, attache
 	inject := map[string]any{"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
 	var errs []error
 	for _, plugin := range list.Plugins {
-		if err := c.run(ctx, "GC", list, plugin, inject, &libcni.RuntimeConf{}); err != nil {
+		if err := c.collectOne(ctx, list, plugin, inject); err != nil {
 			errs = append(errs, fmt.Errorf("collect garbage of network %s: plugin %s: %w", list.Name, plugin.Network.Type, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (c *chains) collectOne(ctx context.Context, list *libcni.NetworkConfigList, plugin *libcni.PluginConfig, inject map[string]any) error {
+	ctx, cancel := context.WithTimeout(ctx, gcLimit)
+	defer cancel()
+	return c.run(ctx, "GC", list, plugin, inject, &libcni.RuntimeConf{})
 }
 
 // run runs one plugin for a command that has no result.

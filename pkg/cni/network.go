@@ -14,7 +14,6 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sync/semaphore"
 
 	"criserver/pkg/cni/netns"
 )
@@ -22,8 +21,6 @@ import (
 const (
 	undoLimit   = time.Minute
 	statusLimit = 5 * time.Second
-	// manySetups is more than ever run at a time: what GC takes of the semaphore to be alone.
-	manySetups = 1 << 30
 )
 
 // Network attaches pods. Its methods may be called at the same time; those for one pod queue.
@@ -34,9 +31,8 @@ type Network struct {
 	records records
 	builtin *builtin
 	pods    slots
-	// setups is taken in part by each Setup and as a whole by the plugins' GC, which would take the addresses of pods
-	// that come up meanwhile for garbage.
-	setups *semaphore.Weighted
+	// turns keep the plugins' GC, which would take the addresses of pods that come up meanwhile for garbage, apart.
+	turns turns
 
 	stop   context.CancelFunc
 	worker sync.WaitGroup
@@ -69,7 +65,6 @@ func New(ctx context.Context, c Config) (*Network, error) {
 		records: rec,
 		builtin: b,
 		pods:    slots{all: map[string]*slot{}},
-		setups:  semaphore.NewWeighted(manySetups),
 		recent:  map[string]time.Time{},
 	}
 	if !c.Builtin.Disabled {
@@ -104,7 +99,7 @@ func (n *Network) Ready() error {
 
 // Setup switches on the pod's loopback interface and attaches the pod to the network. A pod that is attached already,
 // by a Setup that was cut off, is taken down first. After an error nothing of the attachment is left, or, if the error
-// says so, what is left is removed by Teardown or GC. Errors may be ErrNotReady, ErrPortTaken or ErrExhausted.
+// says so, what is left is removed by Teardown or GC. Errors may be ErrInvalid, ErrNotReady, ErrPortTaken or ErrExhausted.
 func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
 	if err := p.validate(); err != nil {
 		return Result{}, err
@@ -117,10 +112,11 @@ func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
 		return Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
 	}
 	defer release()
-	if err := n.setups.Acquire(ctx, 1); err != nil {
-		return Result{}, fmt.Errorf("wait for garbage collection: %w", err)
+	leave, err := n.turns.enter(ctx)
+	if err != nil {
+		return Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
 	}
-	defer n.setups.Release(1)
+	defer leave()
 	n.protect(p.ID)
 	defer n.protect(p.ID)
 
@@ -138,6 +134,10 @@ func (n *Network) attach(ctx context.Context, list *libcni.NetworkConfigList, p 
 	a, err := newAttachment(list, p)
 	if err != nil {
 		return Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
+	}
+	if b, _ := bandwidthOf(p.Annotations); b != (bandwidth{}) && a.Capabilities["bandwidth"] == nil {
+		logrus.WithFields(logrus.Fields{"pod": p.ID, "name": p.Namespace + "/" + p.Name, "network": a.Network}).Warn(
+			"the pod's bandwidth is not limited: no plugin of the network declares the capability bandwidth")
 	}
 	if err := netns.LoopbackUp(p.NetNS); err != nil {
 		return Result{}, err
@@ -158,17 +158,23 @@ func (n *Network) attach(ctx context.Context, list *libcni.NetworkConfigList, p 
 }
 
 // Teardown detaches the pod with the configuration it was attached with. Only p.ID is needed, and p.NetNS unless it is
-// gone. It is no error if the pod is not attached. A plugin that fails or is missing keeps no other one from its DEL;
-// the errors are joined, and the pod stays attached for another Teardown.
+// gone. It is no error if the pod is not attached. A plugin that fails or hangs keeps no other one from its DEL; the errors
+// are joined, and the pod stays attached for another Teardown, or GC. A plugin that is not installed any more is passed
+// over with a warning in the log.
 func (n *Network) Teardown(ctx context.Context, p Pod) error {
-	if err := p.validate(); err != nil {
-		return err
+	if err := utils.ValidateContainerID(p.ID); err != nil {
+		return fmt.Errorf("%w: pod id %q: %w", ErrInvalid, p.ID, err)
 	}
 	release, err := n.pods.acquire(ctx, p.ID)
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", p.ID, err)
 	}
 	defer release()
+	leave, err := n.turns.enter(ctx)
+	if err != nil {
+		return fmt.Errorf("pod %s: %w", p.ID, err)
+	}
+	defer leave()
 	if err := n.detach(ctx, p); err != nil {
 		return err
 	}
@@ -241,7 +247,8 @@ func (n *Network) Check(ctx context.Context, p Pod) error {
 }
 
 // GC takes down all pods but those whose ids are live and those set up within Config.GCGrace, restores what is missing
-// of the built-in network, and runs GC of the operator's plugins. It goes past errors and joins them.
+// of the built-in network, and runs GC of the operator's plugins, which pods that come and go need not wait for. It goes
+// past errors and joins them.
 func (n *Network) GC(ctx context.Context, live []string) error {
 	ids, err := n.records.ids()
 	errs := []error{err}
@@ -252,18 +259,19 @@ func (n *Network) GC(ctx context.Context, live []string) error {
 		ids = append(ids, c.ContainerID)
 	}
 	slices.Sort(ids)
-	for _, id := range slices.Compact(ids) {
-		if slices.Contains(live, id) {
-			continue
-		}
+	// A pod that is newer than the list of the live ones is protected now, but may not be when its turn comes.
+	gone := slices.DeleteFunc(slices.Compact(ids), func(id string) bool { return slices.Contains(live, id) || n.protected(id) })
+	var stuck []string
+	for _, id := range gone {
 		if err := n.collect(ctx, id); err != nil {
+			stuck = append(stuck, id)
 			errs = append(errs, fmt.Errorf("take down pod %s: %w", id, err))
 		}
 	}
 	if n.builtin.unusable == nil {
 		errs = append(errs, n.builtin.bridge.Repair(ctx))
 	}
-	errs = append(errs, n.collectPlugins(ctx))
+	errs = append(errs, n.collectPlugins(ctx, stuck))
 	return errors.Join(errs...)
 }
 
@@ -274,6 +282,11 @@ func (n *Network) collect(ctx context.Context, id string) error {
 		return err
 	}
 	defer release()
+	leave, err := n.turns.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if n.protected(id) {
 		return nil
 	}
@@ -298,28 +311,29 @@ func (n *Network) collect(ctx context.Context, id string) error {
 	return n.builtin.bridge.Del(ctx, id)
 }
 
-// collectPlugins runs GC of the plugins of the operator's network.
-func (n *Network) collectPlugins(ctx context.Context) error {
-	list, err := n.configs.current()
-	if err != nil || list == n.configs.fallback || !supportsGC(list) {
-		return nil // no network to collect for: that it is missing is for Ready to tell
+// collectPlugins runs GC of the plugins of the operator's network. Pods that are gone and stuck in their DEL are garbage.
+func (n *Network) collectPlugins(ctx context.Context, stuck []string) error {
+	list, _ := n.configs.current() // nil without a network: that it is missing is for Ready to tell
+	if list == nil || list == n.configs.fallback || !supportsGC(list) {
+		return nil
 	}
-	if err := n.setups.Acquire(ctx, manySetups); err != nil {
-		return fmt.Errorf("wait for pods being set up: %w", err)
-	}
-	defer n.setups.Release(manySetups)
-	ids, err := n.records.ids()
-	if err != nil {
-		return err
-	}
-	var attached []string
-	for _, id := range ids {
-		// A damaged record counts: it is of a pod that may be there.
-		if a, err := n.records.read(id); err != nil || a.Network == list.Name {
+	return n.turns.collect(ctx, func(ctx context.Context) error {
+		ids, err := n.records.ids()
+		if err != nil {
+			return err
+		}
+		var attached []string
+		for _, id := range ids {
+			a, err := n.records.read(id)
+			switch {
+			case err != nil: // a damaged record is of a pod that may be there
+			case a.Network != list.Name, slices.Contains(stuck, id):
+				continue
+			}
 			attached = append(attached, id)
 		}
-	}
-	return n.chains.gc(ctx, list, attached)
+		return n.chains.gc(ctx, list, attached)
+	})
 }
 
 func (n *Network) protect(id string) {

@@ -232,17 +232,18 @@ func TestDeleteGoesPastFailures(t *testing.T) {
 	if err := os.Remove(o.bin + "/two"); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Teardown(context.Background(), p); err == nil || !strings.Contains(err.Error(), `"two" is not in`) {
-		t.Errorf("got %v, want that the plugin is missing", err)
+	o.plugin(t, "one", `if [ $CNI_COMMAND = DEL ]; then exit 1; fi`)
+	if err := n.Teardown(context.Background(), p); err == nil || !strings.Contains(err.Error(), "plugin one") {
+		t.Errorf("got %v, want the error of plugin one", err)
 	}
 	for _, line := range o.calls(t, true) {
 		if !strings.Contains(line, "prevResult") {
 			t.Errorf("a repeated DEL lacks the result of ADD: %q", line)
 		}
 	}
-	o.plugin(t, "two", "")
-	teardown(t, n, p)
-	o.wantCalls(t, "DEL three", "DEL two", "DEL one")
+	o.plugin(t, "one", "")
+	teardown(t, n, p) // plugin two, which is gone, keeps the pod no longer
+	o.wantCalls(t, "DEL three", "DEL one")
 	teardown(t, n, p)
 	o.wantCalls(t) // nothing is attached
 }
@@ -345,4 +346,29 @@ func TestGCOfPlugins(t *testing.T) {
 	if !strings.Contains(calls[3], want) {
 		t.Errorf("got %q, want %s", calls[3], want)
 	}
+}
+
+// A pod that is gone and whose DEL fails is tried again by each GC, and is garbage to the plugins' own.
+func TestGCOfAPodThatIsStuck(t *testing.T) {
+	o := newOperator(t)
+	o.plugin(t, "one", `if [ $CNI_COMMAND = DEL ]; then exit 1; fi`)
+	o.conf(t, "net.conflist", chain("1.1.0", "test", "one"))
+	n := open(t, o.config)
+	setup(t, n, newPod(t, "gone"))
+	if err := n.Teardown(context.Background(), Pod{ID: "gone"}); err == nil {
+		t.Error("no error of a plugin that fails")
+	}
+	o.calls(t, false)
+	if err := n.GC(context.Background(), nil); err == nil || !strings.Contains(err.Error(), "plugin one") {
+		t.Errorf("got %v, want the plugin's error", err)
+	}
+	if calls := o.calls(t, true); len(calls) != 2 || !strings.HasPrefix(calls[1], "GC one") ||
+		!strings.Contains(calls[1], `"cni.dev/valid-attachments":[]`) {
+		t.Errorf("got %q, want DEL, and GC without valid attachments", calls)
+	}
+	o.plugin(t, "one", "")
+	if err := n.GC(context.Background(), nil); err != nil {
+		t.Error(err)
+	}
+	o.wantCalls(t, "DEL one", "GC one")
 }

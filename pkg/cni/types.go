@@ -41,6 +41,9 @@ const InterfaceName = "eth0"
 // ErrNotReady says that there is no network for pods at present; the error's text says why.
 var ErrNotReady = errors.New("network is not ready")
 
+// ErrInvalid says that a pod can never be attached as it is described.
+var ErrInvalid = errors.New("invalid")
+
 // ErrPortTaken says that a host port belongs to another pod, which the error's text names. Only the built-in network
 // finds out.
 var ErrPortTaken = bridge.ErrPortTaken
@@ -156,34 +159,37 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// validate refuses what cannot be passed to a plugin.
+// validate refuses what cannot be passed to a plugin, or has no meaning to any: an ErrInvalid.
 func (p Pod) validate() error {
 	if err := utils.ValidateContainerID(p.ID); err != nil {
-		return fmt.Errorf("pod id %q: %w", p.ID, err)
+		return fmt.Errorf("%w: pod id %q: %w", ErrInvalid, p.ID, err)
 	}
 	for _, v := range []string{p.Name, p.Namespace, p.UID} {
 		// CNI_ARGS is a list of K=V separated by ";" without a way to quote.
 		if strings.ContainsAny(v, ";=\x00\n") {
-			return fmt.Errorf("pod %s: %q cannot be a CNI argument", p.ID, v)
+			return fmt.Errorf("%w: pod %s: %q cannot be a CNI argument", ErrInvalid, p.ID, v)
 		}
 	}
 	for _, m := range p.Ports {
 		if m.HostPort < 0 || m.HostPort > 65535 {
-			return fmt.Errorf("pod %s: host port %d is not in 0..65535", p.ID, m.HostPort)
+			return fmt.Errorf("%w: pod %s: host port %d is not in 0..65535", ErrInvalid, p.ID, m.HostPort)
 		}
 		if m.HostPort != 0 && (m.ContainerPort < 1 || m.ContainerPort > 65535) {
-			return fmt.Errorf("pod %s: container port %d of host port %d is not in 1..65535", p.ID, m.ContainerPort, m.HostPort)
+			return fmt.Errorf("%w: pod %s: container port %d of host port %d is not in 1..65535", ErrInvalid, p.ID, m.ContainerPort, m.HostPort)
 		}
 		switch strings.ToLower(m.Protocol) {
 		case "", "tcp", "udp", "sctp":
 		default:
-			return fmt.Errorf("pod %s: protocol %q of host port %d is none of tcp, udp, sctp", p.ID, m.Protocol, m.HostPort)
+			return fmt.Errorf("%w: pod %s: protocol %q of host port %d is none of tcp, udp, sctp", ErrInvalid, p.ID, m.Protocol, m.HostPort)
 		}
 		if m.HostIP != "" {
 			if _, err := netip.ParseAddr(m.HostIP); err != nil {
-				return fmt.Errorf("pod %s: host address of host port %d: %w", p.ID, m.HostPort, err)
+				return fmt.Errorf("%w: pod %s: host address of host port %d: %w", ErrInvalid, p.ID, m.HostPort, err)
 			}
 		}
+	}
+	if _, err := bandwidthOf(p.Annotations); err != nil {
+		return fmt.Errorf("%w: pod %s: %w", ErrInvalid, p.ID, err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
 
+	"criserver/pkg/cni"
 	"criserver/pkg/cri/streaming"
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/opfile"
@@ -64,6 +65,10 @@ var codeTable = []struct {
 	{limit.ErrRefused, codes.InvalidArgument},
 	{sandbox.ErrState, codes.FailedPrecondition},
 	{sandbox.ErrUnavailable, codes.Unavailable},
+	{cni.ErrInvalid, codes.InvalidArgument},
+	{cni.ErrPortTaken, codes.FailedPrecondition}, // another pod must go first
+	{cni.ErrNotReady, codes.Unavailable},
+	{cni.ErrExhausted, codes.ResourceExhausted},
 	{streaming.ErrUnavailable, codes.Unavailable},
 	{streaming.ErrBusy, codes.ResourceExhausted},
 	{sandbox.ErrNotFound, codes.NotFound},

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
 
+	"criserver/pkg/cni"
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/opfile"
 	"criserver/pkg/imagesvc/registry"
@@ -55,6 +56,10 @@ func TestToStatus(t *testing.T) {
 		{sandbox.ErrTimeout, codes.DeadlineExceeded},
 		{sandbox.ErrUnavailable, codes.Unavailable},
 		{want.ErrInvalid, codes.InvalidArgument},
+		{cni.ErrInvalid, codes.InvalidArgument},
+		{cni.ErrPortTaken, codes.FailedPrecondition},
+		{cni.ErrNotReady, codes.Unavailable},
+		{cni.ErrExhausted, codes.ResourceExhausted},
 		{qosclass.ErrClass, codes.InvalidArgument},
 		{spec.Invalidf("field", "bad"), codes.InvalidArgument},
 		{imagesvc.ErrNotFound, codes.NotFound},

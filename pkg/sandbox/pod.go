@@ -204,7 +204,15 @@ func (s *Service) releasePod(ctx context.Context, st PodStatus) error {
 		errs = append(errs, s.stopPodInit(ctx, st.ID))
 	}
 	if st.Config.Namespaces.Network == want.NamespacePod && st.Phase != PodStopped {
-		if err := s.network.Teardown(ctx, s.networkPod(st)); err != nil {
+		err := s.network.Teardown(ctx, s.networkPod(st))
+		switch {
+		case err != nil && st.Phase == PodRemoving && ctx.Err() == nil:
+			// Stop fails, and is retried, while a plugin fails: it may be able to again soon. Removal has the last word,
+			// or a plugin that is broken for good would keep the pod for ever. The network remembers what it could not
+			// give back, and its GC goes on trying.
+			logrus.WithError(err).WithField("pod", st.ID).Error("the pod is removed without all of its network: " +
+				"its addresses and host ports may stay taken until garbage collection, at start and every hour, succeeds")
+		case err != nil:
 			errs = append(errs, fmt.Errorf("tear down network: %w", err))
 		}
 	}

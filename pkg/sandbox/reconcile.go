@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -60,6 +61,7 @@ func (s *Service) reconcile(ctx context.Context, expected map[string]struct{}, s
 	s.background.Go(func() {
 		repairs.Wait()
 		s.collectGarbage(ctx)
+		s.collectNetwork(ctx)
 	})
 }
 
@@ -174,12 +176,9 @@ func (s *Service) collectGarbage(ctx context.Context) {
 		logrus.WithError(err).Error("cannot list snapshots")
 	}
 	pods, containers := map[string]struct{}{}, map[string]struct{}{}
-	var live []string
+	live := s.livePods()
 	for _, p := range s.ledger.Pods() {
 		pods[p.ID] = struct{}{}
-		if p.Phase != PodStopped {
-			live = append(live, p.ID)
-		}
 	}
 	for _, c := range s.ledger.Containers() {
 		containers[c.ID] = struct{}{}
@@ -208,6 +207,39 @@ func (s *Service) collectGarbage(ctx context.Context) {
 	if err := s.network.GC(ctx, live); err != nil {
 		logrus.WithError(err).Error("cannot give back all of the network")
 	}
+}
+
+// networkGCInterval is the time between two collections of the network's garbage: what plugins that failed, or were cut
+// off, left behind.
+const networkGCInterval = time.Hour
+
+// collectNetwork collects the network's garbage until ctx ends.
+func (s *Service) collectNetwork(ctx context.Context) {
+	ticker := time.NewTicker(networkGCInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		limited, cancel := context.WithTimeout(ctx, cleanupLimit)
+		if err := s.network.GC(limited, s.livePods()); err != nil {
+			logrus.WithError(err).Error("cannot give back all of the network")
+		}
+		cancel()
+	}
+}
+
+// livePods are the pods whose network is theirs.
+func (s *Service) livePods() []string {
+	var ids []string
+	for _, p := range s.ledger.Pods() {
+		if p.Phase != PodStopped {
+			ids = append(ids, p.ID)
+		}
+	}
+	return ids
 }
 
 // removeStrayPod removes what is left of a pod without a record. Its network is given back by the network's GC.

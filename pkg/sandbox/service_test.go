@@ -340,6 +340,25 @@ func TestLifecycle(t *testing.T) {
 	}
 }
 
+// A network that can never be torn down makes Stop fail, but does not keep the pod from being removed.
+func TestRemoveWithABrokenNetwork(t *testing.T) {
+	f := newFixture(t)
+	broken := errors.New("the plugin is broken")
+	f.net.teardown = func(context.Context, cni.Pod) error { return broken }
+	pod := f.runPod(f.podConfig())
+	for range 2 {
+		if err := f.StopPod(t.Context(), pod); !errors.Is(err, broken) {
+			t.Errorf("stop: %v, want %v", err, broken)
+		}
+	}
+	if err := f.RemovePod(t.Context(), pod); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	if _, err := f.Pod(pod); !errors.Is(err, ErrNotFound) {
+		t.Errorf("status after removal: %v", err)
+	}
+}
+
 func TestStop(t *testing.T) {
 	f := newFixture(t)
 	pod := f.runPod(f.podConfig())

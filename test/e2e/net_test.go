@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -93,8 +95,29 @@ func TestHostPortConflictIsRefused(t *testing.T) {
 	}
 	n.runPod(n.podConfig(ports))
 	_, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: n.podConfig(ports)})
-	if err == nil || !strings.Contains(err.Error(), "38081") {
-		t.Errorf("err = %v, want one that names the port", err)
+	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "38081") {
+		t.Errorf("err = %v, want FailedPrecondition, and the port's name", err)
+	}
+}
+
+func TestMalformedBandwidthIsRefused(t *testing.T) {
+	n := newNode(t)
+	for _, annotation := range []string{"kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"} {
+		_, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+			c.Annotations = map[string]string{annotation: "10 Mbit"}
+		})})
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), annotation) {
+			t.Errorf("err = %v, want InvalidArgument, and the annotation's name", err)
+		}
+	}
+	resp, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+		c.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": "10M"}
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if log := n.log(); strings.Count(log, "bandwidth is not limited") != 1 || !strings.Contains(log, "pod="+resp.PodSandboxId) {
+		t.Errorf("the log does not say once that the built-in network limits no bandwidth:\n%s", log)
 	}
 }
 

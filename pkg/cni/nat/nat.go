@@ -33,7 +33,6 @@ import (
 	"net/netip"
 
 	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -227,33 +226,6 @@ func (t *Table) flush(conn *nftables.Conn, what string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("%s in nftables table %s: %w", what, t.table.Name, err)
-	}
-	return nil
-}
-
-// forgetFlows removes the tracked connections of UDP host ports. The kernel translates all packets of a known UDP flow
-// as its first one, so a client that goes on sending would stay with the former pod, or with none.
-func forgetFlows(ports []Port) error {
-	for _, p := range ports {
-		if p.Protocol != unix.IPPROTO_UDP {
-			continue
-		}
-		family := netlink.InetFamily(unix.AF_INET)
-		if p.Target.Is6() {
-			family = unix.AF_INET6
-		}
-		filter := &netlink.ConntrackFilter{}
-		if err := filter.AddProtocol(unix.IPPROTO_UDP); err != nil {
-			return fmt.Errorf("select udp flows: %w", err)
-		}
-		if err := filter.AddPort(netlink.ConntrackOrigDstPort, p.HostPort); err != nil {
-			return fmt.Errorf("select udp flows: %w", err)
-		}
-		_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filter)
-		// A kernel without nf_conntrack_netlink does not answer for the table; the flows then end by their timeout.
-		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("forget flows of udp host port %d: %w", p.HostPort, err)
-		}
 	}
 	return nil
 }

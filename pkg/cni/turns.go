@@ -1,0 +1,98 @@
+package cni
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	// yieldAfter is how long a GC of plugins may go on when a pod waits for it.
+	yieldAfter = 5 * time.Second
+	// gcLimit is the most that a plugin gets for its GC.
+	gcLimit = time.Minute
+	// quietTries and quietDelay are how long a GC waits for a moment in which no pod comes or goes.
+	quietTries = 600
+	quietDelay = 100 * time.Millisecond
+)
+
+// turns keep GC of plugins apart from ADD and DEL, as CNI's SPEC.md (Lifecycle & Ordering) asks for. Pods go first: a GC
+// begins only when no other operation runs, and is ended when one has waited for long. The next GC does what is left.
+type turns struct {
+	mu         sync.Mutex
+	operations int
+	gc         *collection // nil if none runs
+}
+
+type collection struct {
+	done   chan struct{}
+	wanted sync.Once
+	cancel context.CancelFunc
+}
+
+// enter begins an ADD or a DEL, which ends with leave.
+func (t *turns) enter(ctx context.Context) (leave func(), err error) {
+	for {
+		gc := t.begin()
+		if gc == nil {
+			return t.leave, nil
+		}
+		gc.wanted.Do(func() { time.AfterFunc(yieldAfter, gc.cancel) })
+		select {
+		case <-gc.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for garbage collection of the network: %w", ctx.Err())
+		}
+	}
+}
+
+// begin counts an operation, or returns the GC that it has to wait for.
+func (t *turns) begin() *collection {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.gc == nil {
+		t.operations++
+	}
+	return t.gc
+}
+
+func (t *turns) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.operations--
+}
+
+// collect runs a GC with a context that ends when it has to yield.
+func (t *turns) collect(ctx context.Context, gc func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := &collection{done: make(chan struct{}), cancel: cancel}
+	for try := 1; !t.claim(c); try++ {
+		if try == quietTries {
+			return fmt.Errorf("collect garbage of the network: pods come and go all the time; the next collection tries again")
+		}
+		select {
+		case <-time.After(quietDelay):
+		case <-ctx.Done():
+			return fmt.Errorf("wait for a moment without pods that come or go: %w", ctx.Err())
+		}
+	}
+	defer func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.gc = nil
+		close(c.done)
+	}()
+	return gc(ctx)
+}
+
+func (t *turns) claim(c *collection) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.operations > 0 || t.gc != nil {
+		return false
+	}
+	t.gc = c
+	return true
+}
