@@ -29,12 +29,9 @@ func (s *Service) ExecSync(ctx context.Context, id string, command []string, tim
 	if len(command) == 0 {
 		return none, fmt.Errorf("cmd: %w: empty", want.ErrInvalid)
 	}
-	st, err := s.Container(id)
+	st, err := s.running(id)
 	if err != nil {
 		return none, err
-	}
-	if st.Phase != ContainerRunning {
-		return none, fmt.Errorf("container %s is %s, not running: %w", id, st.Phase, ErrState)
 	}
 	process, err := s.bundles.Process(st.ID)
 	if err != nil {
@@ -72,12 +69,9 @@ func (s *Service) ExecSync(ctx context.Context, id string, command []string, tim
 
 // ReopenLog goes on in a new file at the container's log path. ErrState: the container does not run.
 func (s *Service) ReopenLog(ctx context.Context, id string) error {
-	st, err := s.Container(id)
+	st, err := s.running(id)
 	if err != nil {
 		return err
-	}
-	if st.Phase != ContainerRunning {
-		return fmt.Errorf("container %s is %s, not running: %w", id, st.Phase, ErrState)
 	}
 	if err := s.monitor.ReopenLog(ctx, st.ID); err != nil {
 		return fmt.Errorf("reopen log of container %s: %w", id, err)
