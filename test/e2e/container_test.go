@@ -80,7 +80,8 @@ func TestFields(t *testing.T) {
 		}), "2\nrefused"},
 		"privileged": {"test -w /proc/sys/kernel/panic && ls /dev/kmsg", security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Privileged = true }), "/dev/kmsg"},
 		"own pids":   {"echo $$", nil, "1"},
-		"signals":    {"grep SigIgn /proc/self/status | cut -f2", nil, "0000000000000000"},
+		// The C library has real-time signals for itself.
+		"signals": {"echo $((0x$(grep SigIgn /proc/self/status | cut -f2) & 0x7fffffff))", nil, "0"},
 		"host pids": {"test $$ -gt 1 && echo yes", security(func(s *runtimeapi.LinuxContainerSecurityContext) {
 			s.NamespaceOptions.Pid = runtimeapi.NamespaceMode_NODE
 		}), "yes"},
