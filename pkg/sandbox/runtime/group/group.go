@@ -16,7 +16,6 @@ import (
 	_ "github.com/opencontainers/cgroups/devices" // device rules of cgroup v1 and v2
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/cgroup/kill"
 )
@@ -48,18 +47,6 @@ func OfBundle(bundle string) (cgroups.Manager, error) {
 		return nil, fmt.Errorf("cgroup of bundle %s: %w", bundle, os.ErrNotExist)
 	}
 	return manager.New(&cgroups.Cgroup{Path: spec.Linux.CgroupsPath, Resources: &cgroups.Resources{}})
-}
-
-// Pids lists the processes in the cgroup, none if it is not there.
-func Pids(m cgroups.Manager) ([]int, error) {
-	pids, err := m.GetAllPids()
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
-	return pids, nil
 }
 
 // Dir is the directory by which the cgroup's processes are killed, see package kill; "" if the cgroup was never made.

@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/cgroup/kill"
 	"criserver/pkg/sandbox/runtime"
 	"criserver/pkg/sandbox/runtime/group"
 )
@@ -107,7 +108,7 @@ func (r *Runtime) Kill(ctx context.Context, id string) error {
 		return err
 	}
 	// The usual case at the end of a container.
-	if pids, err := group.Pids(m); err == nil && len(pids) == 0 {
+	if pids, err := kill.Pids(group.Dir(m)); err == nil && len(pids) == 0 {
 		return nil
 	}
 	err = r.run(ctx, killLimit, runtime.Stdio{}, "kill", "--all", id, "KILL")
