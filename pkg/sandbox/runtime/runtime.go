@@ -5,6 +5,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -19,6 +20,20 @@ type Stdio struct {
 	// Console takes the place of the three for a process with a terminal: a Unix socket to which the runtime sends the
 	// terminal's master (SCM_RIGHTS).
 	Console *os.File
+}
+
+// Streams are the three for what takes readers and writers: a nil file is a nil interface.
+func (s Stdio) Streams() (stdin io.Reader, stdout, stderr io.Writer) {
+	if s.Stdin != nil {
+		stdin = s.Stdin
+	}
+	if s.Stdout != nil {
+		stdout = s.Stdout
+	}
+	if s.Stderr != nil {
+		stderr = s.Stderr
+	}
+	return stdin, stdout, stderr
 }
 
 // Runtime runs OCI bundles. All calls for one ID come one after the other, except Signal.

@@ -2,7 +2,6 @@ package server
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -11,19 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// outputPipe returns a pipe for a container's output. The read end is non-blocking, so that waiting for output takes
-// a goroutine and no thread; the write end, which the container gets, is blocking as programs expect.
-func outputPipe() (r, w *os.File, err error) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, fmt.Errorf("make output pipe: %w", err)
-	}
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		return nil, nil, fmt.Errorf("make output pipe: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "output"), os.NewFile(uintptr(fds[1]), "output"), nil
-}
 
 const (
 	// readSize is how much output is read at once: the default capacity of a pipe, see pipe(7).

@@ -19,7 +19,7 @@ import (
 // stream copies a pipe into a log, as for a container, until the returned function has closed both.
 func stream(t testing.TB, path string) (*os.File, *crilog.Log, func()) {
 	t.Helper()
-	r, w, err := outputPipe()
+	r, w, err := newPipe("output", readEnd)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,8 +67,7 @@ func openStdio(p monitor.CreateRequest) (ours stdio, container theirs, err error
 		return ours, container, nil
 	}
 	if p.Stdin {
-		// The container's end blocks, as programs expect; this side's is for those who attach.
-		container.Stdin, ours.input, err = inputPipe()
+		container.Stdin, ours.input, err = newPipe("input", writeEnd)
 	} else {
 		container.Stdin, err = os.Open(os.DevNull)
 	}
@@ -76,7 +75,7 @@ func openStdio(p monitor.CreateRequest) (ours stdio, container theirs, err error
 		return ours, container, err
 	}
 	for _, end := range []**os.File{&container.Stdout, &container.Stderr} {
-		r, w, err := outputPipe()
+		r, w, err := newPipe("output", readEnd)
 		if err != nil {
 			return ours, container, err
 		}
@@ -118,16 +117,23 @@ func wantsTerminal(bundle string) (bool, error) {
 	return spec.Process.Terminal, nil
 }
 
-// inputPipe returns a pipe for a container's stdin, whose write end does not block.
-func inputPipe() (r, w *os.File, err error) {
+// The ends of a pipe, see pipe(2).
+const (
+	readEnd = iota
+	writeEnd
+)
+
+// newPipe returns a pipe whose end ours does not block, so that waiting for it takes a goroutine and no thread; the other one, which
+// the container gets, is blocking as programs expect.
+func newPipe(name string, ours int) (r, w *os.File, err error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, fmt.Errorf("make input pipe: %w", err)
+		return nil, nil, fmt.Errorf("make %s pipe: %w", name, err)
 	}
-	if err := unix.SetNonblock(fds[1], true); err != nil {
-		return nil, nil, fmt.Errorf("make input pipe: %w", err)
+	if err := unix.SetNonblock(fds[ours], true); err != nil {
+		return nil, nil, fmt.Errorf("make %s pipe: %w", name, err)
 	}
-	return os.NewFile(uintptr(fds[0]), "input"), os.NewFile(uintptr(fds[1]), "input"), nil
+	return os.NewFile(uintptr(fds[readEnd]), name), os.NewFile(uintptr(fds[writeEnd]), name), nil
 }
 
 // losses is what the watchers were told of lost output.

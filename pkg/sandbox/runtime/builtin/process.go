@@ -28,16 +28,7 @@ func newProcess(p *specs.Process, io runtime.Stdio) (*libcontainer.Process, erro
 			lp.ConsoleWidth, lp.ConsoleHeight = uint16(p.ConsoleSize.Width), uint16(p.ConsoleSize.Height)
 		}
 	}
-	// A nil *os.File in an io.Reader is not a nil reader.
-	if io.Stdin != nil {
-		lp.Stdin = io.Stdin
-	}
-	if io.Stdout != nil {
-		lp.Stdout = io.Stdout
-	}
-	if io.Stderr != nil {
-		lp.Stderr = io.Stderr
-	}
+	lp.Stdin, lp.Stdout, lp.Stderr = io.Streams()
 	for _, gid := range p.User.AdditionalGids {
 		lp.AdditionalGroups = append(lp.AdditionalGroups, int(gid))
 	}

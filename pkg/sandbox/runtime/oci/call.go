@@ -42,16 +42,8 @@ func (r *Runtime) run(ctx context.Context, limit time.Duration, stdio runtime.St
 	cmd := exec.CommandContext(ctx, r.Command.Path, slices.Concat(options, r.Command.Args, []string{operation}, args)...)
 	cmd.Dir = "/"
 	cmd.Env = append([]string{"PATH=" + cmp.Or(os.Getenv("PATH"), defaultPath)}, r.Command.Env...)
-	cmd.Stdout, cmd.Stderr = messages, messages
-	if stdio.Stdin != nil {
-		cmd.Stdin = stdio.Stdin
-	}
-	if stdio.Stdout != nil {
-		cmd.Stdout = stdio.Stdout
-	}
-	if stdio.Stderr != nil {
-		cmd.Stderr = stdio.Stderr
-	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.Streams()
+	cmd.Stdout, cmd.Stderr = cmp.Or[io.Writer](cmd.Stdout, messages), cmp.Or[io.Writer](cmd.Stderr, messages)
 	// With its helpers. What has become of a container has a session of its own.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
