@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"criserver/cmd/criserver/config"
@@ -88,12 +87,13 @@ func newStreams() *cobra.Command {
 			if err := json.Unmarshal([]byte(args[0]), &s); err != nil {
 				return fmt.Errorf("decode settings: %w", err)
 			}
-			if level, err := cmd.Flags().GetString("log-level"); err == nil {
-				if l, err := logrus.ParseLevel(level); err == nil {
-					logrus.SetLevel(l)
-				}
+			level, err := cmd.Flags().GetString("log-level")
+			if err != nil {
+				return err
 			}
-			logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, FullTimestamp: true, TimestampFormat: time.RFC3339Nano})
+			if err := setUpLog(config.Log{Level: level}); err != nil {
+				return err
+			}
 			server, err := streaming.NewServer(s)
 			if err != nil {
 				return err

@@ -11,24 +11,28 @@ import (
 
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/ns"
+	"criserver/pkg/sandbox/runtime"
 )
 
-// ulimitNames are those of getrlimit(2), in small letters and without RLIMIT_.
-var ulimitNames = []string{
-	"as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
-	"sigpending", "stack",
+const rlimitPrefix = "RLIMIT_"
+
+// ulimitNames are those of the OCI specification, in small letters and without RLIMIT_.
+func ulimitNames() []string {
+	var names []string
+	for name := range runtime.Rlimits {
+		names = append(names, strings.ToLower(strings.TrimPrefix(name, rlimitPrefix)))
+	}
+	slices.Sort(names)
+	return names
 }
 
 // zoneinfo is where the files of time zones are (tzfile(5)).
 const zoneinfo = "/usr/share/zoneinfo"
 
 func (v *validator) defaults(key string, h RuntimeHandler) {
-	for _, e := range h.ContainerEnv {
-		i := strings.IndexByte(e, '=')
-		v.check(i > 0 && !strings.ContainsRune(e, 0), key+".container_env", "%q is not of the form NAME=value", e)
-	}
+	v.env(key+".container_env", h.ContainerEnv)
 	for name, l := range h.Ulimits {
-		v.oneOf(key+".ulimits", name, ulimitNames...)
+		v.oneOf(key+".ulimits", name, ulimitNames()...)
 		v.check(l.Soft <= l.Hard, key+".ulimits", "the soft limit of %s is above the hard one", name)
 	}
 	for name := range h.Sysctls {
@@ -93,7 +97,7 @@ func stageOf(h *specs.Hooks, stage string) *[]specs.Hook {
 func (h RuntimeHandler) Defaults() handler.Defaults {
 	out := handler.Defaults{Env: h.ContainerEnv, Sysctls: h.Sysctls, PidsLimit: h.PidsLimit, HooksDirs: h.HooksDirs}
 	for name, l := range h.Ulimits {
-		out.Ulimits = append(out.Ulimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: l.Soft, Hard: l.Hard})
+		out.Ulimits = append(out.Ulimits, specs.POSIXRlimit{Type: rlimitPrefix + strings.ToUpper(name), Soft: l.Soft, Hard: l.Hard})
 	}
 	slices.SortFunc(out.Ulimits, func(a, b specs.POSIXRlimit) int { return strings.Compare(a.Type, b.Type) })
 	for _, s := range h.Devices {

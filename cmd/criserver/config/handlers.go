@@ -34,6 +34,13 @@ func (v *validator) handlers(c *Config) {
 	}
 }
 
+func (v *validator) env(key string, variables []string) {
+	for _, e := range variables {
+		i := strings.IndexByte(e, '=')
+		v.check(i > 0 && !strings.ContainsRune(e, 0), key, "%q is not of the form NAME=value", e)
+	}
+}
+
 func (v *validator) handler(key, name string, h RuntimeHandler) {
 	v.oneOf(key+".type", h.Type, typeOCI, typeBuiltin)
 	v.check(name != handler.Builtin || h.Type == typeBuiltin, key+".type", "builtin is crimonitor's own runtime")
@@ -44,10 +51,7 @@ func (v *validator) handler(key, name string, h RuntimeHandler) {
 			v.absolute(key+".root", h.Root)
 			v.check(path.Clean(h.Root) != "/", key+".root", "cannot be /")
 		}
-		for _, e := range h.Env {
-			i := strings.IndexByte(e, '=')
-			v.check(i > 0 && !strings.ContainsRune(e, 0), key+".env", "%q is not of the form NAME=value", e)
-		}
+		v.env(key+".env", h.Env)
 	case typeBuiltin:
 		v.check(h.Path == "" && h.Root == "" && len(h.Args) == 0 && len(h.Env) == 0, key,
 			"path, root, args and env are for the type oci")
