@@ -33,8 +33,8 @@ func streamClient(c *config.Config, monitorSocket string) (client *streaming.Cli
 	}
 	cgroupPath = filepath.Join(c.Runtime.CgroupRoot, "streams")
 	logFile := filepath.Join(c.State, "streams.log")
-	return streaming.NewClient(settings, func(ctx context.Context, s streaming.Settings) error {
-		return startStreams(ctx, s, logFile, cgroupPath, c.Log.Level)
+	return streaming.NewClient(settings, func(ctx context.Context, answers func(context.Context) error) error {
+		return startStreams(ctx, settings, answers, logFile, cgroupPath, c.Log.Level)
 	}), cgroupPath
 }
 
@@ -47,8 +47,10 @@ func stopStreams(ctx context.Context, client *streaming.Client, cgroupPath strin
 	return err
 }
 
-// startStreams starts this program as a stream server, and returns once that listens.
-func startStreams(ctx context.Context, s streaming.Settings, logFile, cgroupPath, level string) error {
+// startStreams starts this program as a stream server, and returns once that answers.
+func startStreams(
+	ctx context.Context, s streaming.Settings, answers func(context.Context) error, logFile, cgroupPath, level string,
+) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -57,22 +59,11 @@ func startStreams(ctx context.Context, s streaming.Settings, logFile, cgroupPath
 	if err != nil {
 		return fmt.Errorf("encode settings: %w", err)
 	}
-	ended, err := launch.Detach(logFile, cgroupPath, self, cmdStreams, "--log-level", level, string(encoded))
+	p, err := launch.Detach(logFile, cgroupPath, self, cmdStreams, "--log-level", level, string(encoded))
 	if err != nil {
 		return err
 	}
-	for {
-		select {
-		case err := <-ended:
-			return fmt.Errorf("it ended at once (%w); %s tells why", err, logFile)
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(time.Millisecond):
-			if _, err := os.Stat(s.Control); err == nil {
-				return nil
-			}
-		}
-	}
+	return p.Await(ctx, func(ctx context.Context) (bool, error) { return true, answers(ctx) })
 }
 
 // newStreams is the stream server, which nobody but the daemon starts.

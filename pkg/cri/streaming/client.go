@@ -28,15 +28,15 @@ const (
 // Client is the daemon's side. Its methods may be called at the same time.
 type Client struct {
 	settings Settings
-	start    func(context.Context, Settings) error
+	start    func(ctx context.Context, answers func(context.Context) error) error
 	http     *http.Client
 	// starting is held, by a value in it, by the one who starts a server.
 	starting chan struct{}
 }
 
-// NewClient returns a client for the server with the settings. start starts one that does not run, and returns once it
-// listens, or cannot.
-func NewClient(s Settings, start func(context.Context, Settings) error) *Client {
+// NewClient returns a client for the server with the settings. start starts one that does not run, and returns once answers, which
+// asks it, has no error, or it cannot be started.
+func NewClient(s Settings, start func(ctx context.Context, answers func(context.Context) error) error) *Client {
 	return &Client{settings: s, start: start, starting: make(chan struct{}, 1), http: &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true, // a server may be another one the next time
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -96,19 +96,11 @@ func (c *Client) ensure(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.start(ctx, c.settings); err != nil {
+	err = c.start(ctx, func(ctx context.Context) error { return c.call(ctx, http.MethodGet, "/info", nil, &info) })
+	if err != nil {
 		return fmt.Errorf("%w: start the stream server: %w", ErrUnavailable, err)
 	}
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		if err = c.call(ctx, http.MethodGet, "/info", nil, &info); err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: the stream server does not answer on %s: %w", ErrUnavailable, c.settings.Control, err)
-		case <-time.After(wait):
-		}
-	}
+	return nil
 }
 
 func (c *Client) call(ctx context.Context, method, path string, body []byte, result any) error {

@@ -44,16 +44,27 @@ func Ensure(ctx context.Context, c Config) error {
 	if !errors.Is(err, monitor.ErrUnavailable) {
 		return err
 	}
-	ended, err := Detach(c.Log, c.Cgroup, c.Binary, "-socket", c.Socket, "-state", c.StateDir, "-log", c.Log, "-log-level", c.LogLevel)
+	p, err := Detach(c.Log, c.Cgroup, c.Binary, "-socket", c.Socket, "-state", c.StateDir, "-log", c.Log, "-log-level", c.LogLevel)
 	if err != nil {
 		return err
 	}
-	return await(ctx, client, c, ended)
+	return p.Await(ctx, func(ctx context.Context) (bool, error) {
+		info, err := client.Info(ctx)
+		if err == nil {
+			logrus.WithFields(logrus.Fields{"pid": info.PID, "version": info.Version}).Info("crimonitor is started")
+		}
+		return errors.Is(err, monitor.ErrUnavailable), err
+	})
 }
 
-// Detach starts a program in a session and a cgroup of its own, with nothing inherited but the log file for its output. The channel
-// gets what it ended with.
-func Detach(logFile, cgroupPath, program string, args ...string) (ended <-chan error, err error) {
+// Program is one that Detach has started.
+type Program struct {
+	name, log string
+	ended     <-chan error // gets what it ended with
+}
+
+// Detach starts a program in a session and a cgroup of its own, with nothing inherited but the log file for its output.
+func Detach(logFile, cgroupPath, program string, args ...string) (*Program, error) {
 	name := filepath.Base(program)
 	out, err := os.OpenFile(logFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 	if err != nil {
@@ -71,26 +82,27 @@ func Detach(logFile, cgroupPath, program string, args ...string) (ended <-chan e
 		logrus.WithError(err).WithField("pid", cmd.Process.Pid).
 			Warnf("%s shares criserver's cgroup: a service manager may end them together", name)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
-	return exited, nil
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	return &Program{name, logFile, ended}, nil
 }
 
-func await(ctx context.Context, client *monitor.Client, c Config, ended <-chan error) error {
-	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		info, err := client.Info(ctx)
-		if err == nil {
-			logrus.WithFields(logrus.Fields{"pid": info.PID, "version": info.Version}).Info("crimonitor is started")
-			return nil
-		}
-		if !errors.Is(err, monitor.ErrUnavailable) {
+// askEvery is how long an answer is waited for at most before it is asked again.
+const askEvery = 10 * time.Millisecond
+
+// Await returns once the program answers: when ask has no error. An error of ask is final unless it says to ask again; that the
+// program has ended, or ctx, is too.
+func (p *Program) Await(ctx context.Context, ask func(context.Context) (again bool, err error)) error {
+	for wait := time.Millisecond; ; wait = min(2*wait, askEvery) {
+		again, err := ask(ctx)
+		if err == nil || !again {
 			return err
 		}
 		select {
-		case err := <-ended:
-			return fmt.Errorf("crimonitor ended at once (%w); %s tells why", err, c.Log)
+		case err := <-p.ended:
+			return fmt.Errorf("%s ended at once (%w); %s tells why", p.name, err, p.log)
 		case <-ctx.Done():
-			return fmt.Errorf("crimonitor does not answer on %s: %w", c.Socket, context.Cause(ctx))
+			return fmt.Errorf("%s does not answer: %w: %w", p.name, context.Cause(ctx), err)
 		case <-time.After(wait):
 		}
 	}
