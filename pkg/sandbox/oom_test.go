@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/hierarchy"
 	"criserver/pkg/sandbox/cgroup/limit"
 	"criserver/pkg/sandbox/spec"
 )
@@ -42,7 +43,7 @@ func TestOOMTellsWhoseLimit(t *testing.T) {
 // limitMemory does to a pod's cgroup what the kubelet does.
 func (f *fixture) limitMemory(path string, bytes int64) {
 	f.t.Helper()
-	if cgroup.Unified() {
+	if hierarchy.Unified() {
 		for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup" + testCgroup} {
 			if err := os.WriteFile(dir+"/cgroup.subtree_control", []byte("+memory"), 0); err != nil {
 				f.t.Fatal(err)

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/hierarchy"
 	"criserver/pkg/sandbox/cgroup/limit"
 	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/spec"
@@ -18,7 +18,7 @@ import (
 func (f *fixture) memoryLimit(id string) int64 {
 	f.t.Helper()
 	path := filepath.Join("/sys/fs/cgroup/memory", f.status(id).CgroupPath, "memory.limit_in_bytes")
-	if cgroup.Unified() {
+	if hierarchy.Unified() {
 		path = filepath.Join("/sys/fs/cgroup", f.status(id).CgroupPath, "memory.max")
 	}
 	data, err := os.ReadFile(path)

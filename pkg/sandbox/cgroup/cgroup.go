@@ -16,19 +16,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/cgroup/hierarchy"
 )
-
-// mountpoint is where systemd and every distribution mount cgroups (cgroups(7)).
-const mountpoint = "/sys/fs/cgroup"
-
-// Unified tells whether the machine runs pure cgroup v2.
-func Unified() bool { return cgroups.Mode() == cgroups.Unified }
 
 // Create makes the cgroup in every hierarchy, with its parents; it may exist already.
 func Create(path string) error {
@@ -36,8 +31,8 @@ func Create(path string) error {
 		return err
 	}
 	var err error
-	if Unified() {
-		_, err = cgroup2.NewManager(mountpoint, path, &cgroup2.Resources{})
+	if hierarchy.Unified() {
+		_, err = cgroup2.NewManager(hierarchy.Mountpoint, path, &cgroup2.Resources{})
 	} else {
 		_, err = cgroup1.New(cgroup1.StaticPath(path), &specs.LinuxResources{})
 	}
@@ -168,11 +163,11 @@ func check(path string) error {
 var roots = sync.OnceValue(func() []string {
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
-		return []string{mountpoint}
+		return []string{hierarchy.Mountpoint}
 	}
 	var dirs []string
 	for _, m := range mounts {
-		if m.Root == "/" && (m.Mountpoint == mountpoint || filepath.Dir(m.Mountpoint) == mountpoint) {
+		if m.Root == "/" && (m.Mountpoint == hierarchy.Mountpoint || filepath.Dir(m.Mountpoint) == hierarchy.Mountpoint) {
 			dirs = append(dirs, m.Mountpoint)
 		}
 	}
@@ -212,8 +207,8 @@ var ownProcs = sync.OnceValue(func() string {
 		if len(fields) != 3 {
 			continue
 		}
-		for _, root := range []string{mountpoint, filepath.Join(mountpoint, "unified"), filepath.Join(mountpoint, fields[1])} {
-			procs := filepath.Join(root, fields[2], "cgroup.procs")
+		for _, root := range []string{"", "unified", fields[1]} {
+			procs := filepath.Join(hierarchy.Mountpoint, root, fields[2], "cgroup.procs")
 			if _, err := os.Stat(procs); err == nil {
 				found = procs
 			}
@@ -227,8 +222,8 @@ var ownProcs = sync.OnceValue(func() string {
 
 // CanLimitSwap tells whether the kernel accounts swap to cgroups: it can be switched off at boot (swapaccount=0).
 func CanLimitSwap() bool {
-	if !Unified() {
-		_, err := os.Stat(filepath.Join(mountpoint, "memory", "memory.memsw.limit_in_bytes"))
+	if !hierarchy.Unified() {
+		_, err := os.Stat(filepath.Join(hierarchy.Mountpoint, "memory", "memory.memsw.limit_in_bytes"))
 		return err == nil
 	}
 	// The root cgroup has no limits, so another one must tell.
@@ -238,19 +233,19 @@ func CanLimitSwap() bool {
 	}
 	_, path, _ := strings.Cut(strings.TrimSpace(string(own)), "::")
 	if path == "/" {
-		children, err := filepath.Glob(filepath.Join(mountpoint, "*", "memory.swap.max"))
+		children, err := filepath.Glob(filepath.Join(hierarchy.Mountpoint, "*", "memory.swap.max"))
 		return err == nil && len(children) > 0
 	}
-	_, err = os.Stat(filepath.Join(mountpoint, path, "memory.swap.max"))
+	_, err = os.Stat(filepath.Join(hierarchy.Mountpoint, path, "memory.swap.max"))
 	return err == nil
 }
 
 // CanLimitHugepages tells whether there is a hugetlb controller.
 func CanLimitHugepages() bool {
-	if !Unified() {
+	if !hierarchy.Unified() {
 		var st unix.Statfs_t
-		return unix.Statfs(filepath.Join(mountpoint, "hugetlb"), &st) == nil && st.Type == unix.CGROUP_SUPER_MAGIC
+		return unix.Statfs(filepath.Join(hierarchy.Mountpoint, "hugetlb"), &st) == nil && st.Type == unix.CGROUP_SUPER_MAGIC
 	}
-	controllers, err := os.ReadFile(filepath.Join(mountpoint, "cgroup.controllers"))
+	controllers, err := os.ReadFile(filepath.Join(hierarchy.Mountpoint, "cgroup.controllers"))
 	return err == nil && strings.Contains(string(controllers), "hugetlb")
 }

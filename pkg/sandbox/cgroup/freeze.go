@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"criserver/pkg/sandbox/cgroup/hierarchy"
 )
 
 // freezePoll is how often it is asked whether the last process has stopped: the v1 freezer tells nobody.
@@ -19,11 +21,11 @@ const freezePoll = 2 * time.Millisecond
 type freezer struct{ control, frozen, thawed, state, done string }
 
 func freezerOf(path string) freezer {
-	if Unified() {
-		dir := filepath.Join(mountpoint, path)
+	dir := hierarchy.Dir("freezer", path)
+	if hierarchy.Unified() {
 		return freezer{filepath.Join(dir, "cgroup.freeze"), "1", "0", filepath.Join(dir, "cgroup.events"), "frozen 1"}
 	}
-	file := filepath.Join(mountpoint, "freezer", path, "freezer.state")
+	file := filepath.Join(dir, "freezer.state")
 	return freezer{file, "FROZEN", "THAWED", file, "FROZEN"}
 }
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/hierarchy"
 	"criserver/pkg/sandbox/spec"
 )
 
@@ -38,7 +39,7 @@ type facts struct {
 var read = sync.OnceValues(readFacts)
 
 func readFacts() (facts, error) {
-	f := facts{unified: cgroup.Unified()}
+	f := facts{unified: hierarchy.Unified()}
 	own, err := capability.NewPid2(0)
 	if err == nil {
 		err = own.Load()

@@ -1,4 +1,4 @@
-// Package kill ends all processes of a cgroup, and tells of those that do not end. It imports nothing of ours: crimonitor has it too.
+// Package kill ends all processes of a cgroup, and tells of those that do not end. It imports little: crimonitor has it too.
 package kill
 
 import (
@@ -13,27 +13,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// mountpoint is where systemd and every distribution mount cgroups (cgroups(7)).
-const mountpoint = "/sys/fs/cgroup"
+	"criserver/pkg/sandbox/cgroup/hierarchy"
+)
 
 // freezeWait bounds how long processes may take to stop before they are killed. One in uninterruptible sleep does not stop
 // before it is killed either; the others do, within a millisecond or so.
 const freezeWait = 100 * time.Millisecond
 
 // Dir is the directory by which the cgroup at path is killed: the one of the freezer on cgroup v1, else the only one.
-func Dir(path string) string {
-	if unified() {
-		return filepath.Join(mountpoint, path)
-	}
-	return filepath.Join(mountpoint, "freezer", path)
-}
-
-func unified() bool {
-	var st unix.Statfs_t
-	return unix.Statfs(mountpoint, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
-}
+func Dir(path string) string { return hierarchy.Dir("freezer", path) }
 
 // Tree sends SIGKILL to every process in the cgroup directory, see Dir, and below. It does not wait for their ends. Frozen
 // processes are let go, as they would not end otherwise (v1), and none is born unseen: cgroup v2 kills as a whole, on v1 all
@@ -120,7 +109,7 @@ func member(dir string, pid int) bool {
 	for line := range strings.Lines(string(data)) {
 		// hierarchy:controllers:path, see cgroups(7)
 		if fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(fields) == 3 && fields[2] != "/" &&
-			(dir == filepath.Join(mountpoint, fields[2]) || dir == filepath.Join(mountpoint, fields[1], fields[2])) {
+			(dir == filepath.Join(hierarchy.Mountpoint, fields[2]) || dir == filepath.Join(hierarchy.Mountpoint, fields[1], fields[2])) {
 			return true
 		}
 	}

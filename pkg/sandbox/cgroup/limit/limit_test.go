@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/hierarchy"
 )
 
 const testCgroup = "/criserver-test-limit"
@@ -53,9 +54,9 @@ func quota(quota int64, period uint64) *specs.LinuxResources {
 // file is the content of a limit by its name on v1 and on v2.
 func file(t *testing.T, controller, legacy, unified string) string {
 	t.Helper()
-	path := filepath.Join(mountpoint, testCgroup, unified)
-	if !cgroup.Unified() {
-		path = filepath.Join(mountpoint, controller, testCgroup, legacy)
+	path := filepath.Join(hierarchy.Mountpoint, testCgroup, unified)
+	if !hierarchy.Unified() {
+		path = filepath.Join(hierarchy.Mountpoint, controller, testCgroup, legacy)
 	}
 	text, err := read(path)
 	if err != nil {
@@ -93,7 +94,7 @@ func TestMemoryBothWays(t *testing.T) {
 			continue
 		}
 		want := swap
-		if cgroup.Unified() {
+		if hierarchy.Unified() {
 			want -= limit
 		}
 		if got := parse(file(t, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max")); got != want {
@@ -109,8 +110,8 @@ func TestQuotaBelowItsParent(t *testing.T) {
 	if err := cgroup.Create(parent + "/c"); err != nil {
 		t.Fatal(err)
 	}
-	if cgroup.Unified() { // what the OCI runtime does when it makes a container's cgroup
-		if err := write(filepath.Join(mountpoint, parent, "cgroup.subtree_control"), "+cpu"); err != nil {
+	if hierarchy.Unified() { // what the OCI runtime does when it makes a container's cgroup
+		if err := write(filepath.Join(hierarchy.Mountpoint, parent, "cgroup.subtree_control"), "+cpu"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -131,7 +132,7 @@ func TestQuotaBelowItsParent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err = p.Apply(); !cgroup.Unified() && !errors.Is(err, ErrRefused) { // v2 takes it, and the parent holds it down
+	if err = p.Apply(); !hierarchy.Unified() && !errors.Is(err, ErrRefused) { // v2 takes it, and the parent holds it down
 		t.Errorf("more than the parent has: %v", err)
 	}
 }
@@ -140,7 +141,7 @@ func TestQuotaBelowItsParent(t *testing.T) {
 func everything() *specs.LinuxResources {
 	r := memory(64<<20, 96<<20)
 	r.CPU = &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(20_000)), Period: ptr(uint64(50_000)), Cpus: "0", Mems: "0"}
-	if cgroup.Unified() {
+	if hierarchy.Unified() {
 		r.Unified = map[string]string{"memory.high": "50000000", "cpu.weight": "77"}
 	}
 	return r
@@ -225,7 +226,7 @@ func TestMemoryInUse(t *testing.T) {
 	if _, err := For(testCgroup, memory(used/2, used/2)); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), strconv.Itoa(used/2)) {
 		t.Errorf("below what is in use: %v", err)
 	}
-	if cgroup.Unified() {
+	if hierarchy.Unified() {
 		if _, err := For(testCgroup, &specs.LinuxResources{Unified: map[string]string{"memory.max": "4096"}}); !errors.Is(err, ErrInUse) {
 			t.Errorf("below what is in use, by the unified map: %v", err)
 		}

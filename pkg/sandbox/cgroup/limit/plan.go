@@ -11,20 +11,17 @@ import (
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/hierarchy"
 )
-
-// mountpoint is where systemd and every distribution mount cgroups (cgroups(7)).
-const mountpoint = "/sys/fs/cgroup"
 
 // For plans the change of the limits of the cgroup at path to those that r has; what r does not have stays. path is absolute
 // within each hierarchy. ErrInUse, ErrRefused; of r, CPU, memory, hugepages and unified count.
 func For(path string, r *specs.LinuxResources) (Plan, error) {
 	p := &plan{}
-	if cgroup.Unified() {
-		p.unified(filepath.Join(mountpoint, path), r)
+	if hierarchy.Unified() {
+		p.unified(hierarchy.Dir("", path), r)
 	} else {
-		p.legacy(func(controller string) string { return filepath.Join(mountpoint, controller, path) }, r)
+		p.legacy(func(controller string) string { return hierarchy.Dir(controller, path) }, r)
 	}
 	if p.err != nil {
 		return nil, fmt.Errorf("plan limits of cgroup %s: %w", path, p.err)

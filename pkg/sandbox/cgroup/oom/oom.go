@@ -1,4 +1,4 @@
-// Package oom tells whether and why the kernel has killed processes of a cgroup for want of memory. It imports nothing of ours:
+// Package oom tells whether and why the kernel has killed processes of a cgroup for want of memory. It imports little:
 // crimonitor has it.
 package oom
 
@@ -10,11 +10,8 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"criserver/pkg/sandbox/cgroup/hierarchy"
 )
-
-// mountpoint is where systemd and every distribution mount cgroups (cgroups(7)).
-const mountpoint = "/sys/fs/cgroup"
 
 // Cause tells in words what was short of memory when the kernel killed a process of the container whose cgroup is at the
 // absolute path: the limit of the container, that of its pod, of a cgroup above, or the node. "" if none was killed.
@@ -22,11 +19,11 @@ const mountpoint = "/sys/fs/cgroup"
 // Counters do not tell which kill was whose. A container that has hit its own limit, be it long ago, is named before its pod.
 // On cgroup v1 a limit that was come close to counts as hit.
 func Cause(cgroup string) string {
-	var st unix.Statfs_t
-	if unix.Statfs(mountpoint, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-		return cause(cgroup, mountpoint, unified)
+	v := legacy
+	if hierarchy.Unified() {
+		v = unified
 	}
-	return cause(cgroup, filepath.Join(mountpoint, "memory"), legacy)
+	return cause(cgroup, hierarchy.Dir("memory", "/"), v)
 }
 
 // version is where a cgroup version counts.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/hierarchy"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/runtime"
 )
@@ -59,7 +60,7 @@ func TestRuntimes(t *testing.T) {
 				}
 				r.program = path
 			}
-			if r.name == "crun" && !cgroup.Unified() {
+			if r.name == "crun" && !hierarchy.Unified() {
 				// Its own refusal is the reason, not the mode.
 				refusal := refusedBy(t, r.program)
 				if strings.Contains(refusal, "hybrid") || strings.Contains(refusal, "cgroup") {
