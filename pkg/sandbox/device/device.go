@@ -59,9 +59,9 @@ func find(w Want) ([]spec.Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find device: %w", err)
 	}
-	one, err := devices.DeviceFromPath(real, w.Permissions)
+	one, err := Node(real, w.ContainerPath, w.Permissions)
 	if err == nil {
-		return []spec.Device{ociDevice(one, w.ContainerPath, w.Permissions)}, nil
+		return []spec.Device{one}, nil
 	}
 	if !errors.Is(err, devices.ErrNotADevice) {
 		return nil, fmt.Errorf("find device: %w", err)
@@ -85,6 +85,16 @@ func find(w Want) ([]spec.Device, error) {
 		out = append(out, ociDevice(d, path.Join(w.ContainerPath, strings.TrimPrefix(d.Path, real)), w.Permissions))
 	}
 	return out, nil
+}
+
+// Node is the device node that is at hostPath, itself and not behind a symlink, as the one at a path in the container.
+// devices.ErrNotADevice.
+func Node(hostPath, at, permissions string) (spec.Device, error) {
+	d, err := devices.DeviceFromPath(hostPath, permissions)
+	if err != nil {
+		return spec.Device{}, err
+	}
+	return ociDevice(d, at, permissions), nil
 }
 
 func ociDevice(d *config.Device, at, permissions string) spec.Device {

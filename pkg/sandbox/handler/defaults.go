@@ -7,9 +7,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/moby/sys/devices"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/spec"
 )
@@ -46,14 +46,11 @@ func (u Usable) Prepare(c *spec.Container) error {
 		if slices.ContainsFunc(c.Devices, func(own spec.Device) bool { return own.Path == d.Path }) {
 			continue
 		}
-		node, err := devices.DeviceFromPath(d.Path, d.Permissions)
+		node, err := device.Node(d.Path, d.Path, d.Permissions)
 		if err != nil {
 			return fmt.Errorf("device %s of runtime handler %s: %w", d.Path, u.Name, err)
 		}
-		mode, uid, gid := node.FileMode.Perm(), node.Uid, node.Gid
-		c.Devices = append(c.Devices, spec.Device{Permissions: d.Permissions, LinuxDevice: specs.LinuxDevice{
-			Path: d.Path, Type: string(node.Type), Major: node.Major, Minor: node.Minor, FileMode: &mode, UID: &uid, GID: &gid,
-		}})
+		c.Devices = append(c.Devices, node)
 	}
 	if u.Timezone != "" && !slices.ContainsFunc(c.Mounts, func(m spec.Mount) bool { return covers(m.Destination) }) {
 		source, err := filepath.EvalSymlinks(u.Timezone)
