@@ -26,7 +26,7 @@ type Measurer struct {
 	walk   func(ctx context.Context, key string) (snapshot.Usage, error)
 	signal chan struct{} // capacity 1
 	end    context.CancelFunc
-	done   sync.WaitGroup
+	done   chan struct{} // closed when the loop has ended
 
 	mu      sync.Mutex
 	serial  uint64
@@ -56,19 +56,18 @@ func New(every time.Duration, walk func(ctx context.Context, key string) (snapsh
 func (m *Measurer) Start() {
 	var ctx context.Context
 	ctx, m.end = context.WithCancel(context.Background())
-	m.done.Go(func() { m.loop(ctx) })
+	m.done = make(chan struct{})
+	go func() {
+		defer close(m.done)
+		m.loop(ctx)
+	}()
 }
 
 // Stop ends the walk under way, and waits for its end, but not beyond the context's.
 func (m *Measurer) Stop(ctx context.Context) error {
 	m.end()
-	done := make(chan struct{})
-	go func() {
-		m.done.Wait()
-		close(done)
-	}()
 	select {
-	case <-done:
+	case <-m.done:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("stop measuring snapshots: %w", ctx.Err())

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 )
 
@@ -18,7 +17,7 @@ type Sweeper struct {
 	swept  func(name string)
 	signal chan struct{} // capacity 1: a wake while one is pending says nothing new
 	end    context.CancelFunc
-	done   sync.WaitGroup
+	done   chan struct{} // closed when the loop has ended
 }
 
 // New makes the sweeper of a directory, which must not be a symbolic link. swept is called for each entry that is gone.
@@ -31,7 +30,11 @@ func (s *Sweeper) Start() {
 	var ctx context.Context
 	ctx, s.end = context.WithCancel(context.Background())
 	s.Wake()
-	s.done.Go(func() { s.loop(ctx) })
+	s.done = make(chan struct{})
+	go func() {
+		defer close(s.done)
+		s.loop(ctx)
+	}()
 }
 
 // Wake says that there is something to delete. It does not block.
@@ -45,13 +48,8 @@ func (s *Sweeper) Wake() {
 // Stop ends the sweeper after the directory entry it is at, but does not wait beyond the context's end.
 func (s *Sweeper) Stop(ctx context.Context) error {
 	s.end()
-	done := make(chan struct{})
-	go func() {
-		s.done.Wait()
-		close(done)
-	}()
 	select {
-	case <-done:
+	case <-s.done:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("stop sweep of %s: %w", s.dir, context.Cause(ctx))
