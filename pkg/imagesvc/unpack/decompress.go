@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"strings"
-	"sync/atomic"
 
 	"criserver/pkg/imagesvc/compression"
 )
@@ -27,7 +26,7 @@ func Decompress(ctx context.Context, mediaType string, r io.Reader, limits Limit
 	if !isLayer(mediaType) {
 		return nil, fmt.Errorf("%w: media type %.256q is not that of a tar layer", ErrInvalid, mediaType)
 	}
-	blob := &blobReader{r: r}
+	blob := &source{r: r}
 	buffered := bufio.NewReaderSize(blob, 64<<10)
 	magic, err := buffered.Peek(compression.MagicLen)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -43,7 +42,7 @@ func Decompress(ctx context.Context, mediaType string, r io.Reader, limits Limit
 	plain, err := compression.NewReader(buffered, form, 2, window)
 	if err != nil {
 		release()
-		return nil, blob.fault(form, err)
+		return nil, undecodable(blob, form, err)
 	}
 	return &decompressor{plain, blob, form, release}, nil
 }
@@ -51,7 +50,7 @@ func Decompress(ctx context.Context, mediaType string, r io.Reader, limits Limit
 // decompressor tells what is wrong with a blob from what is wrong with reading it.
 type decompressor struct {
 	io.ReadCloser
-	blob    *blobReader
+	blob    *source
 	form    compression.Form
 	release func()
 }
@@ -60,7 +59,7 @@ type decompressor struct {
 func (d *decompressor) Read(p []byte) (int, error) {
 	n, err := d.ReadCloser.Read(p)
 	if err != nil && err != io.EOF { //nolint:errorlint // io.Reader's end is never wrapped
-		err = d.blob.fault(d.form, err)
+		err = undecodable(d.blob, d.form, err)
 	}
 	return n, err
 }
@@ -79,24 +78,10 @@ func (closed) Read([]byte) (int, error) { return 0, fs.ErrClosed }
 
 func (closed) Close() error { return nil }
 
-// blobReader remembers why reading ended early. Decompressors read in goroutines of their own.
-type blobReader struct {
-	r   io.Reader
-	err atomic.Pointer[error]
-}
-
-// Read implements io.Reader.
-func (b *blobReader) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		b.err.Store(&err)
-	}
-	return n, err
-}
-
-func (b *blobReader) fault(form compression.Form, err error) error {
-	if broken := b.err.Load(); broken != nil {
-		return *broken
+// undecodable tells why the blob, which is of a form, cannot be decompressed.
+func undecodable(blob *source, form compression.Form, err error) error {
+	if broken := blob.broken(); broken != nil {
+		return broken
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w (%w): its %s ends too early", ErrInvalid, ErrDamaged, form)

@@ -10,23 +10,33 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// source remembers why reading the tar ended, so that it is told from what is wrong with the tar.
+// source remembers why reading ended early, so that it is told from what is wrong with what was read. Decompressors read in
+// goroutines of their own.
 type source struct {
 	r   io.Reader
-	err error // nil at io.EOF
+	err atomic.Pointer[error]
 }
 
 // Read implements io.Reader.
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
-		s.err = err
+		s.err.Store(&err)
 	}
 	return n, err
+}
+
+// broken is the error that reading ended with, nil if there was none but io.EOF.
+func (s *source) broken() error {
+	if err := s.err.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // refusals are the kernel's answers to what no layer can be unpacked to, on this file system: EMLINK to more names of one file
@@ -41,8 +51,8 @@ var refusals = []error{
 func (l *layer) fault(ctx context.Context, src *source, err error) error {
 	var errno unix.Errno
 	switch {
-	case src.err != nil:
-		return src.err
+	case src.broken() != nil:
+		return src.broken()
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.Is(err, ErrInvalid):
