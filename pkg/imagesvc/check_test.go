@@ -213,12 +213,13 @@ func TestCheckCannotRepair(t *testing.T) {
 	n.wantTwoLayers(t, id)
 }
 
-// An image that is out of sight because a layer is gone comes back.
-func TestCheckBringsBack(t *testing.T) {
+// withoutLayer is a node with an image that is out of sight because a layer is gone.
+func withoutLayer(t *testing.T) (n *node, imageID string) {
+	t.Helper()
 	server := registrytest.Start(t, registrytest.Options{})
 	img := twoLayers(t, ocispec.MediaTypeImageLayerGzip)
 	server.Push(t, "a/b", "v1", img)
-	n := newNode(t, registry.Config{})
+	n = newNode(t, registry.Config{})
 	id := n.pull(t, server.Host+"/a/b:v1")
 	if err := n.layers.RemoveLayer(t.Context(), img.Layers[0].DiffID()); err != nil {
 		t.Fatal(err)
@@ -227,6 +228,12 @@ func TestCheckBringsBack(t *testing.T) {
 	if len(n.List()) != 0 {
 		t.Fatal("it is in sight")
 	}
+	return n, id
+}
+
+// An image that is out of sight because a layer is gone comes back.
+func TestCheckBringsBack(t *testing.T) {
+	n, id := withoutLayer(t)
 	if found := n.check(t, true); len(found) != 1 || !found[0].Repaired || !strings.Contains(found[0].Problem, "missing") {
 		t.Errorf("found %+v", found)
 	}
@@ -235,18 +242,7 @@ func TestCheckBringsBack(t *testing.T) {
 
 // So it does after a start without anybody's doing.
 func TestMend(t *testing.T) {
-	server := registrytest.Start(t, registrytest.Options{})
-	img := twoLayers(t, ocispec.MediaTypeImageLayerGzip)
-	server.Push(t, "a/b", "v1", img)
-	n := newNode(t, registry.Config{})
-	id := n.pull(t, server.Host+"/a/b:v1")
-	if err := n.layers.RemoveLayer(t.Context(), img.Layers[0].DiffID()); err != nil {
-		t.Fatal(err)
-	}
-	n.restart(t)
-	if len(n.List()) != 0 {
-		t.Fatal("it is in sight")
-	}
+	n, id := withoutLayer(t)
 	n.Mend(t.Context())
 	n.wantTwoLayers(t, id)
 }

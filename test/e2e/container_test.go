@@ -32,12 +32,7 @@ func TestFields(t *testing.T) {
 		c.Linux.SecurityContext.Privileged = true
 		c.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "123", "kernel.shm_rmid_forced": "1"}
 	})
-	podID := n.runPod(pod)
-	for name, row := range map[string]struct {
-		script string
-		change containerChange
-		want   string
-	}{
+	n.checkFields(t, pod, map[string]fieldRow{
 		"args":        {"echo $0 $1", func(c *runtimeapi.ContainerConfig) { c.Args = []string{"a", "b"} }, "a b"},
 		"working dir": {"pwd", func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/new/dir" }, "/new/dir"},
 		"env": {"echo $A-$PATH", func(c *runtimeapi.ContainerConfig) {
@@ -88,19 +83,7 @@ func TestFields(t *testing.T) {
 		"sysctls":  {"cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced", nil, "123\n1"},
 		"shm":      {"df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d' ' -f2", nil, "65536"},
 		"standard": {"ls -l /dev/null /dev/zero /dev/tty /dev/urandom | wc -l; readlink /dev/fd", nil, "4\n/proc/self/fd"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			m := *n
-			m.t = t
-			c := shell(strings.ReplaceAll(name, " ", "-"), row.script)
-			if row.change != nil {
-				row.change(c)
-			}
-			if out, _ := m.output(podID, pod, c); out != row.want {
-				t.Errorf("out = %q, want %q", out, row.want)
-			}
-		})
-	}
+	})
 }
 
 // readLimits prints the memory limit and the CPU quota, of cgroup v1 or v2.
@@ -113,13 +96,7 @@ fi`
 // TestRefusals has a row for each wrong or unsupported value: the code that comes back, and what the message names.
 func TestRefusals(t *testing.T) {
 	n := newNode(t)
-	pod := n.podConfig()
-	podID := n.runPod(pod)
-	for name, row := range map[string]struct {
-		change containerChange
-		code   codes.Code
-		names  string
-	}{
+	n.checkRefusals(t, n.podConfig(), map[string]refusalRow{
 		"stdin once": {func(c *runtimeapi.ContainerConfig) { c.StdinOnce = true }, codes.InvalidArgument, "stdin_once"},
 		"device":     {func(c *runtimeapi.ContainerConfig) { c.Devices = []*runtimeapi.Device{{HostPath: "/etc/passwd"}} }, codes.InvalidArgument, "/etc/passwd"},
 		"device permissions": {func(c *runtimeapi.ContainerConfig) {
@@ -128,9 +105,8 @@ func TestRefusals(t *testing.T) {
 		"CDI device": {func(c *runtimeapi.ContainerConfig) {
 			c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.example/no=such"}}
 		}, codes.InvalidArgument, "vendor.example/no=such"},
-		"unknown image": {func(c *runtimeapi.ContainerConfig) { c.Image.Image = "registry.k8s.io/no/such:1" }, codes.NotFound, "no/such"},
-		"no name":       {func(c *runtimeapi.ContainerConfig) { c.Metadata.Name = "" }, codes.InvalidArgument, "metadata.name"},
-		"privileged":    {security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Privileged = true }), codes.InvalidArgument, "privileged"},
+		"no name":    {func(c *runtimeapi.ContainerConfig) { c.Metadata.Name = "" }, codes.InvalidArgument, "metadata.name"},
+		"privileged": {security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Privileged = true }), codes.InvalidArgument, "privileged"},
 		"unknown capability": {security(func(s *runtimeapi.LinuxContainerSecurityContext) {
 			s.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"FOO"}}
 		}), codes.InvalidArgument, "FOO"},
@@ -147,17 +123,12 @@ func TestRefusals(t *testing.T) {
 			c.Linux.Resources = &runtimeapi.LinuxContainerResources{OomScoreAdj: 5000}
 		}, codes.InvalidArgument, "oom_score_adj"},
 		"no such program": {func(c *runtimeapi.ContainerConfig) { c.Command = []string{"/no/such/program"} }, codes.Unknown, "/no/such/program"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			c := shell("c", "true")
-			c.Image.Image = busyboxImage
-			n.pull(busyboxImage)
-			row.change(c)
-			_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: podID, Config: c, SandboxConfig: pod})
-			if status.Code(err) != row.code || !strings.Contains(err.Error(), row.names) {
-				t.Errorf("err = %v, want %s that names %q", err, row.code, row.names)
-			}
-		})
+	})
+	pod := n.podConfig()
+	unknown := &runtimeapi.CreateContainerRequest{PodSandboxId: n.runPod(pod), Config: shell("c", "true"), SandboxConfig: pod}
+	unknown.Config.Image.Image = "registry.k8s.io/no/such:1"
+	if _, err := n.CreateContainer(t.Context(), unknown); status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), "no/such") {
+		t.Errorf("unknown image: err = %v, want %s that names it", err, codes.NotFound)
 	}
 	if left, err := n.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{}); err != nil || len(left.Containers) > 0 {
 		t.Errorf("refused containers are left: %v, %v", left, err)

@@ -34,6 +34,18 @@ func same(t *testing.T, fn func() (string, error)) string {
 	return ids[0]
 }
 
+func (n *node) wantOneOfEach(t *testing.T) {
+	t.Helper()
+	pods, err := n.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
+	if err != nil || len(pods.Items) != 1 {
+		t.Errorf("pods: %v, %v", pods, err)
+	}
+	containers, err := n.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{})
+	if err != nil || len(containers.Containers) != 1 {
+		t.Errorf("containers: %v, %v", containers, err)
+	}
+}
+
 // Calls for the same attempt are one call, whether they come at once or after its end.
 func TestSameAttemptIsOne(t *testing.T) {
 	n := newNode(t)
@@ -56,14 +68,7 @@ func TestSameAttemptIsOne(t *testing.T) {
 	if again := same(t, create); again != id {
 		t.Errorf("the container is %s later, and was %s", again, id)
 	}
-	pods, err := n.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
-	if err != nil || len(pods.Items) != 1 {
-		t.Errorf("pods: %v, %v", pods, err)
-	}
-	containers, err := n.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{})
-	if err != nil || len(containers.Containers) != 1 {
-		t.Errorf("containers: %v, %v", containers, err)
-	}
+	n.wantOneOfEach(t)
 	// Another attempt is another container, and a started one is not given to a call that wants one to be started.
 	if _, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 		t.Fatal(err)
@@ -116,14 +121,7 @@ func TestRetryJoinsTheCallUnderWay(t *testing.T) {
 	if _, err := create(time.Minute); err != nil || gaveUp == 0 {
 		t.Fatalf("%v after %d calls that gave up", err, gaveUp)
 	}
-	pods, err := n.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
-	if err != nil || len(pods.Items) != 1 {
-		t.Errorf("pods: %v, %v", pods, err)
-	}
-	containers, err := n.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{})
-	if err != nil || len(containers.Containers) != 1 {
-		t.Errorf("containers: %v, %v", containers, err)
-	}
+	n.wantOneOfEach(t)
 }
 
 // What failed has left its name: the same attempt may be tried again as soon as the cause is gone.
