@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -90,7 +91,18 @@ func run(args []string) error {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGPIPE)
 	logrus.WithFields(logrus.Fields{"version": version, "pid": os.Getpid(), "socket": *socket}).Info("crimonitor serves")
 	runtimes := &oci.Set{Dir: filepath.Join(*state, "oci"), Builtin: builtin.New(*state)}
-	return server.New(runtimes, version, *resident).Serve(ctx, l)
+	return offFirstThread(func() error { return server.New(runtimes, version, *resident).Serve(ctx, l) })
+}
+
+// offFirstThread calls fn with the process's first thread reserved. The runtime library enters the mount namespaces of containers on
+// threads that end with the work, and with them their hold on what is mounted there. The first thread cannot end before the
+// process (the Go runtime parks it for good), so no goroutine may come to run on it.
+func offFirstThread(fn func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	result := make(chan error)
+	go func() { result <- fn() }()
+	return <-result
 }
 
 func openLog(path, level string) error {

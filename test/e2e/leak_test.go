@@ -3,13 +3,17 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/record"
 )
@@ -68,6 +72,41 @@ func cgroups() []string {
 	}
 	slices.Sort(got)
 	return slices.Compact(got)
+}
+
+// A thread of crimonitor enters the mount namespace of each container that it makes, and must not stay there: what is mounted in
+// it, such as a volume, would be busy for as long as crimonitor runs.
+func TestMonitorHoldsNoMounts(t *testing.T) {
+	n := newNode(t)
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	n.pull(busyboxImage)
+	var starts sync.WaitGroup
+	for i := range 40 { // the Go runtime chooses the thread; the more at once, the more are tried
+		starts.Go(func() {
+			request := &runtimeapi.CreateContainerRequest{PodSandboxId: podID, Config: shell(fmt.Sprint("c", i), "true"), SandboxConfig: pod}
+			c, err := n.CreateContainer(t.Context(), request)
+			if err == nil {
+				_, err = n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: c.ContainerId})
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	starts.Wait()
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	threads := fmt.Sprintf("/proc/%d/task/*/ns/mnt", n.monitorPID())
+	eventually(t, "all threads of crimonitor are in its own mount namespace", func() bool {
+		links, _ := filepath.Glob(threads)
+		return len(links) > 0 && !slices.ContainsFunc(links, func(link string) bool {
+			namespace, err := os.Readlink(link)
+			return err == nil && namespace != own // a thread may have ended
+		})
+	})
 }
 
 // checkNothingLeft fails the test for each thing that was not there before: after all pods are removed and the daemon has
