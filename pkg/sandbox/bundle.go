@@ -4,15 +4,11 @@ import (
 	"context"
 	"fmt"
 
-	"criserver/pkg/sandbox/confine"
-	"criserver/pkg/sandbox/device"
+	"criserver/pkg/sandbox/compose"
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/handler"
-	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/hostpath"
-	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
-	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -33,57 +29,16 @@ func (s *Service) resolveMounts(ctx context.Context, h handler.Usable, in []spec
 
 // writeBundle writes the container's OCI specification and tells who its workload runs as.
 func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, h handler.Usable, img want.Image, mounts []spec.Mount) (spec.User, error) {
-	c := st.Config
-	who := c.User
-	who.ImageUser = img.Config.User
-	u, err := user.Resolve(s.bundles.RootFS(st.ID), who)
+	pid, pidNS, err := s.pidNamespace(pod, st.Config.Namespaces)
 	if err != nil {
-		return u, err
+		return spec.User{}, err
 	}
-	pid, pidNS, err := s.pidNamespace(pod, c.Namespaces)
+	out, u, err := compose.Spec(ctx, compose.Input{
+		ID: st.ID, Want: st.Config, Image: img, RootFS: s.bundles.RootFS(st.ID), Mounts: mounts,
+		Pod: s.spaces.Spec(pod), PodAnnotations: pod.Config.Annotations, PID: pid, PIDNS: pidNS,
+		Handler: h, CDISpecDirs: s.config.CDISpecDirs,
+	})
 	if err != nil {
-		return u, err
-	}
-	in := spec.Container{
-		ID: st.ID, Name: c.Name, ImageName: c.ImageName, RootFS: s.bundles.RootFS(st.ID), Image: img.Config,
-		Command: c.Command, Args: c.Args, WorkingDir: c.WorkingDir, Env: c.Env,
-		Mounts: mounts, Annotations: c.Annotations, User: u, PID: pid, PIDNS: pidNS,
-		Privileged: c.Privileged, NoNewPrivs: c.NoNewPrivs, ReadOnlyRootFS: c.ReadOnlyRootFS,
-		Capabilities: c.Capabilities, MaskedPaths: c.MaskedPaths, ReadonlyPaths: c.ReadonlyPaths,
-		Seccomp: c.Seccomp, Resources: c.Resources, TTY: c.TTY,
-	}
-	if c.Seccomp == spec.SeccompLocalhost {
-		if in.SeccompProfile, err = confine.Seccomp(ctx, c.SeccompProfile); err != nil {
-			return u, err
-		}
-	}
-	if in.AppArmorProfile, err = c.AppArmor.Resolve(ctx, c.Privileged); err != nil {
-		return u, err
-	}
-	if in.Devices, err = device.Find(ctx, c.Devices); err != nil {
-		return u, err
-	}
-	cdi, err := device.CDINames(c.CDIDevices, c.Annotations)
-	if err != nil {
-		return u, err
-	}
-	if err := h.Prepare(&in); err != nil {
-		return u, err
-	}
-	if err := host.AddFacts(&in); err != nil {
-		return u, err
-	}
-	out, err := spec.Build(s.specPod(pod), in)
-	if err != nil {
-		return u, err
-	}
-	if err := device.InjectCDI(ctx, s.config.CDISpecDirs, out, cdi); err != nil {
-		return u, err
-	}
-	if err := h.Adapt(ctx, out, pod.Config.Annotations); err != nil {
-		return u, err
-	}
-	if err := qosclass.Apply(out, c.Name, c.Annotations, pod.Config.Annotations); err != nil {
 		return u, err
 	}
 	return u, s.bundles.WriteSpec(st.ID, out)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -14,7 +13,6 @@ import (
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/ledger"
-	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -77,10 +75,7 @@ func (s *Service) buildPod(ctx context.Context, p *ledger.Pod) error {
 	if err := s.ledger.SavePod(ctx, p); err != nil { // the intent
 		return err
 	}
-	if err := s.makePodFiles(st); err != nil {
-		return err
-	}
-	if err := s.makeNamespaces(st); err != nil {
+	if err := s.spaces.Make(st); err != nil {
 		return err
 	}
 	ips := st.IPs
@@ -106,37 +101,15 @@ func (s *Service) buildPod(ctx context.Context, p *ledger.Pod) error {
 	return s.ledger.SavePod(ctx, p)
 }
 
-func (s *Service) makeNamespaces(st PodStatus) error {
-	c := ns.Config{Dir: s.nsDir(st.ID), Hostname: st.Config.Hostname, Sysctls: st.Config.Sysctls}
-	if st.Config.Namespaces.Network == want.NamespacePod {
-		c.Kinds = append(c.Kinds, ns.Net, ns.UTS)
-	}
-	if st.Config.Namespaces.IPC == want.NamespacePod {
-		c.Kinds = append(c.Kinds, ns.IPC)
-	}
-	if len(c.Kinds) == 0 {
-		return nil
-	}
-	if c.Hostname == "" {
-		var err error
-		if c.Hostname, err = os.Hostname(); err != nil {
-			return err
-		}
-	}
-	return ns.Make(c)
-}
-
 // networkPod is the pod as the network knows it.
 func (s *Service) networkPod(st PodStatus) cni.Pod {
 	p := cni.Pod{
 		ID: st.ID, Name: st.Config.Name, Namespace: st.Config.Namespace, UID: st.Config.UID,
 		Annotations: st.Config.Annotations, Ports: st.Config.Ports, CgroupParent: st.CgroupPath,
+		NetNS: s.spaces.NetNS(st.ID),
 	}
 	if st.Config.DNS != nil {
 		p.DNS = *st.Config.DNS
-	}
-	if ns.Pinned(s.nsDir(st.ID), ns.Net) {
-		p.NetNS = ns.Path(s.nsDir(st.ID), ns.Net)
 	}
 	return p
 }
@@ -218,7 +191,7 @@ func (s *Service) releasePod(ctx context.Context, st PodStatus) error {
 	}
 	// Without its namespace a failed teardown could not be repeated in full.
 	if errors.Join(errs...) == nil {
-		errs = append(errs, ns.Remove(s.nsDir(st.ID)))
+		errs = append(errs, s.spaces.Unpin(st.ID))
 	}
 	switch {
 	case st.Config.CgroupParent == "":
@@ -255,7 +228,7 @@ func (s *Service) destroyPod(ctx context.Context, p *ledger.Pod) error {
 	for _, c := range s.ledger.ContainersOf(st.ID) {
 		errs = append(errs, s.removeContainer(ctx, c))
 	}
-	errs = append(errs, s.releasePod(ctx, s.ledger.PodStatus(p)), s.removePodFiles(st.ID))
+	errs = append(errs, s.releasePod(ctx, s.ledger.PodStatus(p)), s.spaces.Remove(st.ID))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -14,15 +14,14 @@ import (
 
 // A pod whose containers share a PID namespace has a process 1, "crimonitor pod-init", see spec.PodInit.
 
-func podInitID(podID string) string                  { return podID + "-init" }
-func (s *Service) podInitBundle(podID string) string { return filepath.Join(s.podDir(podID), "init") }
+func podInitID(podID string) string { return podID + "-init" }
 
 func (s *Service) startPodInit(ctx context.Context, st PodStatus) error {
-	dir := s.podInitBundle(st.ID)
+	dir := s.spaces.InitBundle(st.ID)
 	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o711); err != nil {
 		return fmt.Errorf("make pod init: %w", err)
 	}
-	data, err := json.Marshal(spec.PodInit(s.specPod(st), podInitID(st.ID), filepath.Join(dir, "rootfs"), s.config.Monitor.Binary))
+	data, err := json.Marshal(spec.PodInit(s.spaces.Spec(st), podInitID(st.ID), filepath.Join(dir, "rootfs"), s.config.Monitor.Binary))
 	if err != nil {
 		return err
 	}
@@ -42,7 +41,7 @@ func (s *Service) startPodInit(ctx context.Context, st PodStatus) error {
 
 // podPIDNS is the path of the PID namespace that the pod's containers share.
 func (s *Service) podPIDNS(podID string) (string, error) {
-	pid, err := os.ReadFile(filepath.Join(s.podInitBundle(podID), "pid"))
+	pid, err := os.ReadFile(filepath.Join(s.spaces.InitBundle(podID), "pid"))
 	if err != nil {
 		return "", fmt.Errorf("find the pod's PID namespace: %w", err)
 	}
@@ -51,7 +50,7 @@ func (s *Service) podPIDNS(podID string) (string, error) {
 
 // stopPodInit ends process 1 and with it the pod's PID namespace. It is idempotent.
 func (s *Service) stopPodInit(ctx context.Context, podID string) error {
-	if err := s.monitor.Delete(ctx, podInitID(podID), s.podInitBundle(podID)); err != nil {
+	if err := s.monitor.Delete(ctx, podInitID(podID), s.spaces.InitBundle(podID)); err != nil {
 		return fmt.Errorf("stop pod init: %w", err)
 	}
 	return nil

@@ -75,7 +75,7 @@ func (s *Service) repairFirst(ctx context.Context, repairs *sync.WaitGroup, seen
 		switch {
 		case st.Phase == PodRemoving:
 			repairs.Go(func() { s.repairPod(ctx, p, s.destroyPod) })
-		case st.Phase == PodStopping, st.Phase == PodReady && !s.podIntact(st):
+		case st.Phase == PodStopping, st.Phase == PodReady && !s.spaces.Intact(st):
 			s.ledger.UpdatePod(p, func(st *PodStatus) { st.Phase = PodStopping })
 			repairs.Go(func() { s.repairPod(ctx, p, s.stopPod) })
 		}
@@ -168,8 +168,8 @@ func (s *Service) collectGarbage(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, cleanupLimit)
 	defer cancel()
 	// Names first, records after: what is made in between has a record by then.
-	bundles, _ := os.ReadDir(s.containersDir())
-	podDirs, _ := os.ReadDir(s.podsDir())
+	bundles, _ := os.ReadDir(s.bundles.Root)
+	podDirs, _ := os.ReadDir(s.spaces.Root)
 	cgroups, _ := cgroup.Children(s.config.CgroupRoot)
 	snapshots, err := s.bundles.Snapshots.Snapshots(ctx)
 	if err != nil {
@@ -248,7 +248,7 @@ func (s *Service) removeStrayPod(ctx context.Context, id string) {
 	st.Config.Namespaces.PID = want.NamespacePod
 	err := s.releasePod(ctx, st)
 	if err == nil {
-		err = s.removePodFiles(id)
+		err = s.spaces.Remove(id)
 	}
 	if err != nil {
 		logrus.WithError(err).WithField("pod", id).Error("cannot remove a pod that has no record")

@@ -34,6 +34,7 @@ import (
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/launch"
+	"criserver/pkg/sandbox/podspace"
 )
 
 // Network wires pods; see package cni for the contracts.
@@ -67,6 +68,7 @@ type Service struct {
 	config  Config
 	network Network
 	bundles *bundle.Store
+	spaces  podspace.Store
 	monitor *monitor.Client
 	ledger  *ledger.Ledger
 	// hostPaths finds what containers mount.
@@ -107,8 +109,9 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snaps
 		hostPaths:  hostpath.Resolver{Probe: []string{c.Monitor.Binary, "host-path"}},
 		monitorErr: fmt.Errorf("%w: crimonitor is being connected", ErrUnavailable),
 	}
-	svc.bundles = &bundle.Store{Root: svc.containersDir(), Snapshots: s}
-	for _, dir := range []string{svc.podsDir(), svc.containersDir()} {
+	svc.bundles = &bundle.Store{Root: filepath.Join(c.StateDir, "containers"), Snapshots: s}
+	svc.spaces = podspace.Store{Root: filepath.Join(c.StateDir, "pods")}
+	for _, dir := range []string{svc.spaces.Root, svc.bundles.Root} {
 		// Nobody else may pass: a set-uid program of an image must not be a set-uid program of the host
 		// (CVE-2021-41103).
 		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700)); err != nil {
@@ -216,12 +219,6 @@ func (s *Service) Container(id string) (ContainerStatus, error) {
 
 // Containers returns all containers, in no order.
 func (s *Service) Containers() []ContainerStatus { return s.ledger.Containers() }
-
-func (s *Service) podsDir() string       { return filepath.Join(s.config.StateDir, "pods") }
-func (s *Service) containersDir() string { return filepath.Join(s.config.StateDir, "containers") }
-
-func (s *Service) podDir(id string) string { return filepath.Join(s.podsDir(), id) }
-func (s *Service) nsDir(id string) string  { return filepath.Join(s.podsDir(), id, "ns") }
 
 // idLength is the length of an ID.
 const idLength = 64

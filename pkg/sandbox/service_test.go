@@ -306,7 +306,7 @@ func (f *fixture) logOf(id string) string {
 func TestLifecycle(t *testing.T) {
 	f := newFixture(t)
 	pod := f.runPod(f.podConfig())
-	for _, dir := range []string{f.containersDir(), f.podsDir()} {
+	for _, dir := range []string{f.bundles.Root, f.spaces.Root} {
 		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 			t.Errorf("%s is open to others: %v, %v", dir, info.Mode(), err)
 		}
@@ -551,8 +551,8 @@ func TestStraysAreRemoved(t *testing.T) {
 		}
 	})
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		bundles, _ := os.ReadDir(f.containersDir())
-		pods, _ := os.ReadDir(f.podsDir())
+		bundles, _ := os.ReadDir(f.bundles.Root)
+		pods, _ := os.ReadDir(f.spaces.Root)
 		if len(bundles)+len(pods) == 0 {
 			return // the fixture checks the rest
 		}

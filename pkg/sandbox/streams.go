@@ -7,7 +7,6 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -58,5 +57,8 @@ func (s *Service) PodNetwork(id string) (path string, err error) {
 	if st.Config.Namespaces.Network != want.NamespacePod {
 		return "", nil
 	}
-	return ns.Path(s.nsDir(st.ID), ns.Net), nil
+	if path = s.spaces.NetNS(st.ID); path == "" { // which would be the host's
+		return "", fmt.Errorf("pod %s has lost its network namespace: %w", id, ErrState)
+	}
+	return path, nil
 }

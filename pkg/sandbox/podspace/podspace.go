@@ -1,0 +1,147 @@
+// Package podspace keeps what the containers of a pod share beside its network and its process 1: a directory with the files
+// that each of them sees, and the pod's namespaces, pinned in it.
+package podspace
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/sys/mountinfo"
+
+	"criserver/pkg/sandbox/ledger"
+	"criserver/pkg/sandbox/ns"
+	"criserver/pkg/sandbox/podfiles"
+	"criserver/pkg/sandbox/spec"
+	"criserver/pkg/sandbox/want"
+)
+
+// Store holds the directories of pods below Root, by the IDs of pods.
+type Store struct {
+	Root string
+}
+
+// Dir is a pod's directory.
+func (s Store) Dir(id string) string { return filepath.Join(s.Root, id) }
+
+// InitBundle is the place in a pod's directory for the bundle of its process 1. Remove removes it.
+func (s Store) InitBundle(id string) string { return filepath.Join(s.Root, id, "init") }
+
+func (s Store) nsDir(id string) string { return filepath.Join(s.Root, id, "ns") }
+
+// NetNS is the path of a pod's network namespace; "" if the pod has none.
+func (s Store) NetNS(id string) string {
+	if !ns.Pinned(s.nsDir(id), ns.Net) {
+		return ""
+	}
+	return ns.Path(s.nsDir(id), ns.Net)
+}
+
+// Make makes the directory with its files, the pod's log directory, and the namespaces. After an error Unpin and Remove undo
+// what there is.
+func (s Store) Make(p ledger.PodStatus) error {
+	if err := os.Mkdir(s.Dir(p.ID), 0o711); err != nil {
+		return fmt.Errorf("make pod directory: %w", err)
+	}
+	if dir := p.Config.LogDirectory; dir != "" {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make log directory: %w", err)
+		}
+	}
+	if err := s.makeFiles(p); err != nil {
+		return err
+	}
+	return s.makeNamespaces(p)
+}
+
+func (s Store) makeFiles(p ledger.PodStatus) error {
+	c := podfiles.Config{Hostname: p.Config.Hostname, Shm: p.Config.Namespaces.IPC == want.NamespacePod}
+	if dns := p.Config.DNS; dns != nil {
+		c.DNS = &podfiles.DNS{Servers: dns.Servers, Searches: dns.Searches, Options: dns.Options}
+	}
+	if c.Hostname == "" || p.Config.Namespaces.Network == want.NamespaceNode {
+		var err error
+		if c.Hostname, err = os.Hostname(); err != nil {
+			return err
+		}
+	}
+	return podfiles.Make(s.Dir(p.ID), c)
+}
+
+func (s Store) makeNamespaces(p ledger.PodStatus) error {
+	c := ns.Config{Dir: s.nsDir(p.ID), Hostname: p.Config.Hostname, Sysctls: p.Config.Sysctls}
+	if p.Config.Namespaces.Network == want.NamespacePod {
+		c.Kinds = append(c.Kinds, ns.Net, ns.UTS)
+	}
+	if p.Config.Namespaces.IPC == want.NamespacePod {
+		c.Kinds = append(c.Kinds, ns.IPC)
+	}
+	if len(c.Kinds) == 0 {
+		return nil
+	}
+	if c.Hostname == "" {
+		var err error
+		if c.Hostname, err = os.Hostname(); err != nil {
+			return err
+		}
+	}
+	return ns.Make(c)
+}
+
+// Intact tells whether the namespaces and the shared memory of a pod that is ready are there: a reboot takes them.
+func (s Store) Intact(p ledger.PodStatus) bool {
+	dir := s.nsDir(p.ID)
+	if p.Config.Namespaces.Network == want.NamespacePod && !ns.Pinned(dir, ns.Net) {
+		return false
+	}
+	return p.Config.Namespaces.IPC != want.NamespacePod || (ns.Pinned(dir, ns.IPC) && mounted(podfiles.Shm(s.Dir(p.ID))))
+}
+
+func mounted(path string) bool {
+	ok, err := mountinfo.Mounted(path)
+	return err == nil && ok
+}
+
+// Spec is the pod as its containers' specifications see it.
+func (s Store) Spec(p ledger.PodStatus) spec.Pod {
+	dir, nsDir := s.Dir(p.ID), s.nsDir(p.ID)
+	out := spec.Pod{
+		ID: p.ID, Name: p.Config.Name, Namespace: p.Config.Namespace, UID: p.Config.UID,
+		Hostname:     p.Config.Hostname,
+		ResolvConf:   podfiles.ResolvConf(dir),
+		HostnameFile: podfiles.Hostname(dir),
+		HostsFile:    podfiles.Hosts(dir),
+		ShmPath:      "/dev/shm",
+		CgroupPath:   p.CgroupPath,
+		Privileged:   p.Config.Privileged,
+	}
+	if p.Config.Namespaces.Network == want.NamespacePod {
+		out.NetNS, out.UTSNS = ns.Path(nsDir, ns.Net), ns.Path(nsDir, ns.UTS)
+	}
+	if p.Config.Namespaces.IPC == want.NamespacePod {
+		out.IPCNS, out.ShmPath = ns.Path(nsDir, ns.IPC), podfiles.Shm(dir)
+	}
+	if out.Hostname == "" {
+		out.Hostname, _ = os.Hostname()
+	}
+	return out
+}
+
+// Unpin gives the namespaces up; the kernel frees each with its last process. It is idempotent.
+func (s Store) Unpin(id string) error { return ns.Remove(s.nsDir(id)) }
+
+// Remove removes the directory, whose namespaces are unpinned, but not the log directory, whose logs are the kubelet's. It is
+// idempotent.
+func (s Store) Remove(id string) error {
+	if err := podfiles.Remove(s.Dir(id)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.InitBundle(id)); err != nil {
+		return fmt.Errorf("remove pod init: %w", err)
+	}
+	if err := os.Remove(s.Dir(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove pod directory: %w", err)
+	}
+	return nil
+}
