@@ -23,6 +23,7 @@ import (
 
 	"criserver/pkg/sandbox/hostpath/probe"
 	"criserver/pkg/sandbox/monitor/server"
+	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/runtime/builtin"
 	"criserver/pkg/sandbox/runtime/oci"
 )
@@ -48,6 +49,8 @@ func run(args []string) error {
 	switch {
 	case len(args) > 0 && args[0] == "pod-init":
 		return podInit()
+	case len(args) > 0 && args[0] == "namespaces": // see package ns
+		return ns.Serve(os.Stdin, os.Stdout)
 	case len(args) == 2 && args[0] == "host-path": // see package hostpath
 		path, err := probe.Resolve(args[1])
 		if err == nil {

@@ -10,7 +10,7 @@ import (
 )
 
 // handlers makes the runtime handlers of the configuration.
-func handlers(c *config.Config) (*handler.Set, error) {
+func handlers(c *config.Config, node handler.Features) (*handler.Set, error) {
 	var all []handler.Handler
 	for name, h := range c.Runtimes {
 		one := handler.Handler{Name: name, PodAnnotations: h.PodAnnotations, Annotations: h.Annotations, Defaults: h.Defaults()}
@@ -21,5 +21,5 @@ func handlers(c *config.Config) (*handler.Set, error) {
 		}
 		all = append(all, one)
 	}
-	return handler.New(c.DefaultRuntime, all)
+	return handler.New(c.DefaultRuntime, node, all)
 }

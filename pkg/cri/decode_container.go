@@ -13,6 +13,7 @@ import (
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/device"
+	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
@@ -149,8 +150,6 @@ func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 			return nil, invalid(field+"propagation", "%v of an image volume", m.GetPropagation())
 		case m.GetImage().GetImage() == "" && m.GetImageSubPath() != "":
 			return nil, invalid(field+"image_sub_path", "no image is set")
-		case len(m.GetUidMappings()) > 0 || len(m.GetGidMappings()) > 0:
-			return nil, unsupported(field+"uidMappings", "an ID-mapped mount")
 		case m.GetSelinuxRelabel() && confine.SELinux():
 			return nil, unsupported(field+"selinux_relabel", true)
 		case m.GetImage().GetImage() != "":
@@ -168,10 +167,18 @@ func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 		}
 		out = append(out, spec.Mount{
 			Source: m.GetHostPath(), Destination: m.GetContainerPath(), ReadOnly: m.GetReadonly(), Propagation: propagation,
-			RecursiveReadOnly: m.GetRecursiveReadOnly(), Options: m.GetMountOptions(),
+			RecursiveReadOnly: m.GetRecursiveReadOnly(), Options: m.GetMountOptions(), Users: decodeMountUsers(m),
 		})
 	}
 	return out, nil
+}
+
+// decodeMountUsers takes the mappings of a mount; none leave the owners as they are.
+func decodeMountUsers(m *runtimeapi.Mount) *idmap.Mappings {
+	if len(m.GetUidMappings()) == 0 && len(m.GetGidMappings()) == 0 {
+		return nil
+	}
+	return &idmap.Mappings{UIDs: decodeRanges(m.GetUidMappings()), GIDs: decodeRanges(m.GetGidMappings())}
 }
 
 // decodeVolumes finds the images that are to be mounted.

@@ -8,6 +8,7 @@ import (
 
 	"criserver/pkg/cni"
 	"criserver/pkg/sandbox/confine"
+	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -96,8 +97,9 @@ func decodePorts(in []*runtimeapi.PortMapping) ([]cni.PortMapping, error) {
 
 func decodeNamespaces(field string, o *runtimeapi.NamespaceOption) (want.Namespaces, error) {
 	var none want.Namespaces
-	if u := o.GetUsernsOptions(); u != nil && u.GetMode() != runtimeapi.NamespaceMode_NODE {
-		return none, unsupported(field+".userns_options", u.GetMode())
+	users, err := decodeUsers(field+".userns_options", o.GetUsernsOptions())
+	if err != nil {
+		return none, err
 	}
 	pid, err := decodeMode(field+".pid", o.GetPid(), true)
 	if err != nil {
@@ -111,7 +113,27 @@ func decodeNamespaces(field string, o *runtimeapi.NamespaceOption) (want.Namespa
 	if err != nil {
 		return none, err
 	}
-	return want.Namespaces{Network: network, IPC: ipc, PID: pid, TargetID: o.GetTargetId()}, nil
+	return want.Namespaces{Network: network, IPC: ipc, PID: pid, TargetID: o.GetTargetId(), Users: users}, nil
+}
+
+func decodeUsers(field string, u *runtimeapi.UserNamespace) (*idmap.Mappings, error) {
+	switch mapped := len(u.GetUids())+len(u.GetGids()) > 0; {
+	case u == nil, u.GetMode() == runtimeapi.NamespaceMode_NODE && !mapped:
+		return nil, nil
+	case u.GetMode() == runtimeapi.NamespaceMode_NODE:
+		return nil, invalid(field, "mode NODE with mappings")
+	case u.GetMode() != runtimeapi.NamespaceMode_POD:
+		return nil, invalid(field+".mode", "%v", u.GetMode())
+	}
+	return &idmap.Mappings{UIDs: decodeRanges(u.GetUids()), GIDs: decodeRanges(u.GetGids())}, nil
+}
+
+func decodeRanges(in []*runtimeapi.IDMapping) []idmap.Range {
+	var out []idmap.Range
+	for _, m := range in {
+		out = append(out, idmap.Range{Container: m.GetContainerId(), Host: m.GetHostId(), Size: m.GetLength()})
+	}
+	return out
 }
 
 func decodeMode(field string, m runtimeapi.NamespaceMode, pid bool) (want.NamespaceMode, error) {

@@ -2,12 +2,15 @@ package cri
 
 import (
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/sandbox/confine"
+	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/signals"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
@@ -42,22 +45,31 @@ func TestStopSignals(t *testing.T) {
 	}
 }
 
-// What is not honoured is refused, by a message that names the field.
-func TestUnsupportedFieldsAreRefused(t *testing.T) {
-	for field, change := range map[string]func(*runtimeapi.ContainerConfig){
-		"userns_options": func(c *runtimeapi.ContainerConfig) {
-			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{}}
-		},
-		"mounts[0].uidMappings": func(c *runtimeapi.ContainerConfig) {
-			c.Mounts = []*runtimeapi.Mount{{HostPath: "/", UidMappings: []*runtimeapi.IDMapping{{}}}}
-		},
-	} {
-		c := containerConfig()
-		change(c)
-		_, err := decodeContainer(c)
-		if !errors.Is(err, errUnsupported) || !strings.Contains(err.Error(), field) {
-			t.Errorf("%s: err = %v", field, err)
-		}
+func TestUsersComeBack(t *testing.T) {
+	users := &runtimeapi.UserNamespace{
+		Mode: runtimeapi.NamespaceMode_POD,
+		Uids: []*runtimeapi.IDMapping{{HostId: 1000, ContainerId: 0, Length: 1}, {HostId: 70000, ContainerId: 1, Length: 9}},
+		Gids: []*runtimeapi.IDMapping{{HostId: 65536, ContainerId: 0, Length: 10}},
+	}
+	n, err := decodeNamespaces("f", &runtimeapi.NamespaceOption{UsernsOptions: users})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := encodeNamespaces(n).UsernsOptions; !proto.Equal(got, users) {
+		t.Errorf("%v came back as %v", users, got)
+	}
+	n, err = decodeNamespaces("f", &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE}})
+	if err != nil || n.Users != nil || encodeNamespaces(n).UsernsOptions != nil {
+		t.Errorf("mode NODE: %+v, %v", n, err)
+	}
+	c := containerConfig()
+	c.Mounts = []*runtimeapi.Mount{{HostPath: "/", UidMappings: users.Uids, GidMappings: users.Gids}}
+	got, err := decodeContainer(c)
+	if err != nil || !reflect.DeepEqual(got.Mounts[0].Users, &idmap.Mappings{
+		UIDs: []idmap.Range{{Container: 0, Host: 1000, Size: 1}, {Container: 1, Host: 70000, Size: 9}},
+		GIDs: []idmap.Range{{Container: 0, Host: 65536, Size: 10}},
+	}) {
+		t.Errorf("mount of %+v, %v", got.Mounts, err)
 	}
 }
 

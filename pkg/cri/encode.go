@@ -13,6 +13,7 @@ import (
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -62,7 +63,19 @@ func encodeNamespaces(n want.Namespaces) *runtimeapi.NamespaceOption {
 		want.NamespaceNode:      runtimeapi.NamespaceMode_NODE,
 		want.NamespaceTarget:    runtimeapi.NamespaceMode_TARGET,
 	}
-	return &runtimeapi.NamespaceOption{Network: modes[n.Network], Ipc: modes[n.IPC], Pid: modes[n.PID], TargetId: n.TargetID}
+	out := &runtimeapi.NamespaceOption{Network: modes[n.Network], Ipc: modes[n.IPC], Pid: modes[n.PID], TargetId: n.TargetID}
+	if n.Users != nil {
+		out.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: encodeRanges(n.Users.UIDs), Gids: encodeRanges(n.Users.GIDs)}
+	}
+	return out
+}
+
+func encodeRanges(ranges []idmap.Range) []*runtimeapi.IDMapping {
+	out := make([]*runtimeapi.IDMapping, len(ranges))
+	for i, r := range ranges {
+		out[i] = &runtimeapi.IDMapping{ContainerId: r.Container, HostId: r.Host, Length: r.Size}
+	}
+	return out
 }
 
 func encodeContainer(c sandbox.ContainerStatus) *runtimeapi.Container {
@@ -111,7 +124,7 @@ func encodeContainerStatus(c sandbox.ContainerStatus) *runtimeapi.ContainerStatu
 		st.User = &runtimeapi.ContainerUser{Linux: user}
 	}
 	for _, m := range c.Config.Mounts {
-		st.Mounts = append(st.Mounts, &runtimeapi.Mount{
+		mount := &runtimeapi.Mount{
 			ContainerPath: m.Destination, HostPath: m.Source, Readonly: m.ReadOnly,
 			RecursiveReadOnly: m.RecursiveReadOnly, MountOptions: m.Options,
 			Propagation: map[spec.Propagation]runtimeapi.MountPropagation{
@@ -119,7 +132,11 @@ func encodeContainerStatus(c sandbox.ContainerStatus) *runtimeapi.ContainerStatu
 				spec.PropagationHostToContainer: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER,
 				spec.PropagationBidirectional:   runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL,
 			}[m.Propagation],
-		})
+		}
+		if m.Users != nil {
+			mount.UidMappings, mount.GidMappings = encodeRanges(m.Users.UIDs), encodeRanges(m.Users.GIDs)
+		}
+		st.Mounts = append(st.Mounts, mount)
 	}
 	for _, v := range c.Config.Volumes {
 		st.Mounts = append(st.Mounts, &runtimeapi.Mount{

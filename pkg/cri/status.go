@@ -27,7 +27,7 @@ func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) 
 			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.b.NetworkReady()),
 		}},
 		RuntimeHandlers: encodeHandlers(s.b.Handlers()),
-		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: true},
 	}
 	if r.GetVerbose() && s.b.Info != nil {
 		resp.Info = s.b.Info()
@@ -35,15 +35,12 @@ func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) 
 	return resp, nil
 }
 
-// honoured are the features of handlers that this version makes use of.
-var honoured = handler.Features{RecursiveReadOnlyMounts: true}
-
 func encodeHandlers(handlers []handler.Usable) []*runtimeapi.RuntimeHandler {
 	out := make([]*runtimeapi.RuntimeHandler, 0, len(handlers))
 	for _, h := range handlers {
 		out = append(out, &runtimeapi.RuntimeHandler{Name: h.Name, Features: &runtimeapi.RuntimeHandlerFeatures{
-			RecursiveReadOnlyMounts: h.Features.RecursiveReadOnlyMounts && honoured.RecursiveReadOnlyMounts,
-			UserNamespaces:          h.Features.UserNamespaces && honoured.UserNamespaces,
+			RecursiveReadOnlyMounts: h.Features.RecursiveReadOnlyMounts,
+			UserNamespaces:          h.Features.UserNamespaces,
 		}})
 	}
 	return out

@@ -87,10 +87,10 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		return err
 	}
 	flight.Stage(ctx, "its root file system is being mounted")
-	if err := s.bundles.Make(ctx, st.ID, img.Layers); err != nil {
+	if err := s.bundles.Make(ctx, st.ID, s.spaces.Spec(pod), img.Layers); err != nil {
 		return err
 	}
-	volumes, err := s.bundles.MountVolumes(ctx, st.ID, st.Config.Volumes)
+	volumes, err := s.bundles.MountVolumes(ctx, st.ID, s.spaces.Spec(pod), st.Config.Volumes)
 	if err != nil {
 		return err
 	}

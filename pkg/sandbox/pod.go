@@ -75,7 +75,7 @@ func (s *Service) buildPod(ctx context.Context, p *ledger.Pod) error {
 	if err := s.ledger.SavePod(ctx, p); err != nil { // the intent
 		return err
 	}
-	if err := s.spaces.Make(st); err != nil {
+	if err := s.spaces.Make(ctx, st); err != nil {
 		return err
 	}
 	ips := st.IPs

@@ -18,10 +18,16 @@ func podInitID(podID string) string { return podID + "-init" }
 
 func (s *Service) startPodInit(ctx context.Context, st PodStatus) error {
 	dir := s.spaces.InitBundle(st.ID)
-	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o711); err != nil {
+	rootfs := filepath.Join(dir, "rootfs")
+	err := os.MkdirAll(rootfs, 0o711)
+	if users := st.Config.Namespaces.Users; users != nil && err == nil { // whose root makes mount points in it
+		uid, gid := users.Root()
+		err = os.Chown(rootfs, uid, gid)
+	}
+	if err != nil {
 		return fmt.Errorf("make pod init: %w", err)
 	}
-	data, err := json.Marshal(spec.PodInit(s.spaces.Spec(st), podInitID(st.ID), filepath.Join(dir, "rootfs"), s.config.Monitor.Binary))
+	data, err := json.Marshal(spec.PodInit(s.spaces.Spec(st), podInitID(st.ID), rootfs, s.config.Monitor.Binary))
 	if err != nil {
 		return err
 	}

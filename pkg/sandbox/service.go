@@ -110,15 +110,33 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snaps
 		monitorErr: fmt.Errorf("%w: crimonitor is being connected", ErrUnavailable),
 	}
 	svc.bundles = &bundle.Store{Root: filepath.Join(c.StateDir, "containers"), Snapshots: s}
-	svc.spaces = podspace.Store{Root: filepath.Join(c.StateDir, "pods")}
+	svc.spaces = podspace.Store{Root: filepath.Join(c.StateDir, "pods"), Helper: c.Monitor.Binary}
 	for _, dir := range []string{svc.spaces.Root, svc.bundles.Root} {
-		// Nobody else may pass: a set-uid program of an image must not be a set-uid program of the host
-		// (CVE-2021-41103).
-		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700)); err != nil {
+		if err := makeStateDir(dir); err != nil {
 			return nil, fmt.Errorf("make state directory: %w", err)
 		}
 	}
 	return svc, nil
+}
+
+// makeStateDir makes a directory that others can pass, and what is in it not: a set-uid program of an image must not be a set-uid
+// program of the host (CVE-2021-41103). Earlier versions had it the other way round.
+func makeStateDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.Mode()&0o7 != 0 {
+			if err := os.Chmod(filepath.Join(dir, e.Name()), info.Mode().Perm()&^0o7); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Chmod(dir, 0o711)
 }
 
 // Start connects to crimonitor, which it starts if none answers, brings records and reality together, and follows the

@@ -158,7 +158,7 @@ func (f *fixture) open() {
 		f.t.Fatal(err)
 	}
 	state := filepath.Join(f.dir, "state")
-	handlers, err := handler.New("", nil)
+	handlers, err := handler.New("", handler.Features{RecursiveReadOnlyMounts: true}, nil)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -306,12 +306,12 @@ func (f *fixture) logOf(id string) string {
 func TestLifecycle(t *testing.T) {
 	f := newFixture(t)
 	pod := f.runPod(f.podConfig())
-	for _, dir := range []string{f.bundles.Root, f.spaces.Root} {
+	id := f.start(pod, script("a", "hostname; id -u; exit 7"))
+	for _, dir := range []string{f.bundles.Dir(id), f.spaces.Dir(pod)} {
 		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 			t.Errorf("%s is open to others: %v, %v", dir, info.Mode(), err)
 		}
 	}
-	id := f.start(pod, script("a", "hostname; id -u; exit 7"))
 	st := f.awaitExit(id)
 	if st.ExitCode != 7 || st.Reason != ReasonError || st.StartedAt.IsZero() || st.FinishedAt.Before(st.StartedAt) {
 		t.Errorf("status = %+v", st)

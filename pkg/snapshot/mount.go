@@ -19,7 +19,7 @@ const maxData = 4095
 // of them is left. The working directory of the process is not changed.
 func MountAll(mounts []Mount, target string) error {
 	for i, m := range mounts {
-		if err := m.mount(target); err != nil {
+		if err := m.mount(target, nil); err != nil {
 			err = fmt.Errorf("mount %s on %s: %w", m.Type, target, err)
 			for range i {
 				err = errors.Join(err, unmountTop(target))
@@ -30,9 +30,12 @@ func MountAll(mounts []Mount, target string) error {
 	return nil
 }
 
-// Unmount detaches all that is mounted on target, and waits for nobody who still uses it (MNT_DETACH). A target that
-// is not a mount point, is a symbolic link or does not exist is no error.
+// Unmount detaches all that is mounted on target, and waits for nobody who still uses it (MNT_DETACH), also what a process that was
+// killed while it mounted has left. A target that is not a mount point, is a symbolic link or does not exist is no error.
 func Unmount(target string) error {
+	if err := removeStage(target); err != nil {
+		return err
+	}
 	for {
 		err := unmountTop(target)
 		switch {
@@ -52,7 +55,8 @@ func unmountTop(target string) error {
 	return nil
 }
 
-func (m Mount) mount(target string) error {
+// mount mounts as the root of a user namespace, if ids is not nil.
+func (m Mount) mount(target string, ids *IDMap) error {
 	flags, data := parseOptions(m.Options)
 	if flags&unix.MS_BIND != 0 || m.Type == "bind" {
 		return m.mountBind(target, flags|unix.MS_BIND, data)
@@ -60,47 +64,58 @@ func (m Mount) mount(target string) error {
 	if m.Type == "overlay" {
 		params, ok := m.overlayParams(flags, data)
 		if has, err := fsmount.LowerdirPlus(); ok && err == nil && has {
-			return mountDetached(m.Type, params, flags, target)
+			return onThread("", ids, func() error { return mountDetached(m.Type, params, flags, target) })
 		}
 	}
-	return m.mountClassic(target, flags, strings.Join(data, ","))
+	return m.mountClassic(target, ids, flags, strings.Join(data, ","))
 }
 
 // mountClassic is mount(2), with Dir as the working directory.
-func (m Mount) mountClassic(target string, flags uintptr, data string) error {
+func (m Mount) mountClassic(target string, ids *IDMap, flags uintptr, data string) error {
 	if len(data) > maxData {
 		return fmt.Errorf("options of %d bytes exceed the %d of mount(2), and this kernel lacks overlayfs's lowerdir+ (Linux 6.7): %w",
 			len(data), maxData, unix.E2BIG)
-	}
-	if m.Dir == "" {
-		return unix.Mount(m.Source, target, m.Type, flags, data)
 	}
 	target, err := filepath.Abs(target)
 	if err != nil {
 		return fmt.Errorf("resolve target: %w", err)
 	}
-	return inDir(m.Dir, func() error {
+	return onThread(m.Dir, ids, func() error {
 		return unix.Mount(m.Source, target, m.Type, flags, data)
 	})
 }
 
-// inDir runs f with dir as its working directory, on a thread of its own: the working directory is shared by all
-// threads of a process until unshare(CLONE_FS).
-func inDir(dir string, f func() error) error {
+// onThread runs f with dir as its working directory, and as the root of a user namespace, if they are given. Both are on a thread of its
+// own: the working directory is shared by all threads of a process until unshare(CLONE_FS), and a thread has more than one goroutine.
+func onThread(dir string, ids *IDMap, f func() error) error {
+	if dir == "" && ids == nil {
+		return f()
+	}
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the runtime ends the thread, and its working directory, with the goroutine
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			done <- fmt.Errorf("unshare working directory: %w", err)
-			return
+		runtime.LockOSThread() // never unlocked: the runtime ends the thread, and what it has become, with the goroutine
+		if dir != "" {
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				done <- fmt.Errorf("unshare working directory: %w", err)
+				return
+			}
+			if err := unix.Chdir(dir); err != nil {
+				done <- fmt.Errorf("change directory to %s: %w", dir, err)
+				return
+			}
 		}
-		if err := unix.Chdir(dir); err != nil {
-			done <- fmt.Errorf("change directory to %s: %w", dir, err)
-			return
+		var err error
+		if ids != nil {
+			err = ids.become()
 		}
-		err := f()
-		// The runtime cannot end a process's first thread, which it parks instead: it must not keep dir busy.
-		done <- errors.Join(err, unix.Chdir("/"))
+		if err == nil {
+			err = f()
+		}
+		if dir != "" {
+			// The runtime cannot end a process's first thread, which it parks instead: it must not keep dir busy.
+			err = errors.Join(err, unix.Chdir("/"))
+		}
+		done <- err
 	}()
 	return <-done
 }

@@ -84,7 +84,7 @@ func TestMountAllRelativeToDir(t *testing.T) {
 	flags, data := parseOptions(m.Options)
 	ways := map[string]func(string) error{
 		"MountAll": func(dir string) error { return MountAll([]Mount{m}, dir) },
-		"mount(2)": func(dir string) error { return m.mountClassic(dir, flags, strings.Join(data, ",")) },
+		"mount(2)": func(dir string) error { return m.mountClassic(dir, nil, flags, strings.Join(data, ",")) },
 	}
 	for name, mount := range ways {
 		dir := target(t)
@@ -110,7 +110,7 @@ func TestMountAllRelativeTarget(t *testing.T) {
 	dir := target(t)
 	t.Chdir(filepath.Dir(dir))
 	flags, data := parseOptions(m.Options)
-	if err := m.mountClassic(filepath.Base(dir), flags, strings.Join(data, ",")); err != nil {
+	if err := m.mountClassic(filepath.Base(dir), nil, flags, strings.Join(data, ",")); err != nil {
 		t.Fatal(err)
 	}
 	if n := mounted(t, dir); n != 1 {
@@ -123,7 +123,7 @@ func TestMountAllBeyondAPage(t *testing.T) {
 	m := stack(t, t.TempDir(), 450)
 	flags, data := parseOptions(m.Options)
 	dir := target(t)
-	if err := m.mountClassic(dir, flags, strings.Join(data, ",")); !errors.Is(err, unix.E2BIG) {
+	if err := m.mountClassic(dir, nil, flags, strings.Join(data, ",")); !errors.Is(err, unix.E2BIG) {
 		t.Errorf("mount(2) with more than a page: %v, want %v", err, unix.E2BIG)
 	}
 	if ok, err := fsmount.LowerdirPlus(); err != nil || !ok {
@@ -304,11 +304,11 @@ func BenchmarkMount(b *testing.B) {
 			})
 		}
 		run("fsmount", func() error { return MountAll([]Mount{m}, dir) })
-		run("mount", func() error { return m.mountClassic(dir, flags, strings.Join(data, ",")) })
+		run("mount", func() error { return m.mountClassic(dir, nil, flags, strings.Join(data, ",")) })
 	}
 	b.Run("thread", func(b *testing.B) {
 		for b.Loop() {
-			if err := inDir("/", func() error { return nil }); err != nil {
+			if err := onThread("/", nil, func() error { return nil }); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -316,13 +316,13 @@ func BenchmarkMount(b *testing.B) {
 }
 
 // The first thread of a process outlives its goroutine: no thread may keep the directory busy.
-func TestInDirLeavesTheDirectory(t *testing.T) {
+func TestOnThreadLeavesTheDirectory(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("unshare needs root")
 	}
 	dir := t.TempDir()
 	for range 100 {
-		if err := inDir(dir, func() error { return nil }); err != nil {
+		if err := onThread(dir, nil, func() error { return nil }); err != nil {
 			t.Fatal(err)
 		}
 		cwds, err := filepath.Glob("/proc/self/task/*/cwd")

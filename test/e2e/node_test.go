@@ -52,6 +52,9 @@ func newStoppedNode(t *testing.T, extra ...string) *node {
 		t.Skip("pods need root")
 	}
 	n := &node{t: t, dir: t.TempDir()}
+	if err := os.Chmod(filepath.Dir(n.dir), 0o711); err != nil { // for root in a user namespace to pass
+		t.Fatal(err)
+	}
 	n.config = filepath.Join(n.dir, "config.toml")
 	mirrors := ""
 	for _, host := range []string{"registry.k8s.io", "gcr.io", "k8s.gcr.io", "docker.io"} {

@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/idmap"
+	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/snapshot"
 )
 
@@ -27,7 +29,8 @@ type Snapshots interface {
 	Snapshots(ctx context.Context) ([]string, error)
 }
 
-// Store holds the bundles below a directory, by the IDs of containers.
+// Store holds the bundles below a directory, by the IDs of containers. Who is root in a container's user namespace passes Root, and
+// of what is in it nothing but the bundle of that container.
 type Store struct {
 	Root      string
 	Snapshots Snapshots
@@ -39,21 +42,31 @@ func (s *Store) RootFS(id string) string { return filepath.Join(s.Root, id, "roo
 
 func (s *Store) volumes(id string) string { return filepath.Join(s.Root, id, "volumes") }
 
-// Make makes the bundle of a container, with its root file system mounted.
-func (s *Store) Make(ctx context.Context, id string, layers []digest.Digest) error {
+// Make makes the bundle of a container in the pod, with its root file system mounted.
+func (s *Store) Make(ctx context.Context, id string, p spec.Pod, layers []digest.Digest) error {
 	mounts, err := s.Snapshots.Prepare(ctx, id, layers)
 	if err != nil {
 		return fmt.Errorf("prepare snapshot: %w", err)
 	}
-	for _, dir := range []string{s.Dir(id), s.RootFS(id)} {
-		if err := os.Mkdir(dir, 0o711); err != nil {
-			return fmt.Errorf("make bundle: %w", err)
-		}
+	if err := idmap.Mkdir(s.Dir(id), p.Users); err != nil {
+		return fmt.Errorf("make bundle: %w", err)
 	}
-	if err := snapshot.MountAll(mounts, s.RootFS(id)); err != nil {
+	if err := os.Mkdir(s.RootFS(id), 0o711); err != nil {
+		return fmt.Errorf("make bundle: %w", err)
+	}
+	if err := mountFor(p, mounts, s.RootFS(id)); err != nil {
 		return fmt.Errorf("mount root file system: %w", err)
 	}
 	return nil
+}
+
+// mountFor makes the mounts for the users of a pod.
+func mountFor(p spec.Pod, mounts []snapshot.Mount, target string) error {
+	if p.Users == nil {
+		return snapshot.MountAll(mounts, target)
+	}
+	uid, gid := p.Users.Root()
+	return snapshot.MountMapped(mounts, target, snapshot.IDMap{UserNS: p.UserNS, UID: uid, GID: gid})
 }
 
 // Mounted tells whether the root file system is mounted.
@@ -97,8 +110,8 @@ func unmount(path string) error {
 }
 
 // WriteSpec writes the specification of a container (OCI runtime-spec, config.md).
-func (s *Store) WriteSpec(id string, spec *specs.Spec) error {
-	data, err := json.Marshal(spec)
+func (s *Store) WriteSpec(id string, out *specs.Spec) error {
+	data, err := json.Marshal(out)
 	if err != nil {
 		return fmt.Errorf("encode specification: %w", err)
 	}

@@ -58,6 +58,7 @@ type Features struct {
 type Set struct {
 	standard string
 	handlers map[string]Handler
+	node     Features
 
 	mu     sync.Mutex
 	states map[string]state
@@ -70,9 +71,9 @@ type state struct {
 }
 
 // New makes a set of the handlers and the built-in one, which need not be among them. standard is the name of the one for pods
-// that choose none.
-func New(standard string, handlers []Handler) (*Set, error) {
-	s := &Set{standard: cmp.Or(standard, Builtin), handlers: map[string]Handler{Builtin: {Name: Builtin}}, states: map[string]state{}}
+// that choose none. node is what the node allows to any of them.
+func New(standard string, node Features, handlers []Handler) (*Set, error) {
+	s := &Set{node: node, standard: cmp.Or(standard, Builtin), handlers: map[string]Handler{Builtin: {Name: Builtin}}, states: map[string]state{}}
 	for _, h := range handlers {
 		h.Ulimits = allowed(h.Name, h.Ulimits)
 		s.handlers[h.Name] = h
@@ -105,10 +106,12 @@ func (s *Set) Probe(ctx context.Context) {
 }
 
 func (s *Set) probe(ctx context.Context, h Handler) state {
-	st := state{usable: Usable{Handler: h, SpecVersion: builtinSpec, Features: builtinFeatures()}}
+	st := state{usable: Usable{Handler: h, SpecVersion: builtinSpec, Features: builtinFeatures}}
 	if h.Command != nil {
 		st.usable.SpecVersion, st.usable.Features, st.err = ask(ctx, *h.Command)
 	}
+	st.usable.Features.RecursiveReadOnlyMounts = st.usable.Features.RecursiveReadOnlyMounts && s.node.RecursiveReadOnlyMounts
+	st.usable.Features.UserNamespaces = st.usable.Features.UserNamespaces && s.node.UserNamespaces
 	if st.err != nil {
 		st.err = fmt.Errorf("%w %q: %w", ErrUnusable, h.Name, st.err)
 	}

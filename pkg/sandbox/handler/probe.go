@@ -17,7 +17,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 
-	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/runtime"
 )
 
@@ -28,11 +27,10 @@ const askLimit = 10 * time.Second
 const leastSpec = "1.0.0"
 
 // builtinSpec and builtinFeatures are what crimonitor's own runtime can do.
-var builtinSpec = specs.Version
-
-func builtinFeatures() Features {
-	return Features{RecursiveReadOnlyMounts: host.RecursiveReadOnly(), UserNamespaces: userNamespaces()}
-}
+var (
+	builtinSpec     = specs.Version
+	builtinFeatures = Features{RecursiveReadOnlyMounts: true, UserNamespaces: true}
+)
 
 // ask finds out whether a runtime works, and what it can do: by "--version", which all have, and "features", which is young.
 func ask(ctx context.Context, c runtime.Command) (spec string, f Features, err error) {
@@ -51,12 +49,12 @@ func ask(ctx context.Context, c runtime.Command) (spec string, f Features, err e
 	if err != nil || json.Unmarshal([]byte(text), &told) != nil {
 		return spec, f, ctx.Err()
 	}
-	f.RecursiveReadOnlyMounts = slices.Contains(told.MountOptions, "rro") && host.RecursiveReadOnly()
+	f.RecursiveReadOnlyMounts = slices.Contains(told.MountOptions, "rro")
 	if l := told.Linux; l != nil {
 		// Volumes of such pods are ID-mapped mounts.
 		idmap := l.MountExtensions != nil && l.MountExtensions.IDMap != nil && l.MountExtensions.IDMap.Enabled != nil &&
 			*l.MountExtensions.IDMap.Enabled
-		f.UserNamespaces = slices.Contains(l.Namespaces, "user") && idmap && userNamespaces()
+		f.UserNamespaces = slices.Contains(l.Namespaces, "user") && idmap
 	}
 	return cmp.Or(told.OCIVersionMax, spec), f, nil
 }
@@ -85,10 +83,4 @@ func output(ctx context.Context, c runtime.Command, question string) (string, er
 		err = fmt.Errorf("%w: %s", err, said)
 	}
 	return "", fmt.Errorf("%s %s: %w", c.Path, question, err)
-}
-
-// userNamespaces tells whether the kernel has them.
-func userNamespaces() bool {
-	_, err := os.Stat("/proc/self/ns/user")
-	return err == nil
 }

@@ -1,16 +1,21 @@
 // Package ns makes a pod's namespaces without a process to hold them: a thread leaves the host's namespaces, and each
-// new one is pinned by a bind mount of its file below /proc (namespaces(7)).
+// new one is pinned by a bind mount of its file below /proc (namespaces(7)). A thread cannot leave its user namespace alone, so
+// for one of the pod's own a short-lived process is needed.
 package ns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/idmap"
 )
 
 // Kind is a kind of namespace, named as its file below /proc/PID/ns.
@@ -18,18 +23,24 @@ type Kind string
 
 // The kinds that a pod's containers can share without a process of the pod's own.
 const (
-	Net Kind = "net"
-	IPC Kind = "ipc"
-	UTS Kind = "uts"
+	Net  Kind = "net"
+	IPC  Kind = "ipc"
+	UTS  Kind = "uts"
+	User Kind = "user"
 )
 
-var flags = map[Kind]int{Net: unix.CLONE_NEWNET, IPC: unix.CLONE_NEWIPC, UTS: unix.CLONE_NEWUTS}
+var flags = map[Kind]int{Net: unix.CLONE_NEWNET, IPC: unix.CLONE_NEWIPC, UTS: unix.CLONE_NEWUTS, User: unix.CLONE_NEWUSER}
 
 // Config says what to make.
 type Config struct {
 	// Dir is the directory to pin the namespaces in, one file a kind. It is made.
-	Dir   string
+	Dir string
+	// Kinds are those to make. User is made by Users.
 	Kinds []Kind
+	// Users, if not nil, has a user namespace made, which the others belong to.
+	Users *idmap.Mappings
+	// Helper is the program that is executed, with Users, as HELPER namespaces: it is to call Serve.
+	Helper string
 	// Hostname is set in a UTS namespace.
 	Hostname string
 	// Sysctls are set within the new namespaces, by dotted or slashed name.
@@ -40,9 +51,12 @@ type Config struct {
 func Path(dir string, k Kind) string { return filepath.Join(dir, string(k)) }
 
 // Make makes and pins the namespaces. After an error some may be pinned already: Remove undoes that.
-func Make(c Config) error {
+func Make(ctx context.Context, c Config) error {
 	if err := os.MkdirAll(c.Dir, 0o711); err != nil {
 		return fmt.Errorf("make namespace directory: %w", err)
+	}
+	if c.Users != nil {
+		return makeForUsers(ctx, c)
 	}
 	return onOwnThread(func() error { return makeOnThread(c) })
 }
@@ -72,34 +86,48 @@ func makeOnThread(c Config) error {
 	if err := unix.Unshare(all); err != nil {
 		return fmt.Errorf("unshare %v: %w", c.Kinds, err)
 	}
-	for _, k := range c.Kinds {
-		if k == UTS {
-			if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
-				return fmt.Errorf("set host name %q: %w", c.Hostname, err)
-			}
-		}
-	}
-	for name, value := range c.Sysctls {
-		if err := setSysctl(name, value); err != nil {
-			return err
-		}
+	if err := (settings{c.Kinds, c.Hostname, c.Sysctls}).apply(); err != nil {
+		return err
 	}
 	for _, k := range c.Kinds {
-		if err := pin(c.Dir, k); err != nil {
+		if err := pin(c.Dir, k, "thread-self"); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func pin(dir string, k Kind) error {
+// settings are what is set in new namespaces from inside.
+type settings struct {
+	Kinds    []Kind
+	Hostname string
+	Sysctls  map[string]string
+}
+
+// apply acts on the namespaces of the calling thread.
+func (s settings) apply() error {
+	if slices.Contains(s.Kinds, UTS) {
+		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
+			return fmt.Errorf("set host name %q: %w", s.Hostname, err)
+		}
+	}
+	for name, value := range s.Sysctls {
+		if err := setSysctl(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pin pins a namespace of the thread or process whose directory below /proc is given.
+func pin(dir string, k Kind, proc string) error {
 	target := Path(dir, k)
 	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
 	if err != nil {
 		return fmt.Errorf("pin %s namespace: %w", k, err)
 	}
 	_ = f.Close()
-	if err := unix.Mount("/proc/thread-self/ns/"+string(k), target, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(filepath.Join("/proc", proc, "ns", string(k)), target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("pin %s namespace at %s: %w", k, target, err)
 	}
 	return nil

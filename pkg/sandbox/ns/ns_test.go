@@ -1,6 +1,7 @@
 package ns
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -8,7 +9,20 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/idmap"
 )
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "namespaces" {
+		if err := Serve(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
 
 func needRoot(t *testing.T) {
 	t.Helper()
@@ -43,7 +57,7 @@ func TestMakeAndRemove(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "ns")
 	t.Cleanup(func() { _ = Remove(dir) })
 	hostBefore, _ := os.Hostname()
-	err := Make(Config{Dir: dir, Kinds: []Kind{Net, IPC, UTS}, Hostname: "pod-a",
+	err := Make(t.Context(), Config{Dir: dir, Kinds: []Kind{Net, IPC, UTS}, Hostname: "pod-a",
 		Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1"}})
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +102,7 @@ func TestMakeAndRemove(t *testing.T) {
 func TestMakeFailsInTheMiddle(t *testing.T) {
 	needRoot(t)
 	dir := filepath.Join(t.TempDir(), "ns")
-	err := Make(Config{Dir: dir, Kinds: []Kind{Net}, Sysctls: map[string]string{"net.no.such": "1"}})
+	err := Make(t.Context(), Config{Dir: dir, Kinds: []Kind{Net}, Sysctls: map[string]string{"net.no.such": "1"}})
 	if err == nil || !strings.Contains(err.Error(), "net.no.such=1") {
 		t.Fatalf("err = %v", err)
 	}
@@ -97,6 +111,83 @@ func TestMakeFailsInTheMiddle(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("directory is left: %v", err)
+	}
+}
+
+// owner is the user namespace that another namespace belongs to (ioctl_ns(2)).
+func owner(t *testing.T, path string) uint64 {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fd, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ino
+}
+
+func TestMakeWithUsers(t *testing.T) {
+	needRoot(t)
+	// The program need not be in reach of who is root in the namespace.
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := []idmap.Range{{Container: 0, Host: 1_000_000, Size: 65536}}
+	c := Config{
+		Dir: filepath.Join(t.TempDir(), "ns"), Kinds: []Kind{Net, IPC, UTS}, Hostname: "pod-a",
+		Users: &idmap.Mappings{UIDs: ids, GIDs: ids}, Helper: self,
+		Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "11"},
+	}
+	t.Cleanup(func() { _ = Remove(c.Dir) })
+	if err := Make(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	var user unix.Stat_t
+	if err := unix.Stat(Path(c.Dir, User), &user); err != nil || !Pinned(c.Dir, User) {
+		t.Fatalf("the user namespace is not pinned: %v", err)
+	}
+	for _, k := range c.Kinds {
+		if got := owner(t, Path(c.Dir, k)); got != user.Ino {
+			t.Errorf("%s belongs to user namespace %d, not to %d", k, got, user.Ino)
+		}
+	}
+	inside(t, Path(c.Dir, UTS), func() {
+		if got, _ := os.Hostname(); got != "pod-a" {
+			t.Errorf("host name in the pod = %q", got)
+		}
+	})
+	inside(t, Path(c.Dir, IPC), func() {
+		for path, want := range map[string]string{"/proc/sys/kernel/shm_rmid_forced": "1", "/proc/sys/fs/mqueue/msg_max": "11"} {
+			if got, err := os.ReadFile(path); strings.TrimSpace(string(got)) != want {
+				t.Errorf("%s = %q, %v", path, got, err)
+			}
+		}
+	})
+	if err := Remove(c.Dir); err != nil {
+		t.Fatal(err)
+	}
+	for what, change := range map[string]func(*Config){
+		"net.no.such=1":               func(c *Config) { c.Sysctls = map[string]string{"net.no.such": "1"} },
+		"no such file":                func(c *Config) { c.Helper = "/no/such" },
+		"make namespaces: EOF\nmake ": func(c *Config) { c.Helper = "/bin/false" },
+	} {
+		bad := c
+		change(&bad)
+		if err := Make(t.Context(), bad); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("error %v, want one of %q", err, what)
+		}
+		if err := Remove(bad.Dir); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

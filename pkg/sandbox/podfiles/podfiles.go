@@ -24,6 +24,8 @@ type Config struct {
 	DNS *DNS
 	// Shm makes a /dev/shm.
 	Shm bool
+	// UID and GID own all that: the IDs, on the host, of root in the pod.
+	UID, GID int
 }
 
 // DNS are the settings of resolv.conf(5).
@@ -60,6 +62,11 @@ func Make(dir string, c Config) error {
 	); err != nil {
 		return fmt.Errorf("write pod files: %w", err)
 	}
+	for _, f := range []string{ResolvConf(dir), Hostname(dir), Hosts(dir)} {
+		if err := os.Chown(f, c.UID, c.GID); err != nil {
+			return fmt.Errorf("write pod files: %w", err)
+		}
+	}
 	if !c.Shm {
 		return nil
 	}
@@ -67,7 +74,7 @@ func Make(dir string, c Config) error {
 		return fmt.Errorf("make /dev/shm: %w", err)
 	}
 	if err := unix.Mount("shm", Shm(dir), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
-		fmt.Sprintf("mode=1777,size=%d", shmSize)); err != nil {
+		fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", shmSize, c.UID, c.GID)); err != nil {
 		return fmt.Errorf("mount /dev/shm at %s: %w", Shm(dir), err)
 	}
 	return nil

@@ -3,6 +3,7 @@
 package podspace
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 
+	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/podfiles"
@@ -17,9 +19,12 @@ import (
 	"criserver/pkg/sandbox/want"
 )
 
-// Store holds the directories of pods below Root, by the IDs of pods.
+// Store holds the directories of pods below Root, by the IDs of pods. Who is root in a pod passes Root, and of what is in it
+// nothing but the directory of that pod.
 type Store struct {
 	Root string
+	// Helper is the program that makes user namespaces, see ns.Config.
+	Helper string
 }
 
 // Dir is a pod's directory.
@@ -40,8 +45,8 @@ func (s Store) NetNS(id string) string {
 
 // Make makes the directory with its files, the pod's log directory, and the namespaces. After an error Unpin and Remove undo
 // what there is.
-func (s Store) Make(p ledger.PodStatus) error {
-	if err := os.Mkdir(s.Dir(p.ID), 0o711); err != nil {
+func (s Store) Make(ctx context.Context, p ledger.PodStatus) error {
+	if err := idmap.Mkdir(s.Dir(p.ID), p.Config.Namespaces.Users); err != nil {
 		return fmt.Errorf("make pod directory: %w", err)
 	}
 	if dir := p.Config.LogDirectory; dir != "" {
@@ -52,11 +57,14 @@ func (s Store) Make(p ledger.PodStatus) error {
 	if err := s.makeFiles(p); err != nil {
 		return err
 	}
-	return s.makeNamespaces(p)
+	return s.makeNamespaces(ctx, p)
 }
 
 func (s Store) makeFiles(p ledger.PodStatus) error {
 	c := podfiles.Config{Hostname: p.Config.Hostname, Shm: p.Config.Namespaces.IPC == want.NamespacePod}
+	if users := p.Config.Namespaces.Users; users != nil {
+		c.UID, c.GID = users.Root()
+	}
 	if dns := p.Config.DNS; dns != nil {
 		c.DNS = &podfiles.DNS{Servers: dns.Servers, Searches: dns.Searches, Options: dns.Options}
 	}
@@ -69,15 +77,15 @@ func (s Store) makeFiles(p ledger.PodStatus) error {
 	return podfiles.Make(s.Dir(p.ID), c)
 }
 
-func (s Store) makeNamespaces(p ledger.PodStatus) error {
-	c := ns.Config{Dir: s.nsDir(p.ID), Hostname: p.Config.Hostname, Sysctls: p.Config.Sysctls}
+func (s Store) makeNamespaces(ctx context.Context, p ledger.PodStatus) error {
+	c := ns.Config{Dir: s.nsDir(p.ID), Hostname: p.Config.Hostname, Sysctls: p.Config.Sysctls, Users: p.Config.Namespaces.Users, Helper: s.Helper}
 	if p.Config.Namespaces.Network == want.NamespacePod {
 		c.Kinds = append(c.Kinds, ns.Net, ns.UTS)
 	}
 	if p.Config.Namespaces.IPC == want.NamespacePod {
 		c.Kinds = append(c.Kinds, ns.IPC)
 	}
-	if len(c.Kinds) == 0 {
+	if len(c.Kinds) == 0 && c.Users == nil {
 		return nil
 	}
 	if c.Hostname == "" {
@@ -86,13 +94,16 @@ func (s Store) makeNamespaces(p ledger.PodStatus) error {
 			return err
 		}
 	}
-	return ns.Make(c)
+	return ns.Make(ctx, c)
 }
 
 // Intact tells whether the namespaces and the shared memory of a pod that is ready are there: a reboot takes them.
 func (s Store) Intact(p ledger.PodStatus) bool {
 	dir := s.nsDir(p.ID)
 	if p.Config.Namespaces.Network == want.NamespacePod && !ns.Pinned(dir, ns.Net) {
+		return false
+	}
+	if p.Config.Namespaces.Users != nil && !ns.Pinned(dir, ns.User) {
 		return false
 	}
 	return p.Config.Namespaces.IPC != want.NamespacePod || (ns.Pinned(dir, ns.IPC) && mounted(podfiles.Shm(s.Dir(p.ID))))
@@ -121,6 +132,9 @@ func (s Store) Spec(p ledger.PodStatus) spec.Pod {
 	}
 	if p.Config.Namespaces.IPC == want.NamespacePod {
 		out.IPCNS, out.ShmPath = ns.Path(nsDir, ns.IPC), podfiles.Shm(dir)
+	}
+	if p.Config.Namespaces.Users != nil {
+		out.UserNS, out.Users = ns.Path(nsDir, ns.User), p.Config.Namespaces.Users
 	}
 	if out.Hostname == "" {
 		out.Hostname, _ = os.Hostname()

@@ -5,15 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runc/libcontainer/configs/validate"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"criserver/pkg/sandbox/idmap"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -82,11 +87,20 @@ func sharedPID() (Pod, Container) {
 	return p, c
 }
 
+func userNS() (Pod, Container) {
+	p, c := plainPod(), plainContainer()
+	ids := []idmap.Range{{Container: 0, Host: 65536, Size: 65536}}
+	p.UserNS, p.Users = "/run/criserver/pods/p/ns/user", &idmap.Mappings{UIDs: ids, GIDs: ids}
+	c.Mounts = append(c.Mounts, Mount{Source: "/srv/data", Destination: "/data", Users: p.Users})
+	return p, c
+}
+
 var golden = map[string]func() (Pod, Container){
 	"plain":       func() (Pod, Container) { return plainPod(), plainContainer() },
 	"privileged":  privileged,
 	"hostnetwork": hostNetwork,
 	"sharedpid":   sharedPID,
+	"userns":      userNS,
 }
 
 func TestBuildGolden(t *testing.T) {
@@ -131,6 +145,9 @@ func TestBuildPleasesLibcontainer(t *testing.T) {
 						specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts",
 						specs.PIDNamespace: "pid",
 					}[ns.Type]
+					if ns.Type == specs.UserNamespace { // the library enters it: one of the test's own
+						ns.Path = userNSPath(t)
+					}
 				}
 			}
 			config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: "c", Spec: s})
@@ -142,6 +159,19 @@ func TestBuildPleasesLibcontainer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// userNSPath is a user namespace that lives as long as the test.
+func userNSPath(t *testing.T) string {
+	t.Helper()
+	cmd := exec.Command("sleep", "infinity")
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 65536, Size: 65536}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
+	if err := cmd.Start(); err != nil {
+		t.Skipf("no user namespaces here: %v", err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid)
 }
 
 func TestBuildIsPure(t *testing.T) {

@@ -3,6 +3,8 @@ package spec
 import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"criserver/pkg/sandbox/idmap"
 )
 
 // Pod is what a container's specification needs to know of its pod. All paths are on the host.
@@ -12,6 +14,9 @@ type Pod struct {
 	Hostname string
 	// NetNS, IPCNS and UTSNS are the pinned namespaces to join; "" joins the host's.
 	NetNS, IPCNS, UTSNS string
+	// UserNS is the pinned user namespace, which the others belong to, and Users who is who in it; "" and nil are the host's.
+	UserNS string
+	Users  *idmap.Mappings
 	// ShmPath is the pod's /dev/shm (the host's for host IPC); ResolvConf, HostnameFile and HostsFile: "" when
 	// the container is to see its image's own.
 	ShmPath, ResolvConf, HostnameFile, HostsFile string
@@ -49,6 +54,8 @@ type Mount struct {
 	// RecursiveReadOnly makes read-only what is mounted below Source too; with ReadOnly and PropagationPrivate only.
 	RecursiveReadOnly bool `json:",omitempty"`
 	Propagation       Propagation
+	// Users are who the owners in Source are to the container, with a user namespace; nil leaves them who they are.
+	Users *idmap.Mappings `json:",omitempty"`
 	// Options are of "nodev", "noexec" and "nosuid"; as all options of mount(8), not of what is mounted below Source.
 	Options []string `json:",omitempty"`
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"criserver/pkg/sandbox/idmap"
 )
 
 // addMounts adds the pod's files and the container's mounts, upper directories first so that none hides another. A
@@ -87,9 +89,21 @@ func bindMount(m Mount) specs.Mount {
 	default:
 		options = append(options, "rw")
 	}
-	return specs.Mount{
+	out := specs.Mount{
 		Destination: m.Destination, Type: "bind", Source: m.Source, Options: append(options, m.Options...),
 	}
+	if m.Users != nil {
+		out.UIDMappings, out.GIDMappings = linuxMappings(m.Users.UIDs), linuxMappings(m.Users.GIDs)
+	}
+	return out
+}
+
+func linuxMappings(ranges []idmap.Range) []specs.LinuxIDMapping {
+	out := make([]specs.LinuxIDMapping, len(ranges))
+	for i, r := range ranges {
+		out[i] = specs.LinuxIDMapping{ContainerID: r.Container, HostID: r.Host, Size: r.Size}
+	}
+	return out
 }
 
 // widerPropagation is the propagation of the root that a mount with propagation p needs: a mount in a private tree

@@ -180,3 +180,15 @@ func TestMountErrors(t *testing.T) {
 		wantError(t, tc.field, func(_ *Pod, c *Container) { c.Mounts = []Mount{tc.mount} })
 	}
 }
+
+// Only who has rights over a network namespace may make a sysfs for it.
+func TestSysOfAUserNamespace(t *testing.T) {
+	own := build(t, func(p *Pod, _ *Container) { p.UserNS = "/run/user" })
+	if got := mountsOn(own, "/sys"); !slices.Equal(got, []string{"sysfs nosuid,noexec,nodev,ro"}) {
+		t.Errorf("with a network of its own: %v", got)
+	}
+	hosts := build(t, func(p *Pod, _ *Container) { p.UserNS, p.NetNS, p.UTSNS = "/run/user", "", "" })
+	if got := mountsOn(hosts, "/sys"); !slices.Equal(got, []string{"/sys rbind,rprivate,nosuid,noexec,nodev,ro,rro"}) {
+		t.Errorf("on the host's network: %v", got)
+	}
+}

@@ -6,6 +6,7 @@ import "github.com/opencontainers/runtime-spec/specs-go"
 func setNamespaces(s *specs.Spec, p Pod, c Container) error {
 	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	for _, ns := range []specs.LinuxNamespace{
+		{Type: specs.UserNamespace, Path: p.UserNS},
 		{Type: specs.NetworkNamespace, Path: p.NetNS},
 		{Type: specs.IPCNamespace, Path: p.IPCNS},
 		{Type: specs.UTSNamespace, Path: p.UTSNS},

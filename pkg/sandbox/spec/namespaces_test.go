@@ -27,6 +27,8 @@ func TestNamespaces(t *testing.T) {
 		"pid of the pod": {func(_ *Pod, c *Container) { c.PID, c.PIDNS = PIDPath, "/proc/1/ns/pid" },
 			with(set{specs.PIDNamespace: "/proc/1/ns/pid", specs.CgroupNamespace: ""})},
 		"pid of the host": {func(_ *Pod, c *Container) { c.PID = PIDHost }, with(set{specs.CgroupNamespace: ""})},
+		"users": {func(p *Pod, c *Container) { p.UserNS, c.UnifiedCgroup = "/run/user", false },
+			with(set{specs.PIDNamespace: "", specs.UserNamespace: "/run/user"})},
 		"all of the host": {func(p *Pod, c *Container) {
 			p.NetNS, p.IPCNS, p.UTSNS, c.PID, c.UnifiedCgroup = "", "", "", PIDHost, false
 		}, set{specs.MountNamespace: ""}},

@@ -17,18 +17,22 @@ const (
 func PodInit(p Pod, id, rootfs, binary string) *specs.Spec {
 	namespaces := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}}
 	for _, ns := range []specs.LinuxNamespace{
-		{Type: specs.NetworkNamespace, Path: p.NetNS}, {Type: specs.IPCNamespace, Path: p.IPCNS}, {Type: specs.UTSNamespace, Path: p.UTSNS},
+		{Type: specs.UserNamespace, Path: p.UserNS}, {Type: specs.NetworkNamespace, Path: p.NetNS}, {Type: specs.IPCNamespace, Path: p.IPCNS}, {Type: specs.UTSNamespace, Path: p.UTSNS},
 	} {
 		if ns.Path != "" {
 			namespaces = append(namespaces, ns)
 		}
+	}
+	user := specs.User{UID: podInitUser, GID: podInitUser}
+	if p.Users != nil && (!p.Users.HasUID(podInitUser) || !p.Users.HasGID(podInitUser)) {
+		user = specs.User{}
 	}
 	return &specs.Spec{
 		Version: specs.Version,
 		Process: &specs.Process{
 			Args:            []string{podInitBinary, "pod-init"},
 			Cwd:             "/",
-			User:            specs.User{UID: podInitUser, GID: podInitUser},
+			User:            user,
 			NoNewPrivileges: true,
 			Capabilities:    &specs.LinuxCapabilities{},
 		},

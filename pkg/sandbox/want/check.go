@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"criserver/pkg/sandbox/ns"
@@ -33,10 +34,30 @@ func (c Pod) Check() error {
 	case c.Namespaces.PID == NamespaceTarget:
 		return fmt.Errorf("namespace_options.pid: %w: TARGET is for containers", ErrInvalid)
 	}
+	if err := c.checkUsers(); err != nil {
+		return err
+	}
 	for name := range c.Sysctls {
 		if err := ns.CheckSysctl(name, c.Namespaces.Network == NamespacePod, c.Namespaces.IPC == NamespacePod); err != nil {
 			return fmt.Errorf("linux.sysctls: %w: %w", ErrInvalid, err)
 		}
+	}
+	return nil
+}
+
+// checkUsers refuses mappings that make no user namespace, and to share with the node what such a namespace has no rights over.
+func (c Pod) checkUsers() error {
+	n := c.Namespaces
+	switch {
+	case n.Users == nil:
+		return nil
+	case n.PID == NamespaceNode:
+		return fmt.Errorf("namespace_options.pid: %w: NODE does not go with a user namespace", ErrInvalid)
+	case n.IPC == NamespaceNode:
+		return fmt.Errorf("namespace_options.ipc: %w: NODE does not go with a user namespace", ErrInvalid)
+	}
+	if err := n.Users.Check(); err != nil {
+		return fmt.Errorf("namespace_options.userns_options: %w: %w", ErrInvalid, err)
 	}
 	return nil
 }
@@ -56,6 +77,12 @@ func (c Container) Check(p Pod) error {
 	if c.Namespaces.PID == NamespacePod && p.Namespaces.PID != NamespacePod {
 		return fmt.Errorf("namespace_options.pid: %w: the pod has no PID namespace to share", ErrInvalid)
 	}
+	if c.Namespaces.Users != nil && !reflect.DeepEqual(c.Namespaces.Users, p.Namespaces.Users) {
+		return fmt.Errorf("namespace_options.userns_options: %w: not those of the pod", ErrInvalid)
+	}
+	if p.Namespaces.Users != nil && c.Namespaces.PID == NamespaceNode {
+		return fmt.Errorf("namespace_options.pid: %w: NODE does not go with the pod's user namespace", ErrInvalid)
+	}
 	if c.StopSignal != "" {
 		if _, err := signals.Parse(c.StopSignal); err != nil {
 			return fmt.Errorf("stop_signal: %w: %w", ErrInvalid, err)
@@ -68,6 +95,14 @@ func (c Container) Check(p Pod) error {
 		if !filepath.IsAbs(m.Source) || m.Destination == "" {
 			return fmt.Errorf("mounts[%d]: %w: host_path must be absolute and container_path set, got %q and %q",
 				i, ErrInvalid, m.Source, m.Destination)
+		}
+		if m.Users != nil {
+			if err := m.Users.Check(); err != nil {
+				return fmt.Errorf("mounts[%d].mappings: %w: %w", i, ErrInvalid, err)
+			}
+			if p.Namespaces.Users == nil {
+				return fmt.Errorf("mounts[%d].uidMappings: %w: the pod has no user namespace", i, ErrInvalid)
+			}
 		}
 		if m.Propagation == spec.PropagationBidirectional && !c.Privileged {
 			return fmt.Errorf("mounts[%d].propagation: %w: %s on %s: only a privileged container may mount on the host "+

@@ -9,6 +9,7 @@ import (
 	"criserver/pkg/cni"
 	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/device"
+	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 )
@@ -29,6 +30,8 @@ type Namespaces struct {
 	Network, IPC, PID NamespaceMode
 	// TargetID is the container whose PID namespace is joined in mode NamespaceTarget.
 	TargetID string
+	// Users makes a user namespace of the pod's own; nil is the node's. A container is always in its pod's.
+	Users *idmap.Mappings `json:",omitempty"`
 }
 
 // Pod is what is wanted of a pod. After RunPod only Resources and Overhead are changed.

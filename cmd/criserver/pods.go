@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/sirupsen/logrus"
+
+	"criserver/cmd/criserver/config"
+	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/handler"
+	"criserver/pkg/sandbox/host"
+	"criserver/pkg/sandbox/monitor/launch"
+	"criserver/pkg/sandbox/podspace"
+	"criserver/pkg/sandbox/qosclass"
+)
+
+func (d *daemon) openHandlers(ctx context.Context, c *config.Config) error {
+	if err := qosclass.Configure(c.Runtime.RDTConfig, c.Runtime.BlockIOConfig); err != nil {
+		return err
+	}
+	program, err := monitorProgram(c.Monitor.Path)
+	if err != nil {
+		return err
+	}
+	node := handler.Features{RecursiveReadOnlyMounts: host.RecursiveReadOnly()}
+	if err := podspace.TryUsers(ctx, program, c.State, c.Root); err != nil {
+		logrus.WithError(err).Warn("there are no user namespaces for pods on this node")
+	} else {
+		node.UserNamespaces = true
+	}
+	if d.handlers, err = handlers(c, node); err != nil {
+		return err
+	}
+	d.handlers.Probe(ctx)
+	return nil
+}
+
+func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
+	pods, err := sandboxConfig(c)
+	if err != nil {
+		return err
+	}
+	pods.Handlers = d.handlers
+	d.streams, d.streamsCgroup = streamClient(c, pods.Monitor.Socket)
+	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
+		return err
+	}
+	connect, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	d.pods.Start(connect)
+	return nil
+}
+
+func sandboxConfig(c *config.Config) (sandbox.Config, error) {
+	program, err := monitorProgram(c.Monitor.Path)
+	if err != nil {
+		return sandbox.Config{}, err
+	}
+	// A container's root must not be named through a link, as /var/run is one (runc refuses it).
+	state, err := filepath.EvalSymlinks(c.State)
+	if err != nil {
+		return sandbox.Config{}, fmt.Errorf("resolve state directory: %w", err)
+	}
+	m := launch.Config{
+		Binary: program, StateDir: filepath.Join(state, "monitor"), LogLevel: c.Log.Level,
+		Socket: c.Monitor.Socket, Log: c.Monitor.Log, Cgroup: filepath.Join(c.Runtime.CgroupRoot, "monitor"),
+	}
+	if m.Socket == "" {
+		m.Socket = filepath.Join(c.State, "crimonitor.sock")
+	}
+	if m.Log == "" {
+		m.Log = filepath.Join(c.State, "crimonitor.log")
+	}
+	return sandbox.Config{
+		StateDir: state, CgroupRoot: c.Runtime.CgroupRoot, CDISpecDirs: c.Runtime.CDISpecDirs, Monitor: m,
+		LogRate: int64(c.Runtime.LogRate), LogBurst: int64(c.Runtime.LogBurst),
+	}, nil
+}
+
+// monitorProgram finds crimonitor: where it is said to be, beside this program, or in PATH.
+func monitorProgram(path string) (string, error) {
+	if path != "" {
+		return path, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	if beside := filepath.Join(filepath.Dir(self), "crimonitor"); isProgram(beside) {
+		return beside, nil
+	}
+	found, err := exec.LookPath("crimonitor")
+	if err != nil {
+		return "", fmt.Errorf("crimonitor is neither beside %s nor in PATH: install it, or name it by monitor.path or --monitor", self)
+	}
+	return filepath.Abs(found)
+}
+
+func isProgram(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}
