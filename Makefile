@@ -65,6 +65,7 @@ test-vm: build ## on pure cgroup v2, device-mapper and AppArmor, in a virtual ma
 	hack/vm/powercut.sh
 	hack/vm/test.sh
 	hack/vm/run-in-vm --systemd --timeout 300 -- hack/vm/systemd.sh
+	hack/vm/smoke.sh --systemd '^TestSystemdDriver$$'
 
 critest-vm: build ## the CRI conformance suite in a virtual machine: with AppArmor, cgroup v2, user namespaces
 	hack/vm/run-in-vm --timeout 1800 --mem 3072 -- hack/critest.sh

@@ -11,6 +11,7 @@ import (
 
 	"criserver/cmd/criserver/config"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/monitor/launch"
@@ -44,6 +45,10 @@ func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
 	if err != nil {
 		return err
 	}
+	if err := pods.CgroupDriver.Check(); err != nil {
+		return err
+	}
+	d.cgroupDriver = pods.CgroupDriver
 	pods.Handlers = d.handlers
 	d.streams, d.streamsCgroup = streamClient(c, pods.Monitor.Socket)
 	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
@@ -76,7 +81,7 @@ func sandboxConfig(c *config.Config) (sandbox.Config, error) {
 		m.Log = filepath.Join(c.State, "crimonitor.log")
 	}
 	return sandbox.Config{
-		StateDir: state, CgroupRoot: c.Runtime.CgroupRoot, CDISpecDirs: c.Runtime.CDISpecDirs, Monitor: m,
+		StateDir: state, CgroupRoot: c.Runtime.CgroupRoot, CgroupDriver: driver.Kind(c.Runtime.CgroupDriver), CDISpecDirs: c.Runtime.CDISpecDirs, Monitor: m,
 		LogRate: int64(c.Runtime.LogRate), LogBurst: int64(c.Runtime.LogBurst),
 	}, nil
 }

@@ -25,6 +25,7 @@ import (
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/snapshot/overlay"
 )
@@ -125,6 +126,7 @@ type daemon struct {
 	network                  *cni.Network
 	images                   *imagesvc.Service
 	handlers                 *handler.Set
+	cgroupDriver             driver.Kind
 	pods                     *sandbox.Service
 	streams                  *streaming.Client
 	streamsCgroup            string
@@ -195,7 +197,7 @@ func (d *daemon) openNetwork(ctx context.Context, c *config.Config) error {
 func (d *daemon) backends() cri.Backends {
 	return cri.Backends{
 		Pods: d.pods, Containers: d.pods, Commands: d.pods, Images: d.images, Streams: d.streams,
-		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready, Handlers: d.handlers.List,
+		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready, Handlers: d.handlers.List, CgroupDriver: d.cgroupDriver,
 		Version: version,
 		Info: func() map[string]string {
 			return map[string]string{"config": strconv.Quote("criserver config default lists the keys"), "pid": strconv.Itoa(os.Getpid())}

@@ -2,9 +2,14 @@
 # Runs end-to-end tests in a virtual machine with pure cgroup v2: crictl's day, a container's fields, the web server, the
 # OOM kill, the kill of the daemon. All is compiled here, as the machine is emulated and slow.
 #
-#   hack/vm/smoke.sh [PATTERN]     of tests in test/e2e
+#   hack/vm/smoke.sh [--systemd] [PATTERN]     of tests in test/e2e
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+systemd=()
+if [[ ${1-} == --systemd ]]; then
+  systemd=(--systemd)
+  shift
+fi
 pattern=${1:-^(TestCrictl|TestFields|TestWebServerIsReachable|TestOOMKilled|TestDaemonKilled|TestStopSignalAndGrace)\$}
 out=.cache/vm
 mkdir -p $out
@@ -12,7 +17,7 @@ go test -c -o $out/e2e.test ./test/e2e
 go build -o $out/images ./test/images
 # The images are built here too: the cache keeps them for the machine.
 $out/images -list >/dev/null
-exec hack/vm/run-in-vm --timeout 1800 --mem 3072 --share "$(readlink -f .cache)" -- bash -c '
+exec hack/vm/run-in-vm "${systemd[@]}" --timeout 1800 --mem 3072 --share "$(readlink -f .cache)" -- bash -c '
   [[ $(stat -fc %T /sys/fs/cgroup) == cgroup2fs ]] || { echo "no pure cgroup v2 here"; exit 1; }
   # On the guest'\''s disk programs start faster than over 9p.
   cp .cache/vm/e2e.test .cache/vm/images /tmp/

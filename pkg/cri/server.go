@@ -15,6 +15,7 @@ import (
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
@@ -81,6 +82,8 @@ type Backends struct {
 	RuntimeReady, NetworkReady func() error
 	// Handlers lists the runtime handlers that can be used, the default one, named "", first.
 	Handlers func() []handler.Usable
+	// CgroupDriver makes the cgroups; the kubelet must have the same.
+	CgroupDriver driver.Kind
 	// Version of this program.
 	Version string
 	// Info is what Status tells in its verbose form, by key.

@@ -5,6 +5,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/handler"
 )
 
@@ -54,7 +55,9 @@ func condition(kind, reason string, err error) *runtimeapi.RuntimeCondition {
 }
 
 func (s *runtimeService) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
-	return &runtimeapi.RuntimeConfigResponse{
-		Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS},
-	}, nil
+	kind := runtimeapi.CgroupDriver_CGROUPFS
+	if s.b.CgroupDriver == driver.Systemd {
+		kind = runtimeapi.CgroupDriver_SYSTEMD
+	}
+	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: kind}}, nil
 }

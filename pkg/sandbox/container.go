@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
@@ -49,7 +50,7 @@ func (s *Service) createContainer(ctx context.Context, pod PodStatus, c want.Con
 	st := ContainerStatus{
 		ID: id, PodID: pod.ID, Config: c, ImageID: img.ID, ImageRef: img.Ref, Phase: ContainerCreating, CreatedAt: ledger.Now(),
 		StopSignal: cmp.Or(c.StopSignal, img.Config.StopSignal, "SIGTERM"),
-		CgroupPath: filepath.Join(pod.CgroupPath, id),
+		CgroupPath: driver.ContainerPath(pod.CgroupPath, id),
 	}
 	if c.LogPath != "" && pod.Config.LogDirectory != "" {
 		st.LogPath = filepath.Join(pod.Config.LogDirectory, c.LogPath)

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/cni"
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/want"
@@ -21,6 +21,9 @@ import (
 func (s *Service) RunPod(ctx context.Context, c want.Pod) (string, error) {
 	if err := c.Check(); err != nil {
 		return "", err
+	}
+	if err := s.config.CgroupDriver.CheckParent(c.CgroupParent); err != nil {
+		return "", fmt.Errorf("linux.cgroup_parent: %w: %w", want.ErrInvalid, err)
 	}
 	key := ledger.PodKey{Name: c.Name, Namespace: c.Namespace, UID: c.UID, Attempt: c.Attempt}
 	return s.podFlights.Do(ctx, key, runPodLimit, func(ctx context.Context) (string, error) {
@@ -46,7 +49,7 @@ func (s *Service) runPod(ctx context.Context, c want.Pod) (string, error) {
 	id := newID()
 	st := PodStatus{ID: id, Config: c, Handler: h.Name, Phase: PodCreating, CreatedAt: ledger.Now(), CgroupPath: c.CgroupParent}
 	if st.CgroupPath == "" {
-		st.CgroupPath = filepath.Join(s.config.CgroupRoot, id)
+		st.CgroupPath = s.config.CgroupDriver.PodPath(s.config.CgroupRoot, id)
 	} else {
 		st.CgroupMade = !cgroup.Exists(st.CgroupPath)
 	}
@@ -88,7 +91,7 @@ func (s *Service) buildPod(ctx context.Context, p *ledger.Pod) error {
 		ips = result.IPs
 	}
 	flight.Stage(ctx, "its cgroup is being made")
-	if err := cgroup.Create(st.CgroupPath); err != nil {
+	if err := driver.Make(ctx, st.CgroupPath); err != nil {
 		return err
 	}
 	if st.Config.Namespaces.PID == want.NamespacePod {
@@ -195,9 +198,9 @@ func (s *Service) releasePod(ctx context.Context, st PodStatus) error {
 	}
 	switch {
 	case st.Config.CgroupParent == "":
-		errs = append(errs, cgroup.Remove(st.CgroupPath))
+		errs = append(errs, driver.Remove(ctx, st.CgroupPath))
 	case st.CgroupMade:
-		cgroup.Prune(st.CgroupPath)
+		driver.Prune(ctx, st.CgroupPath)
 	}
 	return errors.Join(errs...)
 }

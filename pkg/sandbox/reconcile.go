@@ -12,6 +12,7 @@ import (
 
 	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/want"
@@ -170,7 +171,8 @@ func (s *Service) collectGarbage(ctx context.Context) {
 	// Names first, records after: what is made in between has a record by then.
 	bundles, _ := os.ReadDir(s.bundles.Root)
 	podDirs, _ := os.ReadDir(s.spaces.Root)
-	cgroups, _ := cgroup.Children(s.config.CgroupRoot)
+	above := s.config.CgroupDriver.PodsPath(s.config.CgroupRoot)
+	cgroups, _ := cgroup.Children(above)
 	snapshots, err := s.bundles.Snapshots.Snapshots(ctx)
 	if err != nil {
 		logrus.WithError(err).Error("cannot list snapshots")
@@ -198,8 +200,9 @@ func (s *Service) collectGarbage(ctx context.Context) {
 		}
 	}
 	for _, name := range cgroups {
-		if _, ok := pods[name]; !ok && len(name) == idLength {
-			if err := cgroup.Remove(filepath.Join(s.config.CgroupRoot, name)); err != nil {
+		id := s.config.CgroupDriver.PodOf(s.config.CgroupRoot, name)
+		if _, ok := pods[id]; !ok && len(id) == idLength {
+			if err := driver.Remove(ctx, filepath.Join(above, name)); err != nil {
 				logrus.WithError(err).Error("cannot remove the cgroup of a pod that has no record")
 			}
 		}
@@ -244,7 +247,7 @@ func (s *Service) livePods() []string {
 
 // removeStrayPod removes what is left of a pod without a record. Its network is given back by the network's GC.
 func (s *Service) removeStrayPod(ctx context.Context, id string) {
-	st := PodStatus{ID: id, Phase: PodStopped, CgroupPath: filepath.Join(s.config.CgroupRoot, id)}
+	st := PodStatus{ID: id, Phase: PodStopped, CgroupPath: s.config.CgroupDriver.PodPath(s.config.CgroupRoot, id)}
 	st.Config.Namespaces.PID = want.NamespacePod
 	err := s.releasePod(ctx, st)
 	if err == nil {

@@ -28,6 +28,7 @@ import (
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/hostpath"
@@ -53,6 +54,8 @@ type Config struct {
 	StateDir string
 	// CgroupRoot is the parent of the cgroups of pods that come without one, such as "/criserver".
 	CgroupRoot string
+	// CgroupDriver makes cgroups.
+	CgroupDriver driver.Kind
 	// CDISpecDirs hold the files that describe CDI devices, a later directory before an earlier one.
 	CDISpecDirs []string
 	// LogRate and LogBurst limit each container's log, in bytes a second and bytes; a rate of 0 is no limit.
@@ -178,6 +181,7 @@ func (s *Service) Close(ctx context.Context, shutdown bool) error {
 		if e := s.monitor.Shutdown(ctx); e == nil {
 			cgroup.PruneWait(ctx, s.config.Monitor.Cgroup)
 			cgroup.Prune(s.config.CgroupRoot)
+			driver.Prune(ctx, s.config.CgroupDriver.PodsPath(s.config.CgroupRoot))
 		}
 	}
 	return nil

@@ -19,6 +19,7 @@ import (
 	"criserver/pkg/cni"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/monitor/launch"
 	"criserver/pkg/sandbox/want"
@@ -165,7 +166,7 @@ func (f *fixture) open() {
 	handlers.Probe(ctx)
 	f.Service, err = New(ctx, Config{
 		Handlers: handlers,
-		StateDir: state, CgroupRoot: testCgroup,
+		StateDir: state, CgroupDriver: driver.Cgroupfs, CgroupRoot: testCgroup,
 		Monitor: launch.Config{
 			Binary: path, Socket: filepath.Join(state, "m.sock"), StateDir: filepath.Join(state, "monitor"),
 			Log: filepath.Join(state, "monitor.log"), LogLevel: "debug", Cgroup: testCgroup + "/monitor",

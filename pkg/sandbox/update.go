@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 
+	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/cgroup/limit"
 	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/ledger"
@@ -42,7 +44,7 @@ func (s *Service) UpdateContainer(ctx context.Context, id string, change spec.Re
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", id, err)
 	}
-	if err := s.changeLimits(ctx, c, plan, merged); err != nil {
+	if err := s.changeLimits(ctx, c, plan, limits, merged); err != nil {
 		if p := s.ledger.ContainerStatus(c).Phase; p.Terminal() {
 			return fmt.Errorf("update container %s: it is %s: %w: %w", id, p, ErrState, err)
 		}
@@ -51,14 +53,18 @@ func (s *Service) UpdateContainer(ctx context.Context, id string, change spec.Re
 	return nil
 }
 
-// changeLimits needs the container's slot.
-func (s *Service) changeLimits(ctx context.Context, c *ledger.Container, plan limit.Plan, merged spec.Resources) error {
-	old := s.ledger.UpdateContainer(c, func(st *ContainerStatus) { st.Updating = plan }).Config.Resources
+// changeLimits needs the container's slot. limits are those of the plan, merged all that the container has with them.
+func (s *Service) changeLimits(ctx context.Context, c *ledger.Container, plan limit.Plan, limits *specs.LinuxResources, merged spec.Resources) error {
+	st := s.ledger.UpdateContainer(c, func(st *ContainerStatus) { st.Updating = plan })
+	old := st.Config.Resources
 	err := s.ledger.SaveContainer(ctx, c) // the intent
 	applied := false
 	if err == nil {
 		err = plan.Apply()
 		applied = err == nil
+	}
+	if err == nil {
+		err = driver.Sync(st.CgroupPath, limits)
 	}
 	if err == nil {
 		s.ledger.UpdateContainer(c, func(st *ContainerStatus) { st.Updating, st.Config.Resources = nil, merged })
@@ -70,10 +76,19 @@ func (s *Service) changeLimits(ctx context.Context, c *ledger.Container, plan li
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	if applied {
-		err = errors.Join(err, plan.Undo())
+		err = errors.Join(err, plan.Undo(), syncLimits(st.CgroupPath, old))
 	}
 	s.ledger.UpdateContainer(c, func(st *ContainerStatus) { st.Updating, st.Config.Resources = nil, old })
 	return errors.Join(err, s.ledger.SaveContainer(ctx, c))
+}
+
+// syncLimits tells the cgroup's driver of all limits of a container.
+func syncLimits(path string, r spec.Resources) error {
+	limits, err := host.Limits(r)
+	if err != nil {
+		return err
+	}
+	return driver.Sync(path, limits)
 }
 
 // undoUpdates takes back the changes of limits that the last daemon has not brought to an end.
@@ -83,7 +98,7 @@ func (s *Service) undoUpdates(ctx context.Context) {
 		if err != nil || st.Updating == nil {
 			continue
 		}
-		err = st.Updating.Undo()
+		err = errors.Join(st.Updating.Undo(), syncLimits(st.CgroupPath, st.Config.Resources))
 		s.ledger.UpdateContainer(c, func(st *ContainerStatus) { st.Updating = nil })
 		if err = errors.Join(err, s.ledger.SaveContainer(ctx, c)); err != nil {
 			logrus.WithError(err).WithField("container", st.ID).Error("cannot take back an update that was cut off")

@@ -81,6 +81,7 @@ type StreamingTLS struct {
 // Runtime is how containers are run.
 type Runtime struct {
 	CgroupRoot    string   `toml:"cgroup_root" comment:"The parent cgroup of pods that come without one; the kubelet's come with one."`
+	CgroupDriver  string   `toml:"cgroup_driver" comment:"Who makes cgroups: cgroupfs, by the file system, or systemd, which then has a slice for each pod and a scope for each\ncontainer. The kubelet must have the same one; since 1.28 it asks. With systemd, pods that come without a cgroup are in the slice that is\nnamed as the last part of cgroup_root."`
 	LogRate       Size     `toml:"log_rate" comment:"How much output of each container goes to its log, in bytes a second. More is dropped, counted and told of in the log.\n0 is no limit. Counts for containers that are made from then on."`
 	LogBurst      Size     `toml:"log_burst" comment:"How much may come at once above log_rate; 16KiB at least is let through."`
 	CDISpecDirs   []string `toml:"cdi_spec_dirs" comment:"Directories of the files that describe CDI devices; of two descriptions of a device that in the later directory counts."`
@@ -275,7 +276,7 @@ func Default() *Config {
 		Root:   "/var/lib/criserver",
 		Log:    Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
-			CgroupRoot: "/criserver", LogBurst: 1 << 20, CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
+			CgroupRoot: "/criserver", CgroupDriver: "cgroupfs", LogBurst: 1 << 20, CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		},
 		Streaming: Streaming{
 			Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour), CreationTimeout: Duration(30 * time.Second),

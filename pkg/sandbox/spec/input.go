@@ -20,7 +20,8 @@ type Pod struct {
 	// ShmPath is the pod's /dev/shm (the host's for host IPC); ResolvConf, HostnameFile and HostsFile: "" when
 	// the container is to see its image's own.
 	ShmPath, ResolvConf, HostnameFile, HostsFile string
-	// CgroupPath is the absolute cgroupfs path of the pod's cgroup, such as "/kubepods/burstable/pod1234".
+	// CgroupPath is the absolute cgroupfs path of the pod's cgroup, such as "/kubepods/burstable/pod1234"; if it ends in ".slice"
+	// systemd makes those of its containers.
 	CgroupPath string
 	// Privileged tells that the pod may hold privileged containers.
 	Privileged bool

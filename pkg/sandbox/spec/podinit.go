@@ -1,8 +1,6 @@
 package spec
 
 import (
-	"path"
-
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -41,6 +39,6 @@ func PodInit(p Pod, id, rootfs, binary string) *specs.Spec {
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
 			{Destination: podInitBinary, Type: "bind", Source: binary, Options: []string{"bind", "ro", "nosuid", "nodev"}},
 		},
-		Linux: &specs.Linux{CgroupsPath: path.Join(p.CgroupPath, id), Namespaces: namespaces},
+		Linux: &specs.Linux{CgroupsPath: CgroupsPath(p.CgroupPath, id), Namespaces: namespaces},
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
-	"strings"
 
 	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/signals"
@@ -28,9 +27,6 @@ func (c Pod) Check() error {
 		c.CgroupParent == "/"):
 		return fmt.Errorf("linux.cgroup_parent: %w: %q is not an absolute path in cgroupfs syntax below the root",
 			ErrInvalid, c.CgroupParent)
-	case strings.HasSuffix(c.CgroupParent, ".slice"):
-		return fmt.Errorf("linux.cgroup_parent: %w: %q is a systemd slice, but the cgroup driver is cgroupfs: set the "+
-			"kubelet's cgroupDriver to cgroupfs", ErrInvalid, c.CgroupParent)
 	case c.Namespaces.PID == NamespaceTarget:
 		return fmt.Errorf("namespace_options.pid: %w: TARGET is for containers", ErrInvalid)
 	}

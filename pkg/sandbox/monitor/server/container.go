@@ -1,9 +1,11 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -145,6 +147,7 @@ func (s *Server) launch(ctx context.Context, c *container, p monitor.CreateReque
 	c.mu.Unlock()
 	c.pumpAll(func() { s.changed(c.id) })
 	s.changed(c.id)
+	s.watchOOM(c)
 	go s.await(c, proc)
 	return pid, nil
 }
@@ -188,7 +191,7 @@ func (s *Server) await(c *container, proc *process) {
 	status, at := proc.wait()
 	s.children.disown(proc.pid)
 	ctx := context.Background()
-	killed, cause := c.outOfMemory(ctx)
+	killed, cause := s.outOfMemory(ctx, c, exitCode(status) == 128+int(unix.SIGKILL))
 	// In a PID namespace of its own all others died with init; elsewhere they are still there.
 	if err := c.runtime.Kill(ctx, c.id); err != nil && !errors.Is(err, runtime.ErrNotFound) {
 		logrus.WithError(err).WithField("container", c.id).Warn("processes may be left after the exit of init")
@@ -219,12 +222,36 @@ func (s *Server) await(c *container, proc *process) {
 	releaseMemory()
 }
 
-// outOfMemory reads why a process of the container was killed for want of memory, if one was, before the cgroup goes.
-func (c *container) outOfMemory(ctx context.Context) (killed bool, cause string) {
+// systemdScope tells whether systemd removes the cgroup of the container when its processes have ended.
+func (c *container) systemdScope() bool { return strings.HasSuffix(c.cgroup, ".scope") }
+
+// watchOOM has OOM kills of the container known although systemd removes its cgroup.
+func (s *Server) watchOOM(c *container) {
+	if !c.systemdScope() {
+		return
+	}
+	w, err := s.ooms()
+	if err == nil {
+		err = w.Add(c.cgroup)
+	}
+	if err != nil {
+		logrus.WithError(err).WithField("container", c.id).Warn("an OOM kill of a container may go unseen")
+	}
+}
+
+// outOfMemory reads why a process of the container was killed for want of memory, if one was, before the cgroup goes. sigkill tells
+// that its init process ended by that signal.
+func (s *Server) outOfMemory(ctx context.Context, c *container, sigkill bool) (killed bool, cause string) {
 	if c.cgroup != "" {
-		if cause = oom.Cause(c.cgroup); cause != "" {
-			return true, cause
+		cause = oom.Cause(c.cgroup)
+	}
+	if c.systemdScope() {
+		if w, err := s.ooms(); err == nil {
+			cause = cmp.Or(w.Take(c.cgroup, sigkill), cause)
 		}
+	}
+	if cause != "" {
+		return true, cause
 	}
 	killed, err := c.runtime.OOMKilled(ctx, c.id)
 	if err != nil {

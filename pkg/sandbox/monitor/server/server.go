@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/cgroup/oom"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/runtime"
 )
@@ -37,6 +38,8 @@ type Server struct {
 	containers map[string]*container
 	watchers   map[*watcher]struct{}
 	children   children
+	// ooms watches the cgroups that are systemd's, once there is one.
+	ooms func() (*oom.Watcher, error)
 }
 
 // New returns a server without containers. version is the program's, for Info. A resident server is somebody else's to
@@ -49,6 +52,7 @@ func New(runtimes Runtimes, version string, resident bool) *Server {
 		containers: map[string]*container{},
 		watchers:   map[*watcher]struct{}{},
 		children:   children{owned: map[int]struct{}{}},
+		ooms:       sync.OnceValues(oom.NewWatcher),
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/cgroups"
@@ -46,7 +47,27 @@ func OfBundle(bundle string) (cgroups.Manager, error) {
 	if spec.Linux == nil || spec.Linux.CgroupsPath == "" {
 		return nil, fmt.Errorf("cgroup of bundle %s: %w", bundle, os.ErrNotExist)
 	}
-	return manager.New(&cgroups.Cgroup{Path: spec.Linux.CgroupsPath, Resources: &cgroups.Resources{}})
+	c := &cgroups.Cgroup{Path: spec.Linux.CgroupsPath, Resources: &cgroups.Resources{}}
+	if slice, rest, ok := systemdPath(c.Path); ok {
+		c.Systemd, c.Path, c.Parent = true, "", slice
+		c.ScopePrefix, c.Name, _ = strings.Cut(rest, ":")
+	}
+	return manager.New(c)
+}
+
+// Systemd tells whether systemd is to make the cgroup of a specification.
+func Systemd(spec *specs.Spec) bool {
+	if spec.Linux == nil {
+		return false
+	}
+	_, _, ok := systemdPath(spec.Linux.CgroupsPath)
+	return ok
+}
+
+// systemdPath takes runc's form SLICE:PREFIX:NAME apart; other paths are absolute.
+func systemdPath(cgroupsPath string) (slice, rest string, ok bool) {
+	slice, rest, ok = strings.Cut(cgroupsPath, ":")
+	return slice, rest, ok && !strings.HasPrefix(cgroupsPath, "/")
 }
 
 // Dir is the directory by which the cgroup's processes are killed, see package kill; "" if the cgroup was never made.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,6 +59,11 @@ func (r *Runtime) create(ctx context.Context, id, bundle string, io runtime.Stdi
 		return 0, fmt.Errorf("make the OCI runtime's directory: %w", err)
 	}
 	pidFile := filepath.Join(r.dir, "pid")
+	if group.Systemd(spec) { // the program finds that in its own state afterwards
+		with := *r
+		with.Command.Args = append(slices.Clone(r.Command.Args), "--systemd-cgroup")
+		r = &with
+	}
 	if err := r.run(ctx, createLimit, io, "create", "--bundle", bundle, "--pid-file", pidFile, id); err != nil {
 		return 0, err
 	}
