@@ -8,11 +8,13 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -97,10 +99,25 @@ func (tm *terminal) sees(pattern string) string {
 	}
 }
 
-// TestTerminalOutlivesDaemon types into a shell while the daemon is killed and started three times.
-func TestTerminalOutlivesDaemon(t *testing.T) {
-	n := newNode(t)
-	_, id := n.sleeper()
+// TestTerminals has a person before terminals in containers of each runtime.
+func TestTerminals(t *testing.T) {
+	programs := handlerPrograms(t)
+	n := newNode(t, handlerConfig(programs), "[streaming]\nhang_up_grace = \"20s\"")
+	for _, handler := range append([]string{"builtin"}, slices.Sorted(maps.Keys(programs))...) {
+		pod := n.podConfig()
+		podID, err := n.runPodWith(handler, pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := n.run(podID, pod, shell("shell", "sleep 1000 & wait"))
+		t.Run(handler+"/exec", func(t *testing.T) { terminalOutlivesDaemon(t, n, id) })
+		t.Run(handler+"/exec without client", func(t *testing.T) { terminalHangsUp(t, n, id) })
+		t.Run(handler+"/attach", func(t *testing.T) { attachTerminal(t, n, podID, pod) })
+	}
+}
+
+// terminalOutlivesDaemon types into a shell while the daemon is killed and started three times.
+func terminalOutlivesDaemon(t *testing.T, n *node, id string) {
 	tm := openTerminal(t, n.crictlCommand("exec", "-it", id, "sh"))
 	tm.sees("# ")
 	tm.typed("stty size; x=state; tty\n")
@@ -129,6 +146,15 @@ func TestTerminalOutlivesDaemon(t *testing.T) {
 		t.Error("crictl does not tell of exit code 7")
 	}
 	tm.sees("exit code 7")
+}
+
+// terminalHangsUp kills the client of a command: the command is told by SIGHUP.
+func terminalHangsUp(t *testing.T, n *node, id string) {
+	tm := openTerminal(t, n.crictlCommand("exec", "-it", id, "sh", "-c", `trap "touch /hup; exit" HUP; echo ready; while :; do sleep 0.05; done`))
+	tm.sees("ready")
+	_ = tm.cmd.Process.Kill()
+	_ = tm.cmd.Wait()
+	n.awaitExec(id, "test -e /hup")
 }
 
 // TestExecStreams moves bytes through a command, and gets its exit code.
@@ -268,12 +294,9 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-// TestAttachTerminal is a container with a terminal of its own, which a person leaves and comes back to.
-func TestAttachTerminal(t *testing.T) {
-	n := newNode(t)
-	pod := n.podConfig()
-	podID := n.runPod(pod)
-	c := shell("shell", "", func(c *runtimeapi.ContainerConfig) {
+// attachTerminal is a container with a terminal of its own, which a person leaves and comes back to.
+func attachTerminal(t *testing.T, n *node, podID string, pod *runtimeapi.PodSandboxConfig) {
+	c := shell("terminal", "", func(c *runtimeapi.ContainerConfig) {
 		c.Command, c.Tty, c.Stdin, c.LogPath = []string{"sh"}, true, true, "tty.log"
 	})
 	id := n.run(podID, pod, c)
@@ -293,6 +316,10 @@ func TestAttachTerminal(t *testing.T) {
 	}
 	if err := second.cmd.Wait(); err != nil {
 		t.Errorf("attach: %v", err)
+	}
+	log, err := os.ReadFile(filepath.Join(pod.LogDirectory, "tty.log"))
+	if err != nil || !strings.Contains(string(log), "b-kept") {
+		t.Errorf("log: %q, %v", log, err)
 	}
 }
 

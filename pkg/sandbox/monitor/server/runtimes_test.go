@@ -40,6 +40,9 @@ var suite = []struct {
 	{"delete of a running container", testDeleteRunning},
 	{"many at once", testManyAtOnce},
 	{"terminal", testTerminal},
+	{"terminal of a command", testExecTerminal},
+	{"terminal hangs up", testTerminalHangsUp},
+	{"errors with a terminal", testTerminalErrors},
 }
 
 func TestRuntimes(t *testing.T) {
@@ -136,17 +139,6 @@ func testNotExecutable(t *testing.T, f *fixture) {
 	// crun 1.8 does not name it.
 	if err == nil || !strings.Contains(err.Error(), "/tmp") && !strings.Contains(err.Error(), "crun, ") {
 		t.Errorf("err = %v, want one that names what is no program", err)
-	}
-	f.checkForgotten("a")
-}
-
-func testTerminal(t *testing.T, f *fixture) {
-	if f.runtime == nil {
-		t.Skip("of runtime programs only")
-	}
-	err := f.tryRun("a", func(s *specs.Spec) { s.Process.Terminal = true })
-	if err == nil || !strings.Contains(err.Error(), "terminal") {
-		t.Errorf("err = %v, want a refusal of the terminal", err)
 	}
 	f.checkForgotten("a")
 }

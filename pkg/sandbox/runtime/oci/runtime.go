@@ -48,23 +48,21 @@ func (r *Runtime) Create(ctx context.Context, id, bundle string, io runtime.Stdi
 }
 
 func (r *Runtime) create(ctx context.Context, id, bundle string, io runtime.Stdio) (int, error) {
-	spec, err := group.ReadSpec(bundle)
-	if err != nil {
-		return 0, err
-	}
-	if spec.Process != nil && spec.Process.Terminal {
-		return 0, errors.New("a terminal is not supported with OCI runtimes beside the built-in one")
-	}
 	if err := os.MkdirAll(r.Command.Root, 0o711); err != nil {
 		return 0, fmt.Errorf("make the OCI runtime's directory: %w", err)
 	}
 	pidFile := filepath.Join(r.dir, "pid")
+	spec, err := group.ReadSpec(bundle)
+	if err != nil {
+		return 0, err
+	}
 	if group.Systemd(spec) { // the program finds that in its own state afterwards
 		with := *r
 		with.Command.Args = append(slices.Clone(r.Command.Args), "--systemd-cgroup")
 		r = &with
 	}
-	if err := r.run(ctx, createLimit, io, "create", "--bundle", bundle, "--pid-file", pidFile, id); err != nil {
+	err = r.launch(ctx, createLimit, r.dir, io, "create", "--bundle", bundle, "--pid-file", pidFile, id)
+	if err != nil {
 		return 0, err
 	}
 	return readPID(pidFile)
@@ -77,9 +75,6 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 
 // Exec implements runtime.Runtime.
 func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, io runtime.Stdio) (int, error) {
-	if p.Terminal {
-		return 0, errors.New("a terminal is not supported with OCI runtimes beside the built-in one")
-	}
 	data, err := json.Marshal(p)
 	if err != nil {
 		return 0, err
@@ -93,7 +88,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, io runt
 	if err := os.WriteFile(process, data, 0o600); err != nil {
 		return 0, fmt.Errorf("execute in container: %w", err)
 	}
-	err = r.run(ctx, execLimit, io, "exec", "--process", process, "--pid-file", pidFile, "--detach", id)
+	err = r.launch(ctx, execLimit, dir, io, "exec", "--process", process, "--pid-file", pidFile, "--detach", id)
 	if err != nil {
 		// Cut off after the process was made: nobody would ask for it.
 		if pid, perr := readPID(pidFile); perr == nil {
