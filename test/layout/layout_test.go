@@ -72,6 +72,9 @@ func TestImportBans(t *testing.T) {
 				t.Errorf("%s depends on %s: only the edge speaks the CRI's protobuf", pkg, dep)
 			case under(pkg, "criserver/pkg") && under(dep, "criserver/cmd"):
 				t.Errorf("%s depends on %s: wiring is the top", pkg, dep)
+			case under(pkg, "criserver/cmd") && (under(dep, "github.com/opencontainers/runtime-tools/validate") ||
+				under(dep, "criserver/pkg") && strings.HasSuffix(dep, "test")):
+				t.Errorf("%s depends on %s: that is for tests", pkg, dep)
 			}
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"criserver/pkg/sandbox/idmap"
+	"criserver/pkg/sandbox/spec/spectest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -172,6 +173,13 @@ func userNSPath(t *testing.T) string {
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	return fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid)
+}
+
+// Nor may there be a rule of the OCI that it breaks.
+func TestBuildKeepsTheRules(t *testing.T) {
+	for name, input := range golden {
+		t.Run(name, func(t *testing.T) { spectest.Check(t, mustBuild(t)(input())) })
+	}
 }
 
 func TestBuildIsPure(t *testing.T) {
