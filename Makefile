@@ -60,10 +60,11 @@ test-fuzz: ## fuzz the parsers of images, FUZZTIME (30s) each
 test-e2e: build ## black-box tests against the built binaries (root)
 	go test -p 1 -count=1 -timeout 30m -tags $(TAGS) ./test/e2e/...
 
-test-vm: build ## on pure cgroup v2, device-mapper and AppArmor, in a virtual machine: crictl smoke test, kernel tests, systemd units
+test-vm: build ## on pure cgroup v2, device-mapper, AppArmor and SELinux, in a virtual machine: crictl smoke test, kernel tests, systemd units
 	hack/vm/smoke.sh
 	hack/vm/powercut.sh
 	hack/vm/test.sh
+	hack/vm/selinux.sh
 	hack/vm/run-in-vm --systemd --timeout 300 -- hack/vm/systemd.sh
 	hack/vm/smoke.sh --systemd '^TestSystemdDriver$$'
 

@@ -11,7 +11,6 @@ import (
 
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/sandbox"
-	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/spec"
@@ -60,7 +59,7 @@ func decodeContainer(c *runtimeapi.ContainerConfig) (want.Container, error) {
 			Ambient: sc.GetCapabilities().GetAddAmbientCapabilities(),
 		},
 		MaskedPaths: decodePaths(sc, sc.GetMaskedPaths()), ReadonlyPaths: decodePaths(sc, sc.GetReadonlyPaths()), Seccomp: seccomp,
-		SeccompProfile: seccompProfile, AppArmor: appArmor,
+		SeccompProfile: seccompProfile, AppArmor: appArmor, SELinux: decodeSELinux(sc.GetSelinuxOptions()),
 		Devices: decodeDevices(c.GetDevices()), CDIDevices: decodeCDI(c.GetCDIDevices()),
 		User: user.Want{
 			UID: optional(sc.GetRunAsUser()), GID: optional(sc.GetRunAsGroup()), Username: sc.GetRunAsUsername(),
@@ -81,9 +80,6 @@ func checkContainer(c *runtimeapi.ContainerConfig) error {
 		return err
 	}
 	sc := c.GetLinux().GetSecurityContext()
-	if err := checkSELinux("linux.security_context.", sc.GetSelinuxOptions(), confine.SELinux()); err != nil {
-		return err
-	}
 	switch {
 	case c.GetWindows() != nil:
 		return unsupported("windows", "a Windows container")
@@ -150,8 +146,6 @@ func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 			return nil, invalid(field+"propagation", "%v of an image volume", m.GetPropagation())
 		case m.GetImage().GetImage() == "" && m.GetImageSubPath() != "":
 			return nil, invalid(field+"image_sub_path", "no image is set")
-		case m.GetSelinuxRelabel() && confine.SELinux():
-			return nil, unsupported(field+"selinux_relabel", true)
 		case m.GetImage().GetImage() != "":
 			continue // see decodeVolumes
 		case m.GetHostPath() == "":
@@ -167,7 +161,8 @@ func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 		}
 		out = append(out, spec.Mount{
 			Source: m.GetHostPath(), Destination: m.GetContainerPath(), ReadOnly: m.GetReadonly(), Propagation: propagation,
-			RecursiveReadOnly: m.GetRecursiveReadOnly(), Options: m.GetMountOptions(), Users: decodeMountUsers(m),
+			RecursiveReadOnly: m.GetRecursiveReadOnly(), Relabel: m.GetSelinuxRelabel(), Options: m.GetMountOptions(),
+			Users: decodeMountUsers(m),
 		})
 	}
 	return out, nil

@@ -7,7 +7,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/cni"
-	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/want"
 )
@@ -43,6 +42,7 @@ func decodePod(c *runtimeapi.PodSandboxConfig, handler string) (want.Pod, error)
 		Labels: c.GetLabels(), Annotations: c.GetAnnotations(),
 		CgroupParent: c.GetLinux().GetCgroupParent(), Sysctls: c.GetLinux().GetSysctls(),
 		Namespaces: namespaces, Privileged: sc.GetPrivileged(), Handler: handler,
+		SELinux:   decodeSELinux(sc.GetSelinuxOptions()),
 		Resources: decodeResources(c.GetLinux().GetResources()), Overhead: decodeResources(c.GetLinux().GetOverhead()),
 	}
 	if dns := c.GetDnsConfig(); dns != nil {
@@ -58,9 +58,6 @@ func checkPodSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error {
 	const field = "config.linux.security_context."
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
 		return invalid(field+"run_as_group", "run_as_user must be set with it")
-	}
-	if err := checkSELinux(field, sc.GetSelinuxOptions(), confine.SELinux()); err != nil {
-		return err
 	}
 	// Seccomp and AppArmor profiles of the pod confine its containers only by their own settings.
 	return nil
@@ -148,16 +145,4 @@ func decodeMode(field string, m runtimeapi.NamespaceMode, pid bool) (want.Namesp
 		return want.NamespaceTarget, nil
 	}
 	return 0, invalid(field, "%v", m)
-}
-
-// checkSELinux refuses labels where they would mean something. On a node without SELinux they mean nothing, and are ignored, as by
-// other runtimes: the same pods run on both kinds of nodes.
-func checkSELinux(field string, o *runtimeapi.SELinuxOption, enabled bool) error {
-	if !enabled {
-		return nil
-	}
-	if o.GetUser() != "" || o.GetRole() != "" || o.GetType() != "" || o.GetLevel() != "" {
-		return unsupported(field+"selinux_options", "an SELinux label")
-	}
-	return nil
 }

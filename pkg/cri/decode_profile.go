@@ -65,6 +65,10 @@ func decodeSeccomp(sc *runtimeapi.LinuxContainerSecurityContext) (spec.SeccompKi
 	return spec.SeccompRuntimeDefault, "", nil
 }
 
+func decodeSELinux(o *runtimeapi.SELinuxOption) confine.SELinux {
+	return confine.SELinux{User: o.GetUser(), Role: o.GetRole(), Type: o.GetType(), Level: o.GetLevel()}
+}
+
 // decodeAppArmor reads the profile, also in its deprecated form.
 func decodeAppArmor(sc *runtimeapi.LinuxContainerSecurityContext) (confine.AppArmor, error) {
 	p := sc.GetApparmor()

@@ -73,13 +73,19 @@ func TestUsersComeBack(t *testing.T) {
 	}
 }
 
-func TestSELinuxIsRefusedOnlyWhereItIs(t *testing.T) {
-	label := &runtimeapi.SELinuxOption{Level: "s0"}
-	if err := checkSELinux("f.", label, true); !errors.Is(err, errUnsupported) || !strings.Contains(err.Error(), "f.selinux_options") {
-		t.Errorf("with SELinux: %v", err)
+func TestSELinux(t *testing.T) {
+	want := confine.SELinux{User: "u", Role: "r", Type: "t", Level: "s0"}
+	c := containerConfig()
+	c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{User: "u", Role: "r", Type: "t", Level: "s0"}
+	c.Mounts = []*runtimeapi.Mount{{HostPath: "/a", ContainerPath: "/a", SelinuxRelabel: true}, {HostPath: "/b", ContainerPath: "/b"}}
+	got, err := decodeContainer(c)
+	if err != nil || got.SELinux != want || !got.Mounts[0].Relabel || got.Mounts[1].Relabel {
+		t.Errorf("container: %+v, %v", got, err)
 	}
-	if err := errors.Join(checkSELinux("f.", label, false), checkSELinux("f.", nil, true)); err != nil {
-		t.Errorf("without SELinux, or a label: %v", err)
+	pod, err := decodePod(&runtimeapi.PodSandboxConfig{Linux: &runtimeapi.LinuxPodSandboxConfig{
+		SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{SelinuxOptions: c.Linux.SecurityContext.SelinuxOptions}}}, "")
+	if err != nil || pod.SELinux != want {
+		t.Errorf("pod: %+v, %v", pod, err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"criserver/pkg/sandbox/compose"
+	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/hostpath"
@@ -28,14 +29,14 @@ func (s *Service) resolveMounts(ctx context.Context, h handler.Usable, in []spec
 }
 
 // writeBundle writes the container's OCI specification and tells who its workload runs as.
-func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, h handler.Usable, img want.Image, mounts []spec.Mount) (spec.User, error) {
+func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, h handler.Usable, img want.Image, mounts []spec.Mount, labels confine.Labels) (spec.User, error) {
 	pid, pidNS, err := s.pidNamespace(pod, st.Config.Namespaces)
 	if err != nil {
 		return spec.User{}, err
 	}
 	out, u, err := compose.Spec(ctx, compose.Input{
 		ID: st.ID, Want: st.Config, Image: img, RootFS: s.bundles.RootFS(st.ID), Mounts: mounts,
-		Pod: s.spaces.Spec(pod), PodAnnotations: pod.Config.Annotations, PID: pid, PIDNS: pidNS,
+		Pod: s.spaces.Spec(pod), PodAnnotations: pod.Config.Annotations, PID: pid, PIDNS: pidNS, Labels: labels,
 		Handler: h, CDISpecDirs: s.config.CDISpecDirs,
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/flight"
@@ -87,16 +88,21 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 	if err != nil {
 		return err
 	}
-	flight.Stage(ctx, "its root file system is being mounted")
-	if err := s.bundles.Make(ctx, st.ID, s.spaces.Spec(pod), img.Layers); err != nil {
+	labels, err := pod.Labels.ForContainer(ctx, st.Config.SELinux, mounts)
+	if err != nil {
 		return err
 	}
-	volumes, err := s.bundles.MountVolumes(ctx, st.ID, s.spaces.Spec(pod), st.Config.Volumes)
+	viewer := bundle.Viewer{Pod: s.spaces.Spec(pod), MountLabel: labels.Mount}
+	flight.Stage(ctx, "its root file system is being mounted")
+	if err := s.bundles.Make(ctx, st.ID, viewer, img.Layers); err != nil {
+		return err
+	}
+	volumes, err := s.bundles.MountVolumes(ctx, st.ID, viewer, st.Config.Volumes)
 	if err != nil {
 		return err
 	}
 	mounts = append(mounts, volumes...)
-	user, err := s.writeBundle(ctx, st, pod, h, img, mounts)
+	user, err := s.writeBundle(ctx, st, pod, h, img, mounts, labels)
 	if err != nil {
 		return err
 	}

@@ -26,8 +26,7 @@ func (s *Service) podHandler(ctx context.Context, c want.Pod) (handler.Usable, e
 	return h, err
 }
 
-// containerHandler finds the handler of a pod for a new container: as it is configured now. What exists already does not need
-// that.
+// containerHandler finds the handler of a pod for a new container, as it is configured now.
 func (s *Service) containerHandler(ctx context.Context, p PodStatus) (handler.Usable, error) {
 	h, err := s.config.Handlers.Find(ctx, cmp.Or(p.Handler, handler.Builtin))
 	switch {

@@ -180,6 +180,8 @@ func (m Mount) overlayParams(flags uintptr, data []string) ([]fsmount.Param, boo
 			}
 		case "upperdir", "workdir":
 			params = append(params, fsmount.Param{Key: key, Value: m.path(value)})
+		case "context": // quoted for mount(2) only
+			params = append(params, fsmount.Param{Key: key, Value: strings.Trim(value, `"`)})
 		default:
 			params = append(params, fsmount.Param{Key: key, Value: value})
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/idmap"
@@ -42,31 +43,58 @@ func (s *Store) RootFS(id string) string { return filepath.Join(s.Root, id, "roo
 
 func (s *Store) volumes(id string) string { return filepath.Join(s.Root, id, "volumes") }
 
-// Make makes the bundle of a container in the pod, with its root file system mounted.
-func (s *Store) Make(ctx context.Context, id string, p spec.Pod, layers []digest.Digest) error {
+// empty is a directory that is mounted where there is nothing.
+func (s *Store) empty(id string) string { return filepath.Join(s.Root, id, "empty") }
+
+// Viewer is who sees the file systems of a container.
+type Viewer struct {
+	// Pod is the container's.
+	Pod spec.Pod
+	// MountLabel is the SELinux label of all that it sees; "" is none.
+	MountLabel string
+}
+
+// Make makes the bundle of a container, with its root file system mounted.
+func (s *Store) Make(ctx context.Context, id string, v Viewer, layers []digest.Digest) error {
 	mounts, err := s.Snapshots.Prepare(ctx, id, layers)
 	if err != nil {
 		return fmt.Errorf("prepare snapshot: %w", err)
 	}
-	if err := idmap.Mkdir(s.Dir(id), p.Users); err != nil {
+	if err := idmap.Mkdir(s.Dir(id), v.Pod.Users); err != nil {
 		return fmt.Errorf("make bundle: %w", err)
 	}
 	if err := os.Mkdir(s.RootFS(id), 0o711); err != nil {
 		return fmt.Errorf("make bundle: %w", err)
 	}
-	if err := mountFor(p, mounts, s.RootFS(id)); err != nil {
+	if err := s.mount(id, v, mounts, s.RootFS(id)); err != nil {
 		return fmt.Errorf("mount root file system: %w", err)
 	}
 	return nil
 }
 
-// mountFor makes the mounts for the users of a pod.
-func mountFor(p spec.Pod, mounts []snapshot.Mount, target string) error {
-	if p.Users == nil {
-		return snapshot.MountAll(mounts, target)
+// mount mounts a snapshot of the container's.
+func (s *Store) mount(id string, v Viewer, mounts []snapshot.Mount, target string) error {
+	mount := snapshot.MountAll
+	if users := v.Pod.Users; users != nil {
+		uid, gid := users.Root()
+		mount = func(mounts []snapshot.Mount, target string) error {
+			return snapshot.MountMapped(mounts, target, snapshot.IDMap{UserNS: v.Pod.UserNS, UID: uid, GID: gid})
+		}
 	}
-	uid, gid := p.Users.Root()
-	return snapshot.MountMapped(mounts, target, snapshot.IDMap{UserNS: p.UserNS, UID: uid, GID: gid})
+	if v.MountLabel == "" {
+		return mount(mounts, target)
+	}
+	if err := os.Mkdir(s.empty(id), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make bundle: %w", err)
+	}
+	if err := mount(snapshot.Labelled(mounts, v.MountLabel, s.empty(id)), target); err != nil {
+		return err
+	}
+	// What is mounted with a label says that it has it already. The directory of an image without layers has not.
+	if err := label.SetFileLabel(target, v.MountLabel); err != nil && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("label %s: %w", target, err)
+	}
+	return nil
 }
 
 // Mounted tells whether the root file system is mounted.

@@ -29,9 +29,9 @@ func Owner(key string) string {
 	return id
 }
 
-// MountVolumes mounts the image volumes of a container in the pod, in whose bundle they go, and returns where its workload is to
-// see them. ErrVolume.
-func (s *Store) MountVolumes(ctx context.Context, id string, p spec.Pod, volumes []want.ImageVolume) ([]spec.Mount, error) {
+// MountVolumes mounts the image volumes of a container, in whose bundle they go, and returns where its workload is to see
+// them. ErrVolume.
+func (s *Store) MountVolumes(ctx context.Context, id string, viewer Viewer, volumes []want.ImageVolume) ([]spec.Mount, error) {
 	if len(volumes) == 0 {
 		return nil, nil
 	}
@@ -40,7 +40,7 @@ func (s *Store) MountVolumes(ctx context.Context, id string, p spec.Pod, volumes
 	}
 	var out []spec.Mount
 	for n, v := range volumes {
-		source, err := s.mountVolume(ctx, id, p, n, v)
+		source, err := s.mountVolume(ctx, id, viewer, n, v)
 		if err != nil {
 			return nil, fmt.Errorf("%w %s on %s: %w", ErrVolume, v.ImageName, v.Destination, err)
 		}
@@ -49,7 +49,7 @@ func (s *Store) MountVolumes(ctx context.Context, id string, p spec.Pod, volumes
 	return out, nil
 }
 
-func (s *Store) mountVolume(ctx context.Context, id string, p spec.Pod, n int, v want.ImageVolume) (source string, err error) {
+func (s *Store) mountVolume(ctx context.Context, id string, viewer Viewer, n int, v want.ImageVolume) (source string, err error) {
 	mounts, err := s.Snapshots.View(ctx, volumeKey(id, n), v.Layers)
 	if err != nil {
 		return "", fmt.Errorf("prepare snapshot: %w", err)
@@ -58,7 +58,7 @@ func (s *Store) mountVolume(ctx context.Context, id string, p spec.Pod, n int, v
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make mount point: %w", err)
 	}
-	if err := mountFor(p, mounts, dir); err != nil {
+	if err := s.mount(id, viewer, mounts, dir); err != nil {
 		return "", err
 	}
 	if v.SubPath == "" {

@@ -32,6 +32,8 @@ type Input struct {
 	// PID says which PID namespace it gets, PIDNS where that is, with spec.PIDPath.
 	PID   spec.PIDMode
 	PIDNS string
+	// Labels are its SELinux labels.
+	Labels confine.Labels
 	// Handler is how it is to be run.
 	Handler handler.Usable
 	// CDISpecDirs hold the files that describe CDI devices, a later directory before an earlier one.
@@ -54,7 +56,7 @@ func Spec(ctx context.Context, in Input) (*specs.Spec, spec.User, error) {
 		Mounts: in.Mounts, Annotations: c.Annotations, User: u, PID: in.PID, PIDNS: in.PIDNS,
 		Privileged: c.Privileged, NoNewPrivs: c.NoNewPrivs, ReadOnlyRootFS: c.ReadOnlyRootFS,
 		Capabilities: c.Capabilities, MaskedPaths: c.MaskedPaths, ReadonlyPaths: c.ReadonlyPaths,
-		Seccomp: c.Seccomp, Resources: c.Resources, TTY: c.TTY,
+		Seccomp: c.Seccomp, Resources: c.Resources, TTY: c.TTY, ProcessLabel: in.Labels.Process, MountLabel: in.Labels.Mount,
 	}
 	if err := addNode(ctx, &values, c); err != nil {
 		return nil, u, err

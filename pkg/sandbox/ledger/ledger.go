@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/record"
+	"criserver/pkg/sandbox/confine"
 )
 
 // PodKey and ContainerKey name an attempt; at most one pod or container has it.
@@ -88,15 +89,22 @@ func Open(ctx context.Context, db *record.DB) (*Ledger, error) {
 	return l, l.load(ctx)
 }
 
-// AddPod registers a pod, whose slot is then the caller's; ErrExists if its attempt is taken.
+// AddPod registers a pod, whose slot is then the caller's, and gives it SELinux labels. ErrExists: its attempt is taken.
+// spec.ErrInvalid: the labels that it wants are not to be had.
 func (l *Ledger) AddPod(st PodStatus) (*Pod, error) {
+	var err error
+	if st.Labels, err = confine.PodLabels(st.Config.SELinux); err != nil {
+		return nil, err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p, err := l.putPod(st)
-	if err == nil {
-		p.ops <- struct{}{}
+	if err != nil {
+		l.releaseLevel(st)
+		return nil, err
 	}
-	return p, err
+	p.ops <- struct{}{}
+	return p, nil
 }
 
 // putPod is AddPod without the lock and the slot.
@@ -324,6 +332,7 @@ func (l *Ledger) ForgetPod(ctx context.Context, p *Pod) error {
 	defer l.mu.Unlock()
 	delete(l.pods, st.ID)
 	delete(l.podKeys, st.Key())
+	l.releaseLevel(st)
 	return nil
 }
 
@@ -359,6 +368,7 @@ func (l *Ledger) load(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("load pod records: %w", err)
 		}
+		st.Labels.Reserve()
 	}
 	containers, err := l.containerTable.Load(ctx)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"criserver/pkg/sandbox/cgroup/limit"
+	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -32,6 +33,8 @@ type PodStatus struct {
 	// CgroupPath is the pod's cgroup. CgroupMade tells that it is the caller's but was not there before.
 	CgroupPath string
 	CgroupMade bool `json:",omitempty"`
+	// Labels are the SELinux labels of its containers that have none of their own.
+	Labels confine.Labels `json:",omitzero"`
 	// Handler is the name of the runtime handler of its containers, whatever the default becomes later.
 	Handler string `json:",omitempty"`
 }

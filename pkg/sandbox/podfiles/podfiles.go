@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/snapshot"
@@ -26,6 +27,8 @@ type Config struct {
 	Shm bool
 	// UID and GID own all that: the IDs, on the host, of root in the pod.
 	UID, GID int
+	// Label is the SELinux label of all of it; "" is none.
+	Label string
 }
 
 // DNS are the settings of resolv.conf(5).
@@ -63,7 +66,7 @@ func Make(dir string, c Config) error {
 		return fmt.Errorf("write pod files: %w", err)
 	}
 	for _, f := range []string{ResolvConf(dir), Hostname(dir), Hosts(dir)} {
-		if err := os.Chown(f, c.UID, c.GID); err != nil {
+		if err := errors.Join(os.Chown(f, c.UID, c.GID), label.SetFileLabel(f, c.Label)); err != nil {
 			return fmt.Errorf("write pod files: %w", err)
 		}
 	}
@@ -74,7 +77,7 @@ func Make(dir string, c Config) error {
 		return fmt.Errorf("make /dev/shm: %w", err)
 	}
 	if err := unix.Mount("shm", Shm(dir), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
-		fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", shmSize, c.UID, c.GID)); err != nil {
+		label.FormatMountLabel(fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", shmSize, c.UID, c.GID), c.Label)); err != nil {
 		return fmt.Errorf("mount /dev/shm at %s: %w", Shm(dir), err)
 	}
 	return nil

@@ -61,7 +61,7 @@ func (s Store) Make(ctx context.Context, p ledger.PodStatus) error {
 }
 
 func (s Store) makeFiles(p ledger.PodStatus) error {
-	c := podfiles.Config{Hostname: p.Config.Hostname, Shm: p.Config.Namespaces.IPC == want.NamespacePod}
+	c := podfiles.Config{Hostname: p.Config.Hostname, Shm: p.Config.Namespaces.IPC == want.NamespacePod, Label: p.Labels.Mount}
 	if users := p.Config.Namespaces.Users; users != nil {
 		c.UID, c.GID = users.Root()
 	}

@@ -33,6 +33,7 @@ var rules = []rule{
 	{"hidden paths", setHiddenPaths},
 	{"seccomp", setSeccomp}, // allows system calls by the capabilities
 	{"apparmor", setAppArmor},
+	{"selinux", setSELinux},
 	{"oom score", setOOMScore},
 	{"annotations", setAnnotations},
 }

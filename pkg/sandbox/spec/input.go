@@ -57,6 +57,8 @@ type Mount struct {
 	Propagation       Propagation
 	// Users are who the owners in Source are to the container, with a user namespace; nil leaves them who they are.
 	Users *idmap.Mappings `json:",omitempty"`
+	// Relabel gives Source and all below it the container's SELinux label.
+	Relabel bool `json:",omitempty"`
 	// Options are of "nodev", "noexec" and "nosuid"; as all options of mount(8), not of what is mounted below Source.
 	Options []string `json:",omitempty"`
 }
@@ -149,7 +151,9 @@ type Container struct {
 	SeccompProfile *specs.LinuxSeccomp
 	// AppArmorProfile is the name of one that is loaded; "" is none.
 	AppArmorProfile string
-	Devices         []Device
+	// ProcessLabel and MountLabel are SELinux labels, of the workload and of the file systems that the runtime mounts for it; "" is none.
+	ProcessLabel, MountLabel string
+	Devices                  []Device
 	// HostDevices are all of the host's, for a privileged container.
 	HostDevices []specs.LinuxDevice
 	Resources   Resources

@@ -76,6 +76,20 @@ func TestHiddenPaths(t *testing.T) {
 	}
 }
 
+func TestSELinux(t *testing.T) {
+	label := func(_ *Pod, c *Container) {
+		c.ProcessLabel, c.MountLabel = "u:r:container_t:s0:c1,c2", "u:r:container_file_t:s0:c1,c2"
+	}
+	if s := build(t, label); s.Process.SelinuxLabel != "u:r:container_t:s0:c1,c2" || s.Linux.MountLabel != "u:r:container_file_t:s0:c1,c2" {
+		t.Errorf("labels %q, %q", s.Process.SelinuxLabel, s.Linux.MountLabel)
+	}
+	p, c := privileged()
+	label(&p, &c)
+	if s := mustBuild(t)(p, c); s.Process.SelinuxLabel != "" || s.Linux.MountLabel == "" {
+		t.Errorf("privileged: labels %q, %q", s.Process.SelinuxLabel, s.Linux.MountLabel)
+	}
+}
+
 func TestSeccomp(t *testing.T) {
 	if s := build(t, func(_ *Pod, c *Container) {}); s.Linux.Seccomp != nil {
 		t.Error("unconfined, yet a filter")

@@ -52,6 +52,7 @@ type Pod struct {
 	Namespaces   Namespaces
 	// Privileged allows privileged containers.
 	Privileged bool
+	SELinux    confine.SELinux `json:",omitzero"`
 	// Handler is the runtime handler; "" is the default.
 	Handler string
 	// Resources are what the containers may take in all, Overhead what the pod takes beside them. Both are for information:
@@ -88,7 +89,8 @@ type Container struct {
 	// SeccompProfile is the file on the host that is used with spec.SeccompLocalhost.
 	SeccompProfile string `json:",omitempty"`
 	AppArmor       confine.AppArmor
-	Devices        []device.Want `json:",omitempty"`
+	SELinux        confine.SELinux `json:",omitzero"`
+	Devices        []device.Want   `json:",omitempty"`
 	// CDIDevices are names of CDI devices, such as "vendor.com/gpu=0".
 	CDIDevices []string `json:",omitempty"`
 	User       user.Want

@@ -115,7 +115,7 @@ func TestAllParts(t *testing.T) {
 	}
 	s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "gold"} // qosclass needs resctrl for it
 	r := s.Linux.Resources
-	if s.Linux.Seccomp == nil || s.Process.ApparmorProfile == "" || len(s.Linux.Devices) < 4 || len(r.HugepageLimits) == 0 ||
+	if s.Linux.Seccomp == nil || s.Process.ApparmorProfile == "" || s.Process.SelinuxLabel == "" || s.Linux.MountLabel == "" || len(s.Linux.Devices) < 4 || len(r.HugepageLimits) == 0 ||
 		r.BlockIO == nil || r.Pids == nil || len(r.Unified) == 0 || len(s.Process.Rlimits) == 0 || len(s.Hooks.Poststop) < 2 ||
 		!slices.Contains(s.Process.Env, "GPU=a") || s.Annotations["com.example.pod.a"] != "b" {
 		t.Errorf("a part is missing: %+v", s)
@@ -165,6 +165,7 @@ func allFields(t *testing.T) spec.Container {
 		Capabilities:    spec.Capabilities{Add: []string{"ALL"}, Drop: []string{"SYS_BOOT"}, Ambient: []string{"NET_BIND_SERVICE"}},
 		HostMaskedPaths: []string{"/sys/devices/system/cpu/cpu0/thermal_throttle"},
 		Seccomp:         spec.SeccompRuntimeDefault, AppArmorProfile: "cri-default",
+		ProcessLabel: "system_u:system_r:container_t:s0:c1,c2", MountLabel: "system_u:object_r:container_file_t:s0:c1,c2",
 		Devices: devices,
 		Resources: spec.Resources{
 			CPUPeriod: 100000, CPUQuota: 50000, CPUShares: 512, MemoryLimit: 64 << 20, MemorySwap: 128 << 20, CpusetCPUs: "0-1", CpusetMems: "0",
