@@ -3,6 +3,7 @@
 #
 #   hack/critest.sh [--containerd | --oci PROGRAM] [CRITEST FLAG]...     such as -ginkgo.focus='runtime should support exec'
 #
+# CRITEST FLAG -parallel N runs specs at the same time; it needs ginkgo in PATH, of the version in cri-tools' go.mod.
 # --oci: with that OCI runtime as the default handler, such as /usr/sbin/runc or .cache/bin/runc.
 # --containerd: against Debian's containerd instead, to tell a fault of an image from one of criserver.
 # critest is built with one change: the digest by which it pulls test-image-digest is that of our image.
