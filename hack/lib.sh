@@ -29,6 +29,7 @@ begin() {
   tag=c$$ # part of all names that are not below $work: bridges, cgroups
   # Short, as the path of a Unix socket has at most 107 bytes, and with a last part that no other path contains.
   work=$(mktemp -d "/tmp/criserver-$tag.XXXXXX")
+  chmod 711 "$work" # for root in a user namespace to pass
   trap 'status=$?; finish || status=1; exit $status' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
