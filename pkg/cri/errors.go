@@ -17,6 +17,7 @@ import (
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/cgroup/limit"
+	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
@@ -54,6 +55,7 @@ var codeTable = []struct {
 	{sandbox.ErrTimeout, codes.DeadlineExceeded},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{context.Canceled, codes.Canceled},
+	{plugin.ErrRefused, codes.FailedPrecondition}, // whatever it is that plugins want and cannot have
 	{want.ErrInvalid, codes.InvalidArgument},
 	{sandbox.ErrAmbiguous, codes.InvalidArgument},
 	{spec.ErrInvalid, codes.InvalidArgument}, // also of pkg/sandbox/user

@@ -39,6 +39,9 @@ func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodSt
 		Pod: s.spaces.Spec(pod), PodAnnotations: pod.Config.Annotations, PID: pid, PIDNS: pidNS, Labels: labels,
 		Handler: h, CDISpecDirs: s.config.CDISpecDirs,
 	})
+	if err == nil {
+		err = s.adjust(ctx, st, h, out)
+	}
 	if err != nil {
 		return u, err
 	}

@@ -16,6 +16,7 @@ import (
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -71,7 +72,7 @@ func (s *Service) createContainer(ctx context.Context, pod PodStatus, c want.Con
 		return "", fmt.Errorf("create container %s: %w", c.Name, err)
 	}
 	log.WithField("image", c.ImageName).Info("container is created")
-	return id, nil
+	return id, s.plugins.ContainerEvent(ctx, plugin.ContainerCreated, s.ledger.ContainerStatus(ctr))
 }
 
 // buildContainer makes everything that a container is made of. destroyContainer undoes it from any point.
@@ -113,7 +114,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 	}
 	flight.Stage(ctx, "crimonitor sets it up")
 	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{
-		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Runtime: h.Command, Cgroup: st.CgroupPath,
+		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Runtime: h.Command, Cgroup: s.ledger.ContainerStatus(c).CgroupPath,
 		Stdin: st.Config.Stdin, StdinOnce: st.Config.StdinOnce,
 		LogRate: s.config.LogRate, LogBurst: s.config.LogBurst,
 	})
@@ -147,14 +148,21 @@ func (s *Service) StartContainer(ctx context.Context, id string) error {
 	if st.Phase != ContainerCreated {
 		return fmt.Errorf("container %s is %s, not created: %w", id, st.Phase, ErrState)
 	}
-	state, err := s.monitor.Start(ctx, st.ID)
+	err = s.plugins.ContainerEvent(ctx, plugin.StartContainer, st)
+	var state monitor.State
+	if err == nil {
+		state, err = s.monitor.Start(ctx, st.ID)
+	}
 	if err != nil {
 		ctx, cancel := detached(ctx)
 		defer cancel()
 		return errors.Join(fmt.Errorf("start container %s: %w", id, err), s.startFailed(ctx, c, err))
 	}
 	s.onRunning(c, state)
-	return s.ledger.SaveContainer(ctx, c)
+	if err := s.ledger.SaveContainer(ctx, c); err != nil {
+		return err
+	}
+	return s.plugins.ContainerEvent(ctx, plugin.ContainerStarted, s.ledger.ContainerStatus(c))
 }
 
 // startFailed kills a container that could not be started and tells why in its status.
@@ -167,7 +175,8 @@ func (s *Service) startFailed(ctx context.Context, c *ledger.Container, cause er
 		st.Phase, st.FinishedAt, st.PID = ContainerExited, ledger.Now(), 0
 		st.ExitCode, st.Reason, st.Message = exitStartError, ReasonStartError, cause.Error()
 	})
-	return errors.Join(s.ledger.SaveContainer(ctx, c), s.cleanContainer(ctx, st.ID))
+	return errors.Join(s.ledger.SaveContainer(ctx, c), s.plugins.ContainerEvent(ctx, plugin.StopContainer, s.ledger.ContainerStatus(c)),
+		s.cleanContainer(ctx, st.ID))
 }
 
 // RemoveContainer kills a container if it runs, and forgets it. It is idempotent; an unknown container is no error.
@@ -204,7 +213,7 @@ func (s *Service) destroyContainer(ctx context.Context, c *ledger.Container) err
 	if s.ledger.ContainerByKey(st.Key()) != c {
 		return nil // removed while this call waited for the slot
 	}
-	if err := s.destroyParts(ctx, st.ID); err != nil {
+	if err := errors.Join(s.plugins.ContainerEvent(ctx, plugin.RemoveContainer, st), s.destroyParts(ctx, st.ID)); err != nil {
 		return err
 	}
 	if err := s.ledger.ForgetContainer(ctx, c); err != nil {

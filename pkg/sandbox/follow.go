@@ -11,6 +11,7 @@ import (
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/launch"
+	"criserver/pkg/sandbox/plugin"
 )
 
 // followMonitor keeps a crimonitor running and follows its containers until ctx ends.
@@ -131,9 +132,10 @@ func (s *Service) settle(ctx context.Context, c *ledger.Container) {
 		return
 	}
 	defer c.Release()
-	if s.ledger.ContainerStatus(c).Phase != ContainerExited {
+	if st = s.ledger.ContainerStatus(c); st.Phase != ContainerExited {
 		return // being removed, which does all this
 	}
+	_ = s.plugins.ContainerEvent(ctx, plugin.StopContainer, st)
 	if err := s.cleanContainer(ctx, st.ID); err != nil {
 		log.WithError(err).Warn("cannot release all of a container that ended; its removal tries again")
 	}

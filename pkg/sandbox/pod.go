@@ -13,6 +13,7 @@ import (
 	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/ledger"
+	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -99,6 +100,10 @@ func (s *Service) buildPod(ctx context.Context, p *ledger.Pod) error {
 			return err
 		}
 	}
+	st.IPs = ips
+	if err := s.plugins.PodEvent(ctx, plugin.RunPod, st); err != nil {
+		return err
+	}
 	cgroup.Warm()
 	s.ledger.UpdatePod(p, func(st *PodStatus) { st.Phase, st.IPs = PodReady, ips })
 	return s.ledger.SavePod(ctx, p)
@@ -175,7 +180,7 @@ func (s *Service) killContainers(ctx context.Context, podID string) error {
 
 // releasePod gives back what a pod holds beside its containers and files. It is idempotent and goes past errors.
 func (s *Service) releasePod(ctx context.Context, st PodStatus) error {
-	var errs []error
+	errs := []error{s.plugins.PodEvent(ctx, plugin.StopPod, st)}
 	if st.Config.Namespaces.PID == want.NamespacePod {
 		errs = append(errs, s.stopPodInit(ctx, st.ID))
 	}
@@ -235,5 +240,6 @@ func (s *Service) destroyPod(ctx context.Context, p *ledger.Pod) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	_ = s.plugins.PodEvent(ctx, plugin.RemovePod, st)
 	return s.ledger.ForgetPod(ctx, p)
 }

@@ -35,6 +35,7 @@ import (
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/launch"
+	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/podspace"
 )
 
@@ -64,6 +65,8 @@ type Config struct {
 	Monitor launch.Config
 	// Handlers are the runtime handlers.
 	Handlers *handler.Set
+	// Plugins have a say in what happens; nil is none.
+	Plugins plugin.Plugins
 }
 
 // Service holds the pods and containers of a node. Its methods may be called at the same time.
@@ -72,6 +75,7 @@ type Service struct {
 	network Network
 	bundles *bundle.Store
 	spaces  podspace.Store
+	plugins plugin.Plugins
 	monitor *monitor.Client
 	ledger  *ledger.Ledger
 	// hostPaths finds what containers mount.
@@ -111,6 +115,9 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snaps
 
 		hostPaths:  hostpath.Resolver{Probe: []string{c.Monitor.Binary, "host-path"}},
 		monitorErr: fmt.Errorf("%w: crimonitor is being connected", ErrUnavailable),
+	}
+	if svc.plugins = c.Plugins; c.Plugins == nil {
+		svc.plugins = plugin.None{}
 	}
 	svc.bundles = &bundle.Store{Root: filepath.Join(c.StateDir, "containers"), Snapshots: s}
 	svc.spaces = podspace.Store{Root: filepath.Join(c.StateDir, "pods"), Helper: c.Monitor.Binary}

@@ -12,14 +12,15 @@ import (
 	"criserver/pkg/sandbox/cgroup/limit"
 	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/ledger"
+	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/spec"
 )
 
-// UpdateContainer changes the limits of a created or running container; what change leaves unset stays, and so does the OOM
+// LimitContainer changes the limits of a created or running container; what change leaves unset stays, and so does the OOM
 // score. All of it happens or nothing, whatever this process lives through: the plan is recorded before the first write, and
 // a start of the daemon takes back what no end was recorded of. ErrState; limit.ErrInUse: more memory is in use than the new
 // limit; limit.ErrRefused, spec.ErrInvalid: what the kernel or the CRI does not allow.
-func (s *Service) UpdateContainer(ctx context.Context, id string, change spec.Resources) error {
+func (s *Service) LimitContainer(ctx context.Context, id string, change spec.Resources) error {
 	c, err := s.ledger.Container(id)
 	if err != nil {
 		return err
@@ -120,7 +121,10 @@ func (s *Service) UpdatePod(ctx context.Context, id string, overhead, resources 
 	if st := s.ledger.PodStatus(p); !st.Ready() {
 		return fmt.Errorf("update pod %s: it is %s: %w", id, st.Phase, ErrState)
 	}
-	s.ledger.UpdatePod(p, func(st *PodStatus) {
+	if err := s.plugins.UpdatePod(ctx, s.ledger.PodStatus(p), overhead, resources); err != nil {
+		return fmt.Errorf("update pod %s: %w", id, err)
+	}
+	st := s.ledger.UpdatePod(p, func(st *PodStatus) {
 		if overhead != nil {
 			st.Config.Overhead = *overhead
 		}
@@ -128,5 +132,8 @@ func (s *Service) UpdatePod(ctx context.Context, id string, overhead, resources 
 			st.Config.Resources = *resources
 		}
 	})
-	return s.ledger.SavePod(ctx, p)
+	if err := s.ledger.SavePod(ctx, p); err != nil {
+		return err
+	}
+	return s.plugins.PodEvent(ctx, plugin.PodUpdated, st)
 }

@@ -149,19 +149,29 @@ func (s *Store) WriteSpec(id string, out *specs.Spec) error {
 	return nil
 }
 
+// Spec reads the specification of a container.
+func (s *Store) Spec(id string) (*specs.Spec, error) {
+	out := &specs.Spec{}
+	return out, s.readSpec(id, out)
+}
+
 // Process reads the process of a container's specification, the model of every command that is run in it.
 func (s *Store) Process(id string) (*specs.Process, error) {
-	data, err := os.ReadFile(filepath.Join(s.Dir(id), "config.json"))
-	if err != nil {
-		return nil, fmt.Errorf("read specification: %w", err)
-	}
 	var v struct {
 		Process *specs.Process `json:"process"`
 	}
-	if err := json.Unmarshal(data, &v); err != nil {
-		return nil, fmt.Errorf("decode specification: %w", err)
+	return v.Process, s.readSpec(id, &v)
+}
+
+func (s *Store) readSpec(id string, out any) error {
+	data, err := os.ReadFile(filepath.Join(s.Dir(id), "config.json"))
+	if err != nil {
+		return fmt.Errorf("read specification: %w", err)
 	}
-	return v.Process, nil
+	if err := json.Unmarshal(data, out); err != nil {
+		return fmt.Errorf("decode specification: %w", err)
+	}
+	return nil
 }
 
 // WriteWhole writes a file that is there whole or not at all, wherever this process is killed.

@@ -116,7 +116,7 @@ func TestAllowedUlimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	low := []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 5, Hard: 10}}
-	if got := allowed("h", low); !slices.Equal(got, low) {
+	if got := PossibleUlimits("h", low); !slices.Equal(got, low) {
 		t.Errorf("low = %+v", got)
 	}
 	high := []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 5, Hard: own.Max + 1}}
@@ -124,7 +124,7 @@ func TestAllowedUlimits(t *testing.T) {
 	if !mayRaise() {
 		want = own.Max
 	}
-	if got := allowed("h", high); got[0].Hard != want || got[0].Soft != 5 {
+	if got := PossibleUlimits("h", high); got[0].Hard != want || got[0].Soft != 5 {
 		t.Errorf("high = %+v, want %d", got, want)
 	}
 }

@@ -75,7 +75,7 @@ type state struct {
 func New(standard string, node Features, handlers []Handler) (*Set, error) {
 	s := &Set{node: node, standard: cmp.Or(standard, Builtin), handlers: map[string]Handler{Builtin: {Name: Builtin}}, states: map[string]state{}}
 	for _, h := range handlers {
-		h.Ulimits = allowed(h.Name, h.Ulimits)
+		h.Ulimits = PossibleUlimits(h.Name, h.Ulimits)
 		s.handlers[h.Name] = h
 	}
 	if _, ok := s.handlers[s.standard]; !ok {

@@ -37,7 +37,12 @@ func (u Usable) addHooks(ctx context.Context, s *specs.Spec, annotations map[str
 			return fmt.Errorf("OCI hooks of %s, of runtime handler %s: %w", dir, u.Name, err)
 		}
 	}
-	if u.Command == nil && len(s.Hooks.Poststop) > 0 {
+	return u.CheckHooks(s)
+}
+
+// CheckHooks refuses hooks that the handler does not run.
+func (u Usable) CheckHooks(s *specs.Spec) error {
+	if u.Command == nil && s.Hooks != nil && len(s.Hooks.Poststop) > 0 {
 		return fmt.Errorf("runtime handler %s: %w", u.Name, errPoststop)
 	}
 	return nil

@@ -11,9 +11,9 @@ import (
 	"criserver/pkg/sandbox/runtime"
 )
 
-// allowed are the limits as far as this process may set them: without CAP_SYS_RESOURCE nobody raises a hard limit, and the
-// container would not start (setrlimit(2)).
-func allowed(handler string, wanted []specs.POSIXRlimit) []specs.POSIXRlimit {
+// PossibleUlimits are the limits as far as this process may set them: without CAP_SYS_RESOURCE nobody raises a hard limit, and the
+// container would not start (setrlimit(2)). handler is who wants them, for the log.
+func PossibleUlimits(handler string, wanted []specs.POSIXRlimit) []specs.POSIXRlimit {
 	if len(wanted) == 0 || mayRaise() {
 		return wanted
 	}

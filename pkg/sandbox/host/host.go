@@ -133,6 +133,15 @@ func Limits(r spec.Resources) (*specs.LinuxResources, error) {
 	return spec.LinuxResources(r, f.swapAccounting)
 }
 
+// OOMScore is the lowest oom_score_adj that this process may set, or the one that is wanted.
+func OOMScore(wanted int) (int, error) {
+	f, err := read()
+	if err != nil || f.mayLowerOOM {
+		return wanted, err
+	}
+	return max(wanted, f.oomScoreAdj), nil
+}
+
 // RecursiveReadOnly tells whether the kernel can make mounts read-only with all that is mounted below (Linux 5.12).
 var RecursiveReadOnly = sync.OnceValue(func() bool {
 	// No attribute to set and none to clear: nothing is done, so that no path is looked at (mount_setattr(2)).

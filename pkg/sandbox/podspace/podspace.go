@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/ledger"
@@ -41,6 +42,19 @@ func (s Store) NetNS(id string) string {
 		return ""
 	}
 	return ns.Path(s.nsDir(id), ns.Net)
+}
+
+// Namespaces are the pod's namespaces that are pinned.
+func (s Store) Namespaces(id string) []specs.LinuxNamespace {
+	var out []specs.LinuxNamespace
+	for kind, t := range map[ns.Kind]specs.LinuxNamespaceType{
+		ns.IPC: specs.IPCNamespace, ns.Net: specs.NetworkNamespace, ns.UTS: specs.UTSNamespace,
+	} {
+		if dir := s.nsDir(id); ns.Pinned(dir, kind) {
+			out = append(out, specs.LinuxNamespace{Type: t, Path: ns.Path(dir, kind)})
+		}
+	}
+	return out
 }
 
 // Make makes the directory with its files, the pod's log directory, and the namespaces. After an error Unpin and Remove undo

@@ -57,13 +57,22 @@ func Apply(s *specs.Spec, container string, containerAnnotations, podAnnotations
 	if class == "" {
 		return nil
 	}
-	limits, err := blockio.OciLinuxBlockIO(class)
+	limits, err := BlockIO(class)
 	if err != nil {
-		return fmt.Errorf("annotations: block I/O %w: %w", ErrClass, err)
+		return fmt.Errorf("annotations: %w", err)
 	}
 	if s.Linux.Resources == nil {
 		s.Linux.Resources = &specs.LinuxResources{}
 	}
 	s.Linux.Resources.BlockIO = limits
 	return nil
+}
+
+// BlockIO are the limits of a block I/O class. ErrClass: there is no such class.
+func BlockIO(class string) (*specs.LinuxBlockIO, error) {
+	limits, err := blockio.OciLinuxBlockIO(class)
+	if err != nil {
+		return nil, fmt.Errorf("block I/O %w: %w", ErrClass, err)
+	}
+	return limits, nil
 }
