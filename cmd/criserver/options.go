@@ -35,6 +35,12 @@ var textFlags = []struct {
 		func(c *config.Config) *string { return &c.Monitor.Socket }},
 	{"cgroup-root", "the parent cgroup of pods that come without one",
 		func(c *config.Config) *string { return &c.Runtime.CgroupRoot }},
+	{"nri-socket", "the Unix socket that NRI plugins connect to, where NRI is on",
+		func(c *config.Config) *string { return &c.NRI.SocketPath }},
+	{"nri-plugin-dir", "the directory of NRI plugins that are started with the daemon",
+		func(c *config.Config) *string { return &c.NRI.PluginPath }},
+	{"nri-plugin-conf-dir", "the directory of their configurations",
+		func(c *config.Config) *string { return &c.NRI.PluginConfigPath }},
 	{"cni-conf-dir", "the directory of the network configuration",
 		func(c *config.Config) *string { return &c.CNI.ConfDir }},
 }

@@ -49,7 +49,7 @@ func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
 		return err
 	}
 	d.cgroupDriver = pods.CgroupDriver
-	pods.Handlers = d.handlers
+	pods.Handlers, pods.Plugins = d.handlers, d.plugins.contract()
 	d.streams, d.streamsCgroup = streamClient(c, pods.Monitor.Socket)
 	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
 		return err

@@ -48,7 +48,7 @@ func handleSignals(reload func() error) (stop func()) {
 
 // imageSettings is the part of the configuration of images that may change at any time.
 func imageSettings(c *config.Config) (imagesvc.Settings, error) {
-	reg, err := registry.New(registryConfig(c))
+	reg, err := registry.New(c.RegistryConfig("criserver/" + version))
 	if err != nil {
 		return imagesvc.Settings{}, fmt.Errorf("configure registries: %w", err)
 	}

@@ -20,8 +20,6 @@ import (
 	"criserver/pkg/cri"
 	"criserver/pkg/cri/streaming"
 	"criserver/pkg/imagesvc"
-	"criserver/pkg/imagesvc/registry"
-	"criserver/pkg/imagesvc/registry/credential"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
@@ -128,6 +126,7 @@ type daemon struct {
 	handlers                 *handler.Set
 	cgroupDriver             driver.Kind
 	pods                     *sandbox.Service
+	plugins                  plugins
 	streams                  *streaming.Client
 	streamsCgroup            string
 }
@@ -139,7 +138,8 @@ func (d *daemon) start(ctx context.Context, c *config.Config) error {
 		open func(context.Context, *config.Config) error
 	}{
 		{"open records", d.openRecords}, {"open snapshots", d.openSnapshots}, {"open images", d.openImages},
-		{"open network", d.openNetwork}, {"probe runtimes", d.openHandlers}, {"open pods", d.openPods},
+		{"open network", d.openNetwork}, {"probe runtimes", d.openHandlers}, {"set up NRI", d.openPlugins}, {"open pods", d.openPods},
+		{"start NRI plugins", d.startPlugins},
 	} {
 		if err := d.stages.run(stage.name, func() error { return stage.open(ctx, c) }); err != nil {
 			return fmt.Errorf("%s: %w", stage.name, err)
@@ -217,6 +217,7 @@ func (d *daemon) close() error {
 	if d.pods != nil {
 		end("pods", func() error { return d.pods.Close(ctx, true) })
 	}
+	end("NRI plugins", func() error { return d.plugins.close(ctx) })
 	if d.network != nil {
 		end("network", d.network.Close)
 	}
@@ -265,31 +266,6 @@ func setUpLog(c config.Log) error {
 	}
 	logrus.SetOutput(f)
 	return nil
-}
-
-func registryConfig(c *config.Config) registry.Config {
-	out := registry.Config{
-		Mirrors: map[string][]registry.Endpoint{}, Auth: map[string]registry.Auth{}, Hosts: map[string]registry.HostConfig{},
-		NoProgress: time.Duration(c.Image.NoProgressTimeout), UserAgent: "criserver/" + version,
-		MinRate:    c.Image.MinRate,
-		ConfigPath: c.Registry.ConfigPath,
-	}
-	for host, m := range c.Registry.Mirrors {
-		for _, e := range m.Endpoints {
-			out.Mirrors[host] = append(out.Mirrors[host], e.Entry())
-		}
-		out.Hosts[host] = registry.HostConfig{NoFallback: m.NoFallback, Insecure: m.Insecure}
-	}
-	for host, a := range c.Registry.Auth {
-		out.Auth[host] = registry.Auth{
-			Username: a.Username, Password: a.Password, Auth: a.Auth, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken,
-		}
-	}
-	out.DockerConfigs = c.Registry.DockerConfigs
-	out.Providers = credential.ProviderConfig{Config: c.Registry.CredentialProvider.Config, BinDir: c.Registry.CredentialProvider.BinDir}
-	short := c.Registry.ShortNames
-	out.ShortNames = registry.ShortNames{Mode: short.Mode, Search: short.Search, Aliases: short.Aliases}
-	return out
 }
 
 func snapshotOptions(c *config.Config) overlay.Options {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/containerd/nri/pkg/api"
 )
 
 const busyboxImage = "registry.k8s.io/e2e-test-images/busybox:1.29-2"
@@ -19,6 +21,9 @@ const busyboxImage = "registry.k8s.io/e2e-test-images/busybox:1.29-2"
 var registryAddr string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(api.PluginSocketEnvVar) != "" { // the daemon of TestNRILaunched runs this program
+		os.Exit(runLaunchedPlugin())
+	}
 	os.Exit(func() int {
 		stop, err := startRegistry()
 		if err != nil {

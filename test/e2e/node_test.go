@@ -27,6 +27,7 @@ type node struct {
 	runtimeapi.RuntimeServiceClient
 	images runtimeapi.ImageServiceClient
 	pods   int
+	nri    string // the directory of what NRI needs
 }
 
 const (
@@ -76,6 +77,18 @@ subnets = ["%[4]s", "%[5]s"]
 		t.Fatal(err)
 	}
 	return n
+}
+
+// configure replaces text in the configuration of a node that is not started yet.
+func (n *node) configure(old, text string) {
+	n.t.Helper()
+	data, err := os.ReadFile(n.config)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.WriteFile(n.config, []byte(strings.Replace(string(data), old, text, 1)), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 // serve starts the criserver of a node and ends it with the test, which checks that nothing of it is left.

@@ -56,6 +56,10 @@ func TestWriteTOMLLoadsAgain(t *testing.T) {
 		},
 		"builtin": {Type: "builtin"},
 	}
+	full.NRI = NRI{
+		Enable: true, SocketPath: "/a", PluginPath: "/b", PluginConfigPath: "/c", RegistrationLimit: 1, RequestLimit: 2,
+		Validator: NRIValidator{Enable: true, RejectHooks: true, RequiredPlugins: []string{"p"}, TolerateMissingByName: "a/b"},
+	}
 	full.Snapshot.WritableSizeLimit, full.Snapshot.WritableFilesLimit = 10<<30, 100000
 	full.Registry.Mirrors["_default"] = Mirror{Endpoints: []Endpoint{{URL: "https://all.example"}}}
 	full.Registry.ConfigPath = []string{"/etc/certs.d"}
@@ -255,6 +259,9 @@ func TestLoadErrors(t *testing.T) {
 		"provider path":      {"[registry.credential_provider]\nconfig = 'x'\nbin_dir = '/b'\n", 2, "registry.credential_provider.config"},
 		"provider, no dir":   {"[registry.credential_provider]\nconfig = '/x'\n", 1, "registry.credential_provider"},
 		"dir, no provider":   {"[registry.credential_provider]\nbin_dir = '/x'\n", 2, "registry.credential_provider.bin_dir"},
+		"NRI socket":         {"[nri]\nsocket_path = 'nri.sock'\n", 2, "nri.socket_path"},
+		"NRI time":           {"[nri]\nenable = true\nplugin_request_timeout = '0s'\n", 3, "nri.plugin_request_timeout"},
+		"NRI plugins":        {"[nri]\nplugin_path = 'opt'\n", 2, "nri.plugin_path"},
 		"short names":        {"[registry.short_names]\nmode = 'guess'\n", 2, "registry.short_names.mode"},
 		"search nothing":     {"[registry.short_names]\nmode = 'search'\n", 2, "registry.short_names.mode"},
 		"search no host":     {"[registry.short_names]\nsearch = ['https://a']\n", 2, "registry.short_names.search"},

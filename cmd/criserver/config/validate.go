@@ -29,6 +29,7 @@ func (c *Config) problems() []*Problem {
 	v.handlers(c)
 	v.image(c.Image)
 	v.streaming(c.Streaming)
+	v.nri(c.NRI)
 	for _, dir := range c.Registry.ConfigPath {
 		v.absolute("registry.config_path", dir)
 	}
