@@ -258,7 +258,7 @@ func TestNRIHang(t *testing.T) {
 	after := n.connect("90", "after", nil)
 	pod := n.podConfig()
 	podID := n.runPod(pod)
-	for i, event := range []string{"CreateContainer", "PostStartContainer", "ValidateContainerAdjustment", "StopContainer"} {
+	for i, event := range []string{"Synchronize", "CreateContainer", "PostStartContainer", "ValidateContainerAdjustment", "StopContainer"} {
 		p := n.connect("10", "hangs", hang(event))
 		begin := time.Now()
 		c := shell("c", "sleep 1000")
