@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -34,9 +33,6 @@ const connectLimit = 15 * time.Second
 // salvageDelay is how long layers stay that no image needs because the records of images were lost: the kubelet pulls the
 // images again, and finds them.
 const salvageDelay = time.Hour
-
-// bridgeLinger is how long the built-in network's bridge outlives the last pod.
-const bridgeLinger = time.Minute
 
 // serve runs the daemon until ctx ends. Containers go on after it.
 func serve(ctx context.Context, c *config.Config, load loadFunc) error {
@@ -186,7 +182,7 @@ func (d *daemon) openImages(ctx context.Context, c *config.Config) error {
 }
 
 func (d *daemon) openNetwork(ctx context.Context, c *config.Config) error {
-	network, err := networkConfig(c)
+	network, err := c.NetworkConfig()
 	if err != nil {
 		return err
 	}
@@ -270,22 +266,4 @@ func setUpLog(c config.Log) error {
 
 func snapshotOptions(c *config.Config) overlay.Options {
 	return overlay.Options{WritableBytes: int64(c.Snapshot.WritableSizeLimit), WritableInodes: c.Snapshot.WritableFilesLimit}
-}
-
-func networkConfig(c *config.Config) (cni.Config, error) {
-	out := cni.Config{
-		ConfDir: c.CNI.ConfDir, BinDirs: c.CNI.BinDirs, DataDir: filepath.Join(c.Root, "cni"),
-		Builtin: cni.BuiltinConfig{Disabled: c.CNI.Builtin.Disabled, Bridge: c.CNI.Builtin.Bridge, Linger: bridgeLinger},
-	}
-	if b := c.CNI.Builtin.Bridge; b != config.Default().CNI.Builtin.Bridge {
-		out.Builtin.Table = "criserver_" + b // a second daemon on the machine has its rules for itself, as its bridge
-	}
-	for _, s := range c.CNI.Builtin.Subnets {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return out, fmt.Errorf("cni.builtin.subnets: %w", err)
-		}
-		out.Builtin.Subnets = append(out.Builtin.Subnets, p)
-	}
-	return out, nil
 }

@@ -1,0 +1,32 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"criserver/pkg/cni"
+)
+
+// bridgeLinger is how long the built-in network's bridge outlives the last pod.
+const bridgeLinger = time.Minute
+
+// NetworkConfig is the form in which package cni takes what is said of the network.
+func (c *Config) NetworkConfig() (cni.Config, error) {
+	out := cni.Config{
+		ConfDir: c.CNI.ConfDir, BinDirs: c.CNI.BinDirs, DataDir: filepath.Join(c.Root, "cni"),
+		Builtin: cni.BuiltinConfig{Disabled: c.CNI.Builtin.Disabled, Bridge: c.CNI.Builtin.Bridge, Linger: bridgeLinger},
+	}
+	if b := c.CNI.Builtin.Bridge; b != Default().CNI.Builtin.Bridge {
+		out.Builtin.Table = "criserver_" + b // a second daemon on the machine has its rules for itself, as its bridge
+	}
+	for _, s := range c.CNI.Builtin.Subnets {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return out, fmt.Errorf("cni.builtin.subnets: %w", err)
+		}
+		out.Builtin.Subnets = append(out.Builtin.Subnets, p)
+	}
+	return out, nil
+}
