@@ -76,6 +76,7 @@ func (b *builtin) exec(ctx context.Context, stdin []byte, environ []string) ([]b
 		return nil, types.NewError(types.ErrDecodingFailure, "read network configuration", err.Error())
 	}
 	a := bridge.Attachment{ID: env["CNI_CONTAINERID"], NetNS: env["CNI_NETNS"], IfName: env["CNI_IFNAME"]}
+	a.DefaultRoute = a.IfName == InterfaceName // the pod's other networks are not its way to the world
 	for _, p := range conf.RuntimeConfig.PortMappings {
 		a.Ports = append(a.Ports, bridge.HostPort{
 			Protocol: p.Protocol, HostPort: uint16(p.HostPort), ContainerPort: uint16(p.ContainerPort), HostIP: p.HostIP,
@@ -117,6 +118,9 @@ func (b *builtin) add(ctx context.Context, conf builtinConf, a bridge.Attachment
 	for i, p := range got.Addresses {
 		gw := got.Gateways[i].AsSlice()
 		result.IPs = append(result.IPs, &types100.IPConfig{Interface: types100.Int(podInterface), Address: ipNet(p), Gateway: gw})
+		if !a.DefaultRoute {
+			continue
+		}
 		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if p.Addr().Is6() {
 			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)

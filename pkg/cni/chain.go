@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ func newChains(binDirs []string, cacheDir string, exec invoke.Exec) *chains {
 	return &chains{libcni.NewCNIConfigWithCacheDir(binDirs, cacheDir, exec), exec, binDirs}
 }
 
-// add runs ADD and returns the pod's addresses. After an error del is due.
+// add runs ADD and returns the addresses of the pod's interface. After an error del is due.
 func (c *chains) add(ctx context.Context, a attachment) (Result, error) {
 	list, err := a.list()
 	if err != nil {
@@ -40,11 +41,12 @@ func (c *chains) add(ctx context.Context, a attachment) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("add pod to network %s: %w", a.Network, err)
 	}
-	return podResult(raw, a.Network)
+	return podResult(raw, a.Network, a.IfName)
 }
 
-// podResult picks the addresses of the pod's interface.
-func podResult(raw types.Result, network string) (Result, error) {
+// podResult picks the addresses of a pod's interface. Only the first one must have any: the others may be for other
+// protocols, or have addresses that the workload gives them.
+func podResult(raw types.Result, network, ifName string) (Result, error) {
 	if raw == nil {
 		return Result{}, fmt.Errorf("network %s returned no result", network)
 	}
@@ -55,7 +57,7 @@ func podResult(raw types.Result, network string) (Result, error) {
 	var out Result
 	for _, ip := range full.IPs {
 		if i := ip.Interface; i != nil && *i >= 0 && *i < len(full.Interfaces) {
-			if iface := full.Interfaces[*i]; iface.Sandbox == "" || iface.Name != InterfaceName {
+			if iface := full.Interfaces[*i]; iface.Sandbox == "" || iface.Name != ifName {
 				continue
 			}
 		}
@@ -63,21 +65,43 @@ func podResult(raw types.Result, network string) (Result, error) {
 			out.IPs = append(out.IPs, a.Unmap())
 		}
 	}
-	if len(out.IPs) == 0 {
+	if len(out.IPs) == 0 && ifName == InterfaceName {
 		return Result{}, fmt.Errorf("network %s gave the pod no address", network)
 	}
 	return out, nil
 }
 
-// delLimit is the most that a plugin gets for a DEL.
-const delLimit = 30 * time.Second
+// delLimit and gcLimit are the most that a plugin gets for a DEL, and for its GC.
+const (
+	delLimit = 30 * time.Second
+	gcLimit  = time.Minute
+)
 
-// del runs DEL of every plugin, last first, each with the result of ADD; without the namespace if that is gone. It goes
-// past a plugin that fails, and past one that hangs, at a deadline of its own: the IPAM plugin's turn comes last.
+// del takes a pod down from its networks, the last one first, and returns those that it is still attached to after an
+// error. A network whose plugins fail or hang keeps no other one from its DEL.
+func (c *chains) del(ctx context.Context, all []attachment) (left []attachment, err error) {
+	plugins := 0
+	for _, a := range all {
+		plugins += len(a.Plugins)
+	}
+	var errs []error
+	for _, a := range slices.Backward(all) {
+		if err := c.delNetwork(ctx, a, plugins); err != nil {
+			left = append([]attachment{a}, left...)
+			errs = append(errs, err)
+		}
+		plugins -= len(a.Plugins)
+	}
+	return left, errors.Join(errs...)
+}
+
+// delNetwork runs DEL of every plugin, last first, each with the result of ADD; without the namespace if that is gone. It
+// goes past a plugin that fails, and past one that hangs, at a deadline of its own: the IPAM plugin's turn comes last. left
+// is how many plugins of the pod are to run within the caller's time, with those of this network.
 //
 // A plugin that is not installed any more is no error: no retry can run it, and the pod would stay for ever. That differs
 // from one that fails, which may work again once what it needs does, and whose error is the caller's to retry.
-func (c *chains) del(ctx context.Context, a attachment) error {
+func (c *chains) delNetwork(ctx context.Context, a attachment, left int) error {
 	list, err := a.list()
 	if err != nil {
 		return err
@@ -91,14 +115,14 @@ func (c *chains) del(ctx context.Context, a attachment) error {
 		inject["prevResult"] = result
 	}
 	var errs []error
-	for i := len(list.Plugins) - 1; i >= 0; i-- {
-		plugin := list.Plugins[i]
+	for _, plugin := range slices.Backward(list.Plugins) {
+		left--
 		if _, err := c.exec.FindInPath(plugin.Network.Type, c.binDirs); err != nil {
 			logrus.WithError(err).WithFields(logrus.Fields{"pod": a.ID, "network": a.Network}).Warn("a plugin that connected " +
 				"the pod is gone: what it made outside of the pod's namespace, such as addresses, rules and routes, may be left")
 			continue
 		}
-		if err := c.delOne(ctx, i+1, list, plugin, inject, rt); err != nil {
+		if err := c.delOne(ctx, left+1, list, plugin, inject, rt); err != nil {
 			errs = append(errs, fmt.Errorf("delete pod from network %s: plugin %s: %w", a.Network, plugin.Network.Type, err))
 		}
 	}
@@ -141,12 +165,9 @@ func supportsGC(list *libcni.NetworkConfigList) bool {
 	return err == nil && ok && !list.DisableGC
 }
 
-// gc runs GC of every plugin with the ids of the pods that are attached.
-func (c *chains) gc(ctx context.Context, list *libcni.NetworkConfigList, attached []string) error {
-	valid := make([]types.GCAttachment, 0, len(attached)) // empty, not null: plugins are to take back all
-	for _, id := range attached {
-		valid = append(valid, types.GCAttachment{ContainerID: id, IfName: InterfaceName})
-	}
+// gc runs GC of every plugin with what is attached to the network; nil is nothing.
+func (c *chains) gc(ctx context.Context, list *libcni.NetworkConfigList, attached []types.GCAttachment) error {
+	valid := append([]types.GCAttachment{}, attached...) // empty, not null: plugins are to take back all
 	// Version 1.1.0 of the specification has both names.
 	inject := map[string]any{"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
 	var errs []error

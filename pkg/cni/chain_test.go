@@ -22,11 +22,16 @@ func newChain(t *testing.T, version string, plugins ...string) (*operator, *chai
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := newAttachment(list, Pod{ID: "p", NetNS: "/nowhere"})
+	a, err := newAttachment(list, InterfaceName, Pod{ID: "p", NetNS: "/nowhere"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return o, newChains([]string{o.bin}, t.TempDir(), &runner{}), list, a
+}
+
+func delOne(ctx context.Context, c *chains, a attachment) error {
+	_, err := c.del(ctx, []attachment{a})
+	return err
 }
 
 // A plugin that hangs has its share of the caller's time, and the others, the IPAM plugin's among them, have theirs.
@@ -35,7 +40,7 @@ func TestDelGoesPastAPluginThatHangs(t *testing.T) {
 	o.plugin(t, "three", `if [ $CNI_COMMAND = DEL ]; then exec sleep 1000; fi`)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	if err := c.del(ctx, a); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "plugin three") {
+	if err := delOne(ctx, c, a); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "plugin three") {
 		t.Errorf("got %v, want that plugin three ran out of time", err)
 	}
 	if ctx.Err() != nil {
@@ -53,12 +58,12 @@ func TestDelGoesPastAMissingPlugin(t *testing.T) {
 	if err := os.Remove(o.bin + "/two"); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.del(context.Background(), a); err != nil {
+	if err := delOne(context.Background(), c, a); err != nil {
 		t.Error(err)
 	}
 	o.wantCalls(t, "DEL three", "DEL one")
 	o.plugin(t, "one", "exit 1")
-	if err := c.del(context.Background(), a); err == nil || !strings.Contains(err.Error(), "plugin one") {
+	if err := delOne(context.Background(), c, a); err == nil || !strings.Contains(err.Error(), "plugin one") {
 		t.Errorf("got %v, want the error of the plugin that fails", err)
 	}
 }

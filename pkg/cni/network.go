@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/cni/netns"
+	"criserver/pkg/cni/turns"
 )
 
 const (
@@ -25,20 +26,20 @@ const (
 
 // Network attaches pods. Its methods may be called at the same time; those for one pod queue.
 type Network struct {
-	config  Config
-	configs *configs
+	config Config
+	// places are the node's, under "", and those of runtime handlers.
+	places  map[string]*place
 	chains  *chains
 	records records
 	builtin *builtin
-	pods    slots
+	pods    turns.Slots
 	// turns keep the plugins' GC, which would take the addresses of pods that come up meanwhile for garbage, apart.
-	turns turns
+	turns turns.Turns
 
 	stop   context.CancelFunc
 	worker sync.WaitGroup
 
 	mu     sync.Mutex
-	ready  error
 	recent map[string]time.Time // pods set up in this process, for Config.GCGrace
 }
 
@@ -58,19 +59,17 @@ func New(ctx context.Context, c Config) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
+	places, err := newPlaces(c)
+	if err != nil {
+		return nil, err
+	}
 	n := &Network{
 		config:  c,
-		configs: &configs{dir: c.ConfDir},
+		places:  places,
 		chains:  newChains(c.BinDirs, c.CacheDir, &runner{builtin: b}),
 		records: rec,
 		builtin: b,
-		pods:    slots{all: map[string]*slot{}},
 		recent:  map[string]time.Time{},
-	}
-	if !c.Builtin.Disabled {
-		if n.configs.fallback, err = builtinList(); err != nil {
-			return nil, err
-		}
 	}
 	w := watch{network: n}
 	w.look(ctx)
@@ -89,15 +88,11 @@ func (n *Network) Close() error {
 	return n.builtin.bridge.Close(ctx)
 }
 
-// Ready returns nil if pods can be set up, or why not: an error that is ErrNotReady. The answer is at most
-// Config.StatusInterval old.
-func (n *Network) Ready() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.ready
-}
+// Ready returns nil if pods of Config.DefaultHandler can be set up, or why not: an error that is ErrNotReady and names the
+// networks that are not ready. The answer is at most Config.StatusInterval old.
+func (n *Network) Ready() error { return n.of(n.config.DefaultHandler).state() }
 
-// Setup switches on the pod's loopback interface and attaches the pod to the network. A pod that is attached already,
+// Setup switches on the pod's loopback interface and attaches the pod to the networks of its handler. A pod that is attached already,
 // by a Setup that was cut off, is taken down first. After an error nothing of the attachment is left, or, if the error
 // says so, what is left is removed by Teardown or GC. Errors may be ErrInvalid, ErrNotReady, ErrPortTaken or ErrExhausted.
 func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
@@ -107,12 +102,12 @@ func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
 	if !netns.Exists(p.NetNS) {
 		return Result{}, fmt.Errorf("pod %s: no network namespace at %q", p.ID, p.NetNS)
 	}
-	release, err := n.pods.acquire(ctx, p.ID)
+	release, err := n.pods.Acquire(ctx, p.ID)
 	if err != nil {
 		return Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
 	}
 	defer release()
-	leave, err := n.turns.enter(ctx)
+	leave, err := n.turns.Enter(ctx)
 	if err != nil {
 		return Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
 	}
@@ -120,44 +115,62 @@ func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
 	n.protect(p.ID)
 	defer n.protect(p.ID)
 
-	list, err := n.configs.current()
+	lists, err := n.of(p.Handler).usable()
 	if err != nil {
 		return Result{}, err
 	}
 	if err := n.detach(ctx, p); err != nil {
 		return Result{}, fmt.Errorf("take down earlier network of pod %s: %w", p.ID, err)
 	}
-	return n.attach(ctx, list, p)
+	return n.attach(ctx, lists, p)
 }
 
-func (n *Network) attach(ctx context.Context, list *libcni.NetworkConfigList, p Pod) (Result, error) {
-	a, err := newAttachment(list, p)
+func (n *Network) attach(ctx context.Context, lists []*libcni.NetworkConfigList, p Pod) (Result, error) {
+	all, err := newAttachments(lists, p)
 	if err != nil {
 		return Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
 	}
-	if b, _ := bandwidthOf(p.Annotations); b != (bandwidth{}) && a.Capabilities["bandwidth"] == nil {
-		logrus.WithFields(logrus.Fields{"pod": p.ID, "name": p.Namespace + "/" + p.Name, "network": a.Network}).Warn(
-			"the pod's bandwidth is not limited: no plugin of the network declares the capability bandwidth")
-	}
+	warnUnlimited(all, p)
 	if err := netns.LoopbackUp(p.NetNS); err != nil {
 		return Result{}, err
 	}
-	if err := n.records.write(a); err != nil {
-		return Result{}, err
-	}
-	result, err := n.chains.add(ctx, a)
-	if err != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
-		defer cancel()
-		if undo := n.detach(ctx, p); undo != nil {
-			err = errors.Join(err, fmt.Errorf("undo: %w", undo))
+	var first Result
+	for i, a := range all {
+		// What is about to begin is on record first, and what is not, no plugin has to take back.
+		err := n.records.write(p.ID, all[:i+1])
+		var result Result
+		if err == nil {
+			result, err = n.chains.add(ctx, a)
 		}
-		return Result{}, err
+		if err != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+			defer cancel()
+			if undo := n.detach(ctx, p); undo != nil {
+				err = errors.Join(err, fmt.Errorf("undo: %w", undo))
+			}
+			return Result{}, err
+		}
+		if i == 0 {
+			first = result
+		}
 	}
-	return result, nil
+	return first, nil
 }
 
-// Teardown detaches the pod with the configuration it was attached with. Only p.ID is needed, and p.NetNS unless it is
+// warnUnlimited tells of a pod with a limit that a network does not know of.
+func warnUnlimited(all []attachment, p Pod) {
+	if b, _ := bandwidthOf(p.Annotations); b == (bandwidth{}) {
+		return
+	}
+	for _, a := range all {
+		if a.Capabilities[bandwidthCapability] == nil {
+			logrus.WithFields(logrus.Fields{"pod": p.ID, "name": p.Namespace + "/" + p.Name, "network": a.Network}).Warn(
+				"the pod's bandwidth is not limited: no plugin of the network declares the capability bandwidth")
+		}
+	}
+}
+
+// Teardown detaches the pod from the networks it was attached to, with the configuration of then, in reverse order. Only p.ID is needed, and p.NetNS unless it is
 // gone. It is no error if the pod is not attached. A plugin that fails or hangs keeps no other one from its DEL; the errors
 // are joined, and the pod stays attached for another Teardown, or GC. A plugin that is not installed any more is passed
 // over with a warning in the log.
@@ -165,12 +178,12 @@ func (n *Network) Teardown(ctx context.Context, p Pod) error {
 	if err := utils.ValidateContainerID(p.ID); err != nil {
 		return fmt.Errorf("%w: pod id %q: %w", ErrInvalid, p.ID, err)
 	}
-	release, err := n.pods.acquire(ctx, p.ID)
+	release, err := n.pods.Acquire(ctx, p.ID)
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", p.ID, err)
 	}
 	defer release()
-	leave, err := n.turns.enter(ctx)
+	leave, err := n.turns.Enter(ctx)
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", p.ID, err)
 	}
@@ -184,40 +197,43 @@ func (n *Network) Teardown(ctx context.Context, p Pod) error {
 
 // detach needs the pod's slot.
 func (n *Network) detach(ctx context.Context, p Pod) error {
-	a, err := n.records.read(p.ID)
+	all, err := n.records.read(p.ID)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // the record is written before anything is done
 	}
 	if err != nil {
 		logrus.WithError(err).WithField("pod", p.ID).Warn("the record of the pod's network is damaged")
-		if a, err = n.reconstruct(p); err != nil {
+		if all, err = n.reconstruct(p); err != nil {
 			return fmt.Errorf("pod %s: %w", p.ID, err)
 		}
 	}
-	if p.NetNS != "" {
-		a.NetNS = p.NetNS
+	for i := range all {
+		if p.NetNS != "" {
+			all[i].NetNS = p.NetNS
+		}
 	}
-	if err := n.chains.del(ctx, a); err != nil {
+	left, err := n.chains.del(ctx, all)
+	if err != nil && len(left) < len(all) { // those that are done with are not to be asked again
+		err = errors.Join(err, n.records.write(p.ID, left))
+	}
+	if err != nil {
 		return err
 	}
 	return n.records.remove(p.ID)
 }
 
-// reconstruct makes the attachment of a pod whose record a power cut damaged: from libcni's cache, or, if that is lost
+// reconstruct makes the attachments of a pod whose record a power cut damaged: from libcni's cache, or, if that is lost
 // too, as if the pod were set up now.
-func (n *Network) reconstruct(p Pod) (attachment, error) {
-	cached, err := n.chains.GetCachedAttachments(p.ID)
+func (n *Network) reconstruct(p Pod) ([]attachment, error) {
+	all, err := n.chains.cachedAttachments(p.ID)
+	if err != nil || len(all) > 0 {
+		return all, err
+	}
+	lists, err := n.of(p.Handler).networks()
 	if err != nil {
-		return attachment{}, fmt.Errorf("read CNI cache: %w", err)
+		return nil, err
 	}
-	if len(cached) > 0 {
-		return cachedAttachment(cached[0])
-	}
-	list, err := n.configs.current()
-	if err != nil {
-		return attachment{}, err
-	}
-	return newAttachment(list, p)
+	return newAttachments(lists, p)
 }
 
 // Check asks the plugins whether the pod is connected as they left it. It returns nil for a network whose version has
@@ -226,24 +242,27 @@ func (n *Network) Check(ctx context.Context, p Pod) error {
 	if err := utils.ValidateContainerID(p.ID); err != nil {
 		return fmt.Errorf("pod id %q: %w", p.ID, err)
 	}
-	release, err := n.pods.acquire(ctx, p.ID)
+	release, err := n.pods.Acquire(ctx, p.ID)
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", p.ID, err)
 	}
 	defer release()
-	a, err := n.records.read(p.ID)
+	all, err := n.records.read(p.ID)
 	if err != nil {
 		return fmt.Errorf("pod %s is not attached: %w", p.ID, err)
 	}
-	list, err := a.list()
-	if err != nil {
-		return err
+	var errs []error
+	for _, a := range all {
+		list, err := a.list()
+		if err != nil {
+			return err
+		}
+		err = n.chains.CheckNetworkList(ctx, list, a.runtimeConf())
+		if err != nil && !errors.Is(err, libcni.ErrorCheckNotSupp) {
+			errs = append(errs, fmt.Errorf("check pod %s on network %s: %w", p.ID, a.Network, err))
+		}
 	}
-	err = n.chains.CheckNetworkList(ctx, list, a.runtimeConf())
-	if err != nil && !errors.Is(err, libcni.ErrorCheckNotSupp) {
-		return fmt.Errorf("check pod %s on network %s: %w", p.ID, a.Network, err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // GC takes down all pods but those whose ids are live and those set up within Config.GCGrace, restores what is missing
@@ -277,12 +296,12 @@ func (n *Network) GC(ctx context.Context, live []string) error {
 
 // collect takes down a pod unless it is protected, which is known when no Setup of it is in flight.
 func (n *Network) collect(ctx context.Context, id string) error {
-	release, err := n.pods.acquire(ctx, id)
+	release, err := n.pods.Acquire(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer release()
-	leave, err := n.turns.enter(ctx)
+	leave, err := n.turns.Enter(ctx)
 	if err != nil {
 		return err
 	}
@@ -295,45 +314,14 @@ func (n *Network) collect(ctx context.Context, id string) error {
 		return err
 	}
 	// What is still there is of a pod whose record a power cut took.
-	cached, err := n.chains.GetCachedAttachments(id)
+	cached, err := n.chains.cachedAttachments(id)
 	if err != nil {
-		return fmt.Errorf("read CNI cache: %w", err)
+		return err
 	}
-	for _, c := range cached {
-		a, err := cachedAttachment(c)
-		if err == nil {
-			err = n.chains.del(ctx, a)
-		}
-		if err != nil {
-			return err
-		}
+	if _, err := n.chains.del(ctx, cached); err != nil {
+		return err
 	}
 	return n.builtin.bridge.Del(ctx, id)
-}
-
-// collectPlugins runs GC of the plugins of the operator's network. Pods that are gone and stuck in their DEL are garbage.
-func (n *Network) collectPlugins(ctx context.Context, stuck []string) error {
-	list, _ := n.configs.current() // nil without a network: that it is missing is for Ready to tell
-	if list == nil || list == n.configs.fallback || !supportsGC(list) {
-		return nil
-	}
-	return n.turns.collect(ctx, func(ctx context.Context) error {
-		ids, err := n.records.ids()
-		if err != nil {
-			return err
-		}
-		var attached []string
-		for _, id := range ids {
-			a, err := n.records.read(id)
-			switch {
-			case err != nil: // a damaged record is of a pod that may be there
-			case a.Network != list.Name, slices.Contains(stuck, id):
-				continue
-			}
-			attached = append(attached, id)
-		}
-		return n.chains.gc(ctx, list, attached)
-	})
 }
 
 func (n *Network) protect(id string) {

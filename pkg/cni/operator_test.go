@@ -41,7 +41,7 @@ func (o *operator) plugin(t *testing.T, name, body string) {
 	t.Helper()
 	script := fmt.Sprintf(`#!/bin/sh
 input=$(cat)
-echo "$CNI_COMMAND %[1]s netns=$CNI_NETNS args=$CNI_ARGS input=$input" >> %[2]s
+echo "$CNI_COMMAND %[1]s netns=$CNI_NETNS args=$CNI_ARGS ifname=$CNI_IFNAME input=$input" >> %[2]s
 %[3]s
 if [ "$CNI_COMMAND" = ADD ]; then echo '%[4]s'; fi
 `, name, o.log, body, scriptResult)
@@ -78,7 +78,8 @@ func chain(version, network string, plugins ...string) string {
 	return fmt.Sprintf(`{"cniVersion":%q,"name":%q,"plugins":[%s]}`, version, network, strings.Join(list, ","))
 }
 
-// calls returns the log since the last call: of each execution "COMMAND plugin", or the whole line.
+// calls returns the log since the last call: of each execution "COMMAND plugin", or the whole line. STATUS is left out, which
+// the background work asks for at times of its own.
 func (o *operator) calls(t *testing.T, whole bool) []string {
 	t.Helper()
 	b, err := os.ReadFile(o.log)
@@ -88,6 +89,9 @@ func (o *operator) calls(t *testing.T, whole bool) []string {
 	_ = os.Remove(o.log)
 	var out []string
 	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, "STATUS ") {
+			continue
+		}
 		if f := strings.Fields(line); !whole {
 			line = f[0] + " " + f[1]
 		}
@@ -303,14 +307,14 @@ func TestGCAfterCrashInAdd(t *testing.T) {
 	o.plugin(t, "one", "")
 	o.conf(t, "net.conflist", chain("1.0.0", "test", "one"))
 	n := open(t, o.config)
-	list, err := n.configs.current()
+	lists, err := n.of("").networks()
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := newPod(t, "p")
-	a, err := newAttachment(list, p)
+	all, err := newAttachments(lists, p)
 	if err == nil {
-		err = n.records.write(a)
+		err = n.records.write(p.ID, all)
 	}
 	if err != nil {
 		t.Fatal(err)

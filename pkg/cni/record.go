@@ -1,36 +1,60 @@
 package cni
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 )
 
-// attachment is what is needed to take a pod down.
+// attachment is what is needed to take a pod down from one network.
 type attachment struct {
-	ID           string            `json:"id"`
-	NetNS        string            `json:"netns"`
+	ID    string `json:"id"`
+	NetNS string `json:"netns"`
+	// IfName is the pod's interface; "" is the first one, as records of an earlier version have it.
+	IfName       string            `json:"ifName,omitempty"`
 	Network      string            `json:"network"`
 	CNIVersion   string            `json:"cniVersion"`
 	Plugins      []json.RawMessage `json:"plugins"`
 	Args         [][2]string       `json:"args"`
 	DisableCheck bool              `json:"disableCheck,omitempty"`
+	DisableGC    bool              `json:"disableGC,omitempty"`
 	// Capabilities are the capability arguments.
 	Capabilities map[string]any `json:"capabilities,omitempty"`
 }
 
-func newAttachment(list *libcni.NetworkConfigList, p Pod) (attachment, error) {
+// newAttachments are those of a pod to its networks, in the order of its interfaces. Host ports are the first network's
+// that can do them: two networks' rules for a port would be in each other's way.
+func newAttachments(lists []*libcni.NetworkConfigList, p Pod) ([]attachment, error) {
+	var all []attachment
+	for i, list := range lists {
+		a, err := newAttachment(list, interfaceName(i), p)
+		if err != nil {
+			return nil, err
+		}
+		if a.Capabilities[portMappingsCapability] != nil {
+			p.Ports = nil
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}
+
+func newAttachment(list *libcni.NetworkConfigList, ifName string, p Pod) (attachment, error) {
 	args, err := capabilities(list, p)
 	if err != nil {
 		return attachment{}, err
 	}
 	a := attachment{
-		ID: p.ID, NetNS: p.NetNS, Network: list.Name, CNIVersion: list.CNIVersion, DisableCheck: list.DisableCheck,
+		ID: p.ID, NetNS: p.NetNS, IfName: ifName, Network: list.Name, CNIVersion: list.CNIVersion,
+		DisableCheck: list.DisableCheck, DisableGC: list.DisableGC,
 		Capabilities: args,
 		Args: [][2]string{
 			{"IgnoreUnknown", "1"},
@@ -52,7 +76,7 @@ func cachedAttachment(c *libcni.NetworkAttachment) (attachment, error) {
 	if err != nil {
 		return attachment{}, fmt.Errorf("read cached network: %w", err)
 	}
-	a, err := newAttachment(list, Pod{ID: c.ContainerID, NetNS: c.NetNS})
+	a, err := newAttachment(list, c.IfName, Pod{ID: c.ContainerID, NetNS: c.NetNS})
 	if err != nil {
 		return attachment{}, err
 	}
@@ -62,7 +86,7 @@ func cachedAttachment(c *libcni.NetworkAttachment) (attachment, error) {
 
 // list is the chain that the pod was set up with.
 func (a attachment) list() (*libcni.NetworkConfigList, error) {
-	list := &libcni.NetworkConfigList{Name: a.Network, CNIVersion: a.CNIVersion, DisableCheck: a.DisableCheck}
+	list := &libcni.NetworkConfigList{Name: a.Network, CNIVersion: a.CNIVersion, DisableCheck: a.DisableCheck, DisableGC: a.DisableGC}
 	for _, b := range a.Plugins {
 		plugin, err := libcni.NetworkPluginConfFromBytes(b)
 		if err != nil {
@@ -81,11 +105,32 @@ func (a attachment) list() (*libcni.NetworkConfigList, error) {
 
 func (a attachment) runtimeConf() *libcni.RuntimeConf {
 	return &libcni.RuntimeConf{
-		ContainerID: a.ID, NetNS: a.NetNS, IfName: InterfaceName, Args: a.Args, CapabilityArgs: a.Capabilities,
+		ContainerID: a.ID, NetNS: a.NetNS, IfName: a.IfName, Args: a.Args, CapabilityArgs: a.Capabilities,
 	}
 }
 
-// records are the attachments on disk, one file each, named by the pod's id.
+// cachedAttachments are those of a pod that libcni has a result of, in the order of the pod's interfaces.
+func (c *chains) cachedAttachments(id string) ([]attachment, error) {
+	cached, err := c.GetCachedAttachments(id)
+	if err != nil {
+		return nil, fmt.Errorf("read CNI cache: %w", err)
+	}
+	slices.SortFunc(cached, func(a, b *libcni.NetworkAttachment) int {
+		return cmp.Or(len(a.IfName)-len(b.IfName), strings.Compare(a.IfName, b.IfName)) // eth10 is after eth9
+	})
+	var all []attachment
+	for _, c := range cached {
+		a, err := cachedAttachment(c)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}
+
+// records are the attachments on disk, one file a pod, named by the pod's id: a list of those that were begun, in the
+// order of its interfaces. An earlier version, which knew one network a pod, wrote that without a list.
 type records struct{ dir string }
 
 const temporaryPrefix = ".new-" // no pod's id starts with a dot
@@ -110,40 +155,49 @@ func openRecords(dir string) (records, error) {
 }
 
 // write makes the record appear as a whole or not at all. It is not synced: after a power cut no pod is left.
-func (r records) write(a attachment) error {
-	b, err := json.Marshal(a)
+func (r records) write(id string, all []attachment) error {
+	b, err := json.Marshal(all)
 	if err != nil {
-		return fmt.Errorf("encode attachment: %w", err)
+		return fmt.Errorf("encode attachments: %w", err)
 	}
-	temporary := filepath.Join(r.dir, temporaryPrefix+a.ID)
+	temporary := filepath.Join(r.dir, temporaryPrefix+id)
 	if err := os.WriteFile(temporary, b, 0o600); err != nil {
-		return fmt.Errorf("record attachment: %w", err)
+		return fmt.Errorf("record attachments: %w", err)
 	}
-	if err := os.Rename(temporary, filepath.Join(r.dir, a.ID)); err != nil {
-		return fmt.Errorf("record attachment: %w", err)
+	if err := os.Rename(temporary, filepath.Join(r.dir, id)); err != nil {
+		return fmt.Errorf("record attachments: %w", err)
 	}
 	return nil
 }
 
 // read returns an error that is fs.ErrNotExist if there is no record, and another one if it cannot be read.
-func (r records) read(id string) (attachment, error) {
+func (r records) read(id string) ([]attachment, error) {
 	b, err := os.ReadFile(filepath.Join(r.dir, id))
 	if err != nil {
-		return attachment{}, err
+		return nil, err
 	}
-	var a attachment
-	if err := json.Unmarshal(b, &a); err != nil {
-		return attachment{}, fmt.Errorf("read attachment: %w", err)
+	if bytes.HasPrefix(b, []byte("{")) {
+		b = slices.Concat([]byte("["), b, []byte("]"))
 	}
-	if a.ID != id || len(a.Plugins) == 0 {
-		return attachment{}, errors.New("read attachment: the record is not of this pod")
+	var all []attachment
+	if err := json.Unmarshal(b, &all); err != nil {
+		return nil, fmt.Errorf("read attachments: %w", err)
 	}
-	return a, nil
+	for i := range all {
+		if all[i].ID != id || len(all[i].Plugins) == 0 {
+			return nil, errors.New("read attachments: the record is not of this pod")
+		}
+		all[i].IfName = cmp.Or(all[i].IfName, InterfaceName)
+	}
+	if len(all) == 0 {
+		return nil, errors.New("read attachments: the record is empty")
+	}
+	return all, nil
 }
 
 func (r records) remove(id string) error {
 	if err := os.Remove(filepath.Join(r.dir, id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("forget attachment: %w", err)
+		return fmt.Errorf("forget attachments: %w", err)
 	}
 	return nil
 }

@@ -1,18 +1,20 @@
 // Package cni connects pods to the network.
 //
-// # Which network
+// # Which networks
 //
-// The first file of the configuration directory in name order that ends in .conflist, .conf or .json is the network of
-// the node, as for the kubelet's other runtimes. It is read again when the directory changes. A first file that cannot
+// The files of the configuration directory that end in .conflist, .conf or .json are the networks of the node, in the
+// order of their names. Pods are attached to the first one, as with the kubelet's other runtimes, or to as many as
+// Config.Networks says: the first is eth0, whose addresses are the pod's, then come eth1 and so on. A runtime handler may
+// have a directory of its own. Directories are read again when they change. A file among those that count that cannot
 // be used makes the network not ready, whatever follows it: a typing error must not move a node's pods to another
 // network. Without a file there is the built-in network, a bridge that is wired in process (package bridge).
-// Both are run through libcni: the built-in network is a chain of one plugin that its Exec hook finds in process.
+// All are run through libcni: the built-in network is a chain of one plugin that its Exec hook finds in process.
 //
 // # What is kept
 //
-// Before the first plugin runs for a pod, the chain it is to run is written to disk; the record goes when all plugins
-// have taken back what they did. So a pod is taken down by the configuration it was set up with, whatever instant the
-// process died at and whatever the operator changed since.
+// Before the first plugin of a network runs for a pod, the chain it is to run is written to disk; the record goes when all
+// plugins have taken back what they did. So a pod is taken down by the configuration it was set up with, whatever instant
+// the process died at and whatever the operator changed since.
 //
 // # Example
 //
@@ -35,8 +37,11 @@ import (
 	"criserver/pkg/cni/bridge"
 )
 
-// InterfaceName is that of the pods' interface.
+// InterfaceName is that of the pods' first interface.
 const InterfaceName = "eth0"
+
+// interfaceName is that of a pod's interface by the place of its network among the pod's, from 0 on.
+func interfaceName(i int) string { return fmt.Sprintf("eth%d", i) }
 
 // ErrNotReady says that there is no network for pods at present; the error's text says why.
 var ErrNotReady = errors.New("network is not ready")
@@ -56,12 +61,14 @@ type Pod struct {
 	// ID names the attachment. It consists of letters, digits and "_.-" and starts with one of the first two.
 	ID                   string
 	Name, Namespace, UID string
+	// Handler is the pod's runtime handler, which may have networks of its own (Config.Handlers).
+	Handler string
 	// NetNS is the path that the pod's network namespace is pinned at. For Teardown it may be "", or nothing may be there.
 	NetNS string
 	// Annotations are passed as capability io.kubernetes.cri.pod-annotations; kubernetes.io/ingress-bandwidth and
 	// egress-bandwidth of them, in bits per second as a Kubernetes quantity, as capability bandwidth.
 	Annotations map[string]string
-	// Ports are the host ports, passed as capability portMappings.
+	// Ports are the host ports, passed as capability portMappings to the first network that has it.
 	Ports []PortMapping
 	// CgroupParent is passed as capability cgroupPath.
 	CgroupParent string
@@ -84,7 +91,7 @@ type PortMapping struct {
 
 // Result is what a pod got.
 type Result struct {
-	// IPs are the addresses of the pod's interface, the primary one first.
+	// IPs are the addresses of the pod's first interface, the primary one first.
 	IPs []netip.Addr
 }
 
@@ -92,6 +99,13 @@ type Result struct {
 type Config struct {
 	// ConfDir holds the operator's configuration: /etc/cni/net.d.
 	ConfDir string
+	// Networks is how many networks of ConfDir a pod is attached to, the first ones by the names of their files: 1; less than
+	// 0 is all.
+	Networks int
+	// Handlers are the networks of runtime handlers that have not the node's, by the handler's name.
+	Handlers map[string]HandlerConfig
+	// DefaultHandler is whose networks Ready tells of; a name that is not in Handlers has the node's.
+	DefaultHandler string
 	// BinDirs are searched for plugins in this order: /opt/cni/bin, /usr/lib/cni.
 	BinDirs []string
 	// DataDir keeps what must survive a restart of the process: /var/lib/criserver/cni.
@@ -105,6 +119,13 @@ type Config struct {
 	// GCGrace protects a pod that was set up in this process from GC: a list of live pods may have been made before the
 	// pod was. 1 min; less than 0 is none.
 	GCGrace time.Duration
+}
+
+// HandlerConfig is what networks the pods of a runtime handler have.
+type HandlerConfig struct {
+	// ConfDir and Networks are as of Config, whose own are the defaults.
+	ConfDir  string
+	Networks int
 }
 
 // BuiltinConfig is the network for a node without CNI configuration.
@@ -130,6 +151,9 @@ const (
 func (c Config) withDefaults() Config {
 	if c.ConfDir == "" {
 		c.ConfDir = "/etc/cni/net.d"
+	}
+	if c.Networks == 0 {
+		c.Networks = 1
 	}
 	if len(c.BinDirs) == 0 {
 		c.BinDirs = []string{"/opt/cni/bin", "/usr/lib/cni"}

@@ -112,7 +112,7 @@ func (s *Service) buildPod(ctx context.Context, p *ledger.Pod) error {
 // networkPod is the pod as the network knows it.
 func (s *Service) networkPod(st PodStatus) cni.Pod {
 	p := cni.Pod{
-		ID: st.ID, Name: st.Config.Name, Namespace: st.Config.Namespace, UID: st.Config.UID,
+		ID: st.ID, Name: st.Config.Name, Namespace: st.Config.Namespace, UID: st.Config.UID, Handler: st.Handler,
 		Annotations: st.Config.Annotations, Ports: st.Config.Ports, CgroupParent: st.CgroupPath,
 		NetNS: s.spaces.NetNS(st.ID),
 	}

@@ -28,7 +28,7 @@ type Config struct {
 	Streaming Streaming `toml:"streaming" comment:"Where clients of exec, attach and port-forward connect to: the kubelet, which takes their place, and crictl. A process of its own serves them; it is started when it is needed, and outlives the daemon."`
 
 	DefaultRuntime string                    `toml:"default_runtime" comment:"The runtime handler of pods whose RuntimeClass names none: builtin, or a name in runtimes."`
-	Runtimes       map[string]RuntimeHandler `toml:"runtimes" comment:"Runtime handlers beside builtin, which is always there, by the name that a RuntimeClass has for them:\n[runtimes.runc]\ntype = \"oci\" # a program with the command line of runc; \"builtin\" is crimonitor's own runtime, under another name\npath = \"/usr/bin/runc\"\nroot = \"/run/criserver/runtimes/runc\" # for its state; this is the default, by name\nargs = [\"--debug\"] # options of the program that come before the operation\nenv = [\"NAME=value\"] # its environment, beside PATH\npod_annotations = [\"example.com/*\"] # annotations of pods, by pattern, that it is to see\nannotations = {\"example.com/a\" = \"b\"} # for all containers\nOf both types, for what does not say otherwise itself:\ncontainer_env = [\"HTTP_PROXY=http://proxy.example:3128\"]\nulimits = {nofile = {soft = 1024, hard = 65536}}\nsysctls = {\"net.ipv4.ip_unprivileged_port_start\" = \"0\"} # of pods that have the namespace for themselves\ndevices = [\"/dev/fuse:rwm\"] # or \"/dev/fuse\", which is the same\ntimezone = \"local\" # the node's, or a name such as \"Europe/Berlin\"; containers see it as /etc/localtime\npids_limit = 4096 # of a container\nhooks_dirs = [\"/etc/containers/oci/hooks.d\"] # OCI hooks in the form of oci-hooks(5)\nhooks = [{stage = \"createRuntime\", path = \"/usr/bin/hook\", args = [\"hook\", \"-v\"], env = [\"A=b\"], timeout = \"5s\"}]\nOne whose program does not work fails the pods that want it, and no others."`
+	Runtimes       map[string]RuntimeHandler `toml:"runtimes" comment:"Runtime handlers beside builtin, which is always there, by the name that a RuntimeClass has for them:\n[runtimes.runc]\ntype = \"oci\" # a program with the command line of runc; \"builtin\" is crimonitor's own runtime, under another name\npath = \"/usr/bin/runc\"\nroot = \"/run/criserver/runtimes/runc\" # for its state; this is the default, by name\nargs = [\"--debug\"] # options of the program that come before the operation\nenv = [\"NAME=value\"] # its environment, beside PATH\npod_annotations = [\"example.com/*\"] # annotations of pods, by pattern, that it is to see\nannotations = {\"example.com/a\" = \"b\"} # for all containers\nOf both types, for what does not say otherwise itself:\ncontainer_env = [\"HTTP_PROXY=http://proxy.example:3128\"]\nulimits = {nofile = {soft = 1024, hard = 65536}}\nsysctls = {\"net.ipv4.ip_unprivileged_port_start\" = \"0\"} # of pods that have the namespace for themselves\ndevices = [\"/dev/fuse:rwm\"] # or \"/dev/fuse\", which is the same\ntimezone = \"local\" # the node's, or a name such as \"Europe/Berlin\"; containers see it as /etc/localtime\npids_limit = 4096 # of a container\nhooks_dirs = [\"/etc/containers/oci/hooks.d\"] # OCI hooks in the form of oci-hooks(5)\nhooks = [{stage = \"createRuntime\", path = \"/usr/bin/hook\", args = [\"hook\", \"-v\"], env = [\"A=b\"], timeout = \"5s\"}]\ncni_conf_dir = \"/etc/cni/runc.d\" # networks of its pods, instead of those in cni.conf_dir\ncni_max_networks = 1 # instead of cni.max_networks\nOne whose program does not work fails the pods that want it, and no others."`
 	NRI            NRI                       `toml:"nri" comment:"Plugins by the Node Resource Interface, which are told of pods and containers, and change containers."`
 	Image          Image                     `toml:"image"`
 	Registry       Registry                  `toml:"registry"`
@@ -113,6 +113,10 @@ type RuntimeHandler struct {
 	PidsLimit    int64             `toml:"pids_limit,omitempty"`
 	HooksDirs    []string          `toml:"hooks_dirs,omitempty"`
 	Hooks        []Hook            `toml:"hooks,omitempty"`
+
+	// CNIConfDir and CNIMaxNetworks are networks of its own; what is not said is as for all pods.
+	CNIConfDir     string `toml:"cni_conf_dir,omitempty"`
+	CNIMaxNetworks *int   `toml:"cni_max_networks,omitempty"`
 }
 
 // Ulimit is a limit of a process (getrlimit(2)).
@@ -250,9 +254,10 @@ type ShortNames struct {
 
 // CNI is how pods are networked.
 type CNI struct {
-	ConfDir string   `toml:"conf_dir" comment:"The directory of the network configuration. The first file in it counts; it is watched."`
-	BinDirs []string `toml:"bin_dirs" comment:"The directories of the CNI plugins."`
-	Builtin Builtin  `toml:"builtin" comment:"The network of a node without any configuration: a bridge, which needs no plugins."`
+	ConfDir     string   `toml:"conf_dir" comment:"The directory of the network configuration; it is watched. One file in it is one network."`
+	MaxNetworks int      `toml:"max_networks" comment:"How many networks of conf_dir each pod is attached to, in the order of the names of their files; 0 is all. The first one is eth0,\nwhose addresses are the pod's, and has its host ports if it can; the others are eth1, eth2 and so on. Pods that are there stay as they are."`
+	BinDirs     []string `toml:"bin_dirs" comment:"The directories of the CNI plugins."`
+	Builtin     Builtin  `toml:"builtin" comment:"The network of a node without any configuration: a bridge, which needs no plugins."`
 }
 
 // Builtin is the network that needs no configuration.
@@ -298,7 +303,7 @@ func Default() *Config {
 			ShortNames:    ShortNames{Mode: "docker", Search: []string{}, Aliases: map[string]string{}},
 		},
 		CNI: CNI{
-			ConfDir: "/etc/cni/net.d",
+			ConfDir: "/etc/cni/net.d", MaxNetworks: 1,
 			BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
 			Builtin: Builtin{Bridge: "criserver0", Subnets: []string{"10.87.0.0/16", "fd9e:8ab5:6cd2::/64"}},
 		},

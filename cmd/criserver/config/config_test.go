@@ -267,6 +267,7 @@ func TestLoadErrors(t *testing.T) {
 		"search no host":     {"[registry.short_names]\nsearch = ['https://a']\n", 2, "registry.short_names.search"},
 		"alias":              {"[registry.short_names.aliases]\nbusybox = 'b:1'\n", 2, "registry.short_names.aliases.busybox"},
 		"bridge name":        {"[cni.builtin]\nbridge = 'a-bridge-of-a-name'\n", 2, "cni.builtin.bridge"},
+		"networks":           {"[cni]\nmax_networks = -1\n", 2, "cni.max_networks"},
 		"subnet":             {"[cni.builtin]\nsubnets = ['10.0.0.0']\n", 2, "cni.builtin.subnets"},
 		"subnet's start":     {"[cni.builtin]\nsubnets = ['10.0.0.1/24']\n", 2, "cni.builtin.subnets"},
 		"two of a family":    {"[cni.builtin]\nsubnets = ['10.0.0.0/24', '10.1.0.0/24']\n", 2, "cni.builtin.subnets"},

@@ -57,6 +57,12 @@ func (v *validator) handler(key, name string, h RuntimeHandler) {
 			"path, root, args and env are for the type oci")
 	}
 	v.defaults(key, h)
+	if h.CNIConfDir != "" {
+		v.absolute(key+".cni_conf_dir", h.CNIConfDir)
+	}
+	if h.CNIMaxNetworks != nil {
+		v.maxNetworks(key+".cni_max_networks", *h.CNIMaxNetworks)
+	}
 	for _, p := range h.PodAnnotations {
 		_, err := path.Match(p, "")
 		v.check(err == nil && p != "", key+".pod_annotations", "%q is not a pattern", p)

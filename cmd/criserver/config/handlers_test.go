@@ -30,6 +30,9 @@ func TestHandlers(t *testing.T) {
 		"stage":          {"[runtimes.a]\nhooks = [{stage = \"before\", path = \"/x\"}]\n" + runc, "\"before\" is no stage"},
 		"poststop":       {"[runtimes.a]\ntype = \"builtin\"\nhooks = [{stage = \"poststop\", path = \"/x\"}]", "type oci only"},
 		"all":            {"[runtimes.a]\nulimits = {nofile = {soft = 1, hard = 2}}\nsysctls = {\"net.ipv4.ip_forward\" = \"1\"}\ndevices = [\"/dev/fuse\"]\ntimezone = \"Europe/Berlin\"\npids_limit = 7\nhooks_dirs = [\"/h\"]\ncontainer_env = [\"A=b\"]\nhooks = [{stage = \"poststop\", path = \"/x\", timeout = \"3s\"}]\n" + runc, ""},
+		"network":        {"[runtimes.a]\ncni_conf_dir = \"/n\"\ncni_max_networks = 0\n" + runc, ""},
+		"network dir":    {"[runtimes.a]\ncni_conf_dir = \"n\"\n" + runc, "runtimes.a.cni_conf_dir: \"n\" is not an absolute path"},
+		"networks":       {"[runtimes.a]\ncni_max_networks = -1\n" + runc, "runtimes.a.cni_max_networks: -1 is negative"},
 		"pattern":        {"[runtimes.a]\npod_annotations = [\"[\"]\n" + runc, "runtimes.a.pod_annotations: \"[\" is not a pattern"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -15,8 +15,20 @@ const bridgeLinger = time.Minute
 // NetworkConfig is the form in which package cni takes what is said of the network.
 func (c *Config) NetworkConfig() (cni.Config, error) {
 	out := cni.Config{
-		ConfDir: c.CNI.ConfDir, BinDirs: c.CNI.BinDirs, DataDir: filepath.Join(c.Root, "cni"),
+		ConfDir: c.CNI.ConfDir, Networks: networks(c.CNI.MaxNetworks), BinDirs: c.CNI.BinDirs,
+		DataDir: filepath.Join(c.Root, "cni"), DefaultHandler: c.DefaultRuntime,
 		Builtin: cni.BuiltinConfig{Disabled: c.CNI.Builtin.Disabled, Bridge: c.CNI.Builtin.Bridge, Linger: bridgeLinger},
+	}
+	out.Handlers = map[string]cni.HandlerConfig{}
+	for name, h := range c.Runtimes {
+		if h.CNIConfDir == "" && h.CNIMaxNetworks == nil {
+			continue
+		}
+		one := cni.HandlerConfig{ConfDir: h.CNIConfDir}
+		if h.CNIMaxNetworks != nil {
+			one.Networks = networks(*h.CNIMaxNetworks)
+		}
+		out.Handlers[name] = one
 	}
 	if b := c.CNI.Builtin.Bridge; b != Default().CNI.Builtin.Bridge {
 		out.Builtin.Table = "criserver_" + b // a second daemon on the machine has its rules for itself, as its bridge
@@ -29,4 +41,12 @@ func (c *Config) NetworkConfig() (cni.Config, error) {
 		out.Builtin.Subnets = append(out.Builtin.Subnets, p)
 	}
 	return out, nil
+}
+
+// networks is a number of networks as package cni has it: all are less than 0.
+func networks(configured int) int {
+	if configured == 0 {
+		return -1
+	}
+	return configured
 }

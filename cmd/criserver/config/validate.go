@@ -43,6 +43,7 @@ func (c *Config) problems() []*Problem {
 	}
 	v.credentialFiles(c.Registry)
 	v.shortNames(c.Registry.ShortNames)
+	v.maxNetworks("cni.max_networks", c.CNI.MaxNetworks)
 	v.builtin(c.CNI.Builtin)
 	v.snapshot(c.Snapshot)
 	v.trust(c.Trust)
@@ -150,6 +151,10 @@ func (v *validator) snapshot(s Snapshot) {
 		"%s is less than %s; 0 is no limit", s.WritableSizeLimit, leastSize)
 	v.check(s.WritableFilesLimit == 0 || s.WritableFilesLimit >= leastFiles, "snapshot.writable_files_limit",
 		"%d is less than %d; 0 is no limit", s.WritableFilesLimit, leastFiles)
+}
+
+func (v *validator) maxNetworks(key string, n int) {
+	v.check(n >= 0, key, "%d is negative; 0 is all networks", n)
 }
 
 func (v *validator) builtin(b Builtin) {

@@ -52,7 +52,9 @@ type Config struct {
 type Attachment struct {
 	// ID names the pod; NetNS is the path of its network namespace; IfName its interface there.
 	ID, NetNS, IfName string
-	Ports             []HostPort
+	// DefaultRoute leads the pod's traffic to the rest of the world through the bridge.
+	DefaultRoute bool
+	Ports        []HostPort
 }
 
 // HostPort is a port of the node that leads to one of the pod.

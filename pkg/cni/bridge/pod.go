@@ -35,14 +35,15 @@ func (b *Bridge) connect(ctx context.Context, a Attachment, bridge *netlink.Link
 	if err != nil {
 		return err
 	}
-	err = netns.Do(a.NetNS, func(h *netlink.Handle) error { return configurePod(ctx, h, a.IfName, addresses) })
+	err = netns.Do(a.NetNS, func(h *netlink.Handle) error { return configurePod(ctx, h, a, addresses) })
 	if err != nil {
 		return err
 	}
 	return b.links.finishVeth(ctx, vethName(a.ID))
 }
 
-func configurePod(ctx context.Context, h *netlink.Handle, name string, addresses []netip.Prefix) error {
+func configurePod(ctx context.Context, h *netlink.Handle, a Attachment, addresses []netip.Prefix) error {
+	name := a.IfName
 	link, err := h.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("look for interface %s: %w", name, err)
@@ -61,6 +62,9 @@ func configurePod(ctx context.Context, h *netlink.Handle, name string, addresses
 		}
 	}
 	for _, p := range addresses {
+		if !a.DefaultRoute {
+			break
+		}
 		gw := gateway(p.Masked())
 		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if gw.Is6() {

@@ -1,4 +1,6 @@
-package cni
+// Package turns keeps operations on the network apart that must not run at the same time: two on one pod, and plugins' GC
+// and a pod that comes or goes.
+package turns
 
 import (
 	"context"
@@ -8,18 +10,17 @@ import (
 )
 
 const (
-	// yieldAfter is how long a GC of plugins may go on when a pod waits for it.
-	yieldAfter = 5 * time.Second
-	// gcLimit is the most that a plugin gets for its GC.
-	gcLimit = time.Minute
+	// YieldAfter is how long a GC of plugins may go on when a pod waits for it.
+	YieldAfter = 5 * time.Second
 	// quietTries and quietDelay are how long a GC waits for a moment in which no pod comes or goes.
 	quietTries = 600
 	quietDelay = 100 * time.Millisecond
 )
 
-// turns keep GC of plugins apart from ADD and DEL, as CNI's SPEC.md (Lifecycle & Ordering) asks for. Pods go first: a GC
+// Turns keep GC of plugins apart from ADD and DEL, as CNI's SPEC.md (Lifecycle & Ordering) asks for. Pods go first: a GC
 // begins only when no other operation runs, and is ended when one has waited for long. The next GC does what is left.
-type turns struct {
+// The zero value is ready for use.
+type Turns struct {
 	mu         sync.Mutex
 	operations int
 	gc         *collection // nil if none runs
@@ -31,14 +32,14 @@ type collection struct {
 	cancel context.CancelFunc
 }
 
-// enter begins an ADD or a DEL, which ends with leave.
-func (t *turns) enter(ctx context.Context) (leave func(), err error) {
+// Enter begins an ADD or a DEL, which ends with leave.
+func (t *Turns) Enter(ctx context.Context) (leave func(), err error) {
 	for {
 		gc := t.begin()
 		if gc == nil {
 			return t.leave, nil
 		}
-		gc.wanted.Do(func() { time.AfterFunc(yieldAfter, gc.cancel) })
+		gc.wanted.Do(func() { time.AfterFunc(YieldAfter, gc.cancel) })
 		select {
 		case <-gc.done:
 		case <-ctx.Done():
@@ -48,7 +49,7 @@ func (t *turns) enter(ctx context.Context) (leave func(), err error) {
 }
 
 // begin counts an operation, or returns the GC that it has to wait for.
-func (t *turns) begin() *collection {
+func (t *Turns) begin() *collection {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.gc == nil {
@@ -57,14 +58,14 @@ func (t *turns) begin() *collection {
 	return t.gc
 }
 
-func (t *turns) leave() {
+func (t *Turns) leave() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.operations--
 }
 
-// collect runs a GC with a context that ends when it has to yield.
-func (t *turns) collect(ctx context.Context, gc func(context.Context) error) error {
+// Collect runs a GC with a context that ends when it has to yield.
+func (t *Turns) Collect(ctx context.Context, gc func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := &collection{done: make(chan struct{}), cancel: cancel}
@@ -87,7 +88,7 @@ func (t *turns) collect(ctx context.Context, gc func(context.Context) error) err
 	return gc(ctx)
 }
 
-func (t *turns) claim(c *collection) bool {
+func (t *Turns) claim(c *collection) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.operations > 0 || t.gc != nil {

@@ -1,4 +1,4 @@
-package cni
+package turns
 
 import (
 	"context"
@@ -6,8 +6,9 @@ import (
 	"sync"
 )
 
-// slots let one operation at a time work on a pod; the others wait as long as their contexts let them.
-type slots struct {
+// Slots let one operation at a time work on a pod; the others wait as long as their contexts let them. The zero value is
+// ready for use.
+type Slots struct {
 	mu  sync.Mutex
 	all map[string]*slot
 }
@@ -17,11 +18,14 @@ type slot struct {
 	users int // who holds it or waits
 }
 
-// acquire returns what gives the slot back.
-func (s *slots) acquire(ctx context.Context, id string) (release func(), err error) {
+// Acquire returns what gives the slot back.
+func (s *Slots) Acquire(ctx context.Context, id string) (release func(), err error) {
 	s.mu.Lock()
 	sl := s.all[id]
 	if sl == nil {
+		if s.all == nil {
+			s.all = map[string]*slot{}
+		}
 		sl = &slot{taken: make(chan struct{}, 1)}
 		s.all[id] = sl
 	}

@@ -1,0 +1,145 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// configure adds a file to the configuration of a node, which reads it when it starts next. The file replaces a former one.
+func (n *node) configure(text string) {
+	n.t.Helper()
+	dir := filepath.Join(n.dir, "config.d")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "test.toml"), []byte(text), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// bridgeNetwork is a network of the operator's on a bridge of its own, which the test removes.
+func (n *node) bridgeNetwork(name, subnet string) string {
+	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":"bridge","bridge":"crie2e%[1]s","isGateway":true,
+		"ipam":{"type":"host-local","dataDir":"%[2]s/ipam","subnet":%[3]q}}]}`, name, n.dir, subnet)
+}
+
+func (n *node) notReady() string {
+	n.t.Helper()
+	st, err := n.Status(n.t.Context(), &runtimeapi.StatusRequest{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return st.Status.Conditions[1].Message
+}
+
+// leases are the addresses that the operator's networks have given out.
+func (n *node) leases() []string {
+	left, err := filepath.Glob(n.dir + "/ipam/*/10.*")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return left
+}
+
+func TestSeveralNetworks(t *testing.T) {
+	n := newStoppedNode(t)
+	n.writeCNI("10-a.conflist", n.bridgeNetwork("a", "10.214.0.0/24"))
+	n.writeCNI("20-b.conflist", n.bridgeNetwork("b", "10.215.0.0/24"))
+	n.configure("[cni]\nmax_networks = 2\n")
+	n.serve()
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	if ips := n.ips(podID); len(ips) != 1 || !strings.HasPrefix(ips[0], "10.214.0.") {
+		t.Errorf("addresses = %v, want that of the first network", ips)
+	}
+	id := n.run(podID, pod, shell("web", webServer))
+	for name, subnet := range map[string]string{"eth0": "10.214.0.", "eth1": "10.215.0."} {
+		out, _ := n.exec(id, "ip -4 -o addr show dev "+name)
+		_, address, _ := strings.Cut(out, "inet ")
+		address, _, _ = strings.Cut(address, "/")
+		if !strings.HasPrefix(address, subnet) {
+			t.Fatalf("%s: %q, want an address of %s0/24", name, out, subnet)
+		}
+		eventually(t, "the pod answers on "+name, func() bool {
+			body, err := get("http://" + address)
+			return err == nil && body == "hello from "+pod.Hostname
+		})
+	}
+	if got := n.leases(); len(got) != 2 {
+		t.Errorf("leases = %v", got)
+	}
+	n.writeCNI("20-b.conflist", strings.Replace(n.bridgeNetwork("b", "10.215.0.0/24"), `"bridge",`, `"no-such",`, 1))
+	eventually(t, "the network that is not ready is named", func() bool {
+		msg := n.notReady()
+		return strings.Contains(msg, `network b: CNI plugin "no-such" is not in`) && !strings.Contains(msg, "network a")
+	})
+	// What is torn down is what was made, whatever is configured by then.
+	n.kill()
+	for _, name := range []string{"10-a.conflist", "20-b.conflist"} {
+		if err := os.Remove(filepath.Join(n.dir, "cni", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.configure("[cni]\nmax_networks = 1\n")
+	n.start()
+	if _, err := n.StopPodSandbox(t.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: podID}); err != nil {
+		t.Errorf("stop: %v\n%s", err, n.log())
+	}
+	if got := n.leases(); len(got) != 0 {
+		t.Errorf("leases are left: %v\n%s", got, n.log())
+	}
+	n.removeAll()
+	n.deleteLink("crie2ea")
+	n.deleteLink("crie2eb")
+}
+
+func TestNetworkOfAHandler(t *testing.T) {
+	dir := t.TempDir()
+	n := newNode(t, fmt.Sprintf("[runtimes.apart]\ntype = \"builtin\"\ncni_conf_dir = %q\n", dir))
+	_, err := n.runPodWith("apart", n.podConfig())
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "runtime handler apart: no CNI configuration in "+dir) {
+		t.Errorf("err = %v, want Unavailable, and why", err)
+	}
+	if msg := n.notReady(); msg != "" {
+		t.Errorf("the node's network is not ready: %s", msg)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "net.conflist"), []byte(n.bridgeNetwork("c", "10.216.0.0/24")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	podID, err := n.runPodWith("apart", n.podConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := n.runPod(n.podConfig())
+	if ips := n.ips(podID); !strings.HasPrefix(ips[0], "10.216.0.") {
+		t.Errorf("addresses = %v, want one of the handler's network", ips)
+	}
+	if ips := n.ips(plain); !strings.HasPrefix(ips[0], "10.213.") {
+		t.Errorf("addresses = %v, want one of the node's network", ips)
+	}
+	n.kill()
+	text, err := os.ReadFile(n.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, _ := strings.Cut(string(text), "[runtimes.apart]")
+	if err := os.WriteFile(n.config, []byte(before), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	if _, err := n.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: podID}); err != nil {
+		t.Errorf("remove: %v\n%s", err, n.log())
+	}
+	if got := n.leases(); len(got) != 0 {
+		t.Errorf("leases are left: %v", got)
+	}
+	n.removeAll()
+	n.deleteLink("crie2ec")
+}
