@@ -35,6 +35,7 @@ type Network struct {
 	pods    turns.Slots
 	// turns keep the plugins' GC, which would take the addresses of pods that come up meanwhile for garbage, apart.
 	turns turns.Turns
+	cidrs turns.Slots // for SetPodCIDRs
 
 	stop   context.CancelFunc
 	worker sync.WaitGroup
@@ -55,6 +56,10 @@ func New(ctx context.Context, c Config) (*Network, error) {
 	if err := os.MkdirAll(c.CacheDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make CNI cache: %w", err)
 	}
+	known := readCIDRs(c.DataDir)
+	if len(known) > 0 && !c.Builtin.Fixed {
+		c.Builtin.Subnets = known
+	}
 	b, err := newBuiltin(c.Builtin, filepath.Join(c.DataDir, "builtin"))
 	if err != nil {
 		return nil, err
@@ -70,6 +75,11 @@ func New(ctx context.Context, c Config) (*Network, error) {
 		records: rec,
 		builtin: b,
 		recent:  map[string]time.Time{},
+	}
+	if len(known) > 0 && c.Template != "" { // which may be new, or what was made of it gone
+		if err := n.usePodCIDRs(ctx, known); err != nil {
+			logrus.WithError(err).Error("the CNI configuration cannot be made of the template")
+		}
 	}
 	w := watch{network: n}
 	w.look(ctx)

@@ -27,9 +27,12 @@ type place struct {
 // somebody has named for a handler, and that is empty, is a mistake.
 func newPlaces(c Config) (map[string]*place, error) {
 	node := &place{dir: &confdir.Dir{Path: c.ConfDir, Max: max(c.Networks, 0), Check: checkTogether}}
-	if c.Builtin.Disabled {
+	switch {
+	case c.Template != "":
+		node.dir.Empty = "; the template " + c.Template + " waits for the pod CIDR, which the kubelet tells"
+	case c.Builtin.Disabled:
 		node.dir.Empty = ", and the built-in network is off"
-	} else {
+	default:
 		var err error
 		if node.dir.Fallback, err = builtinList(); err != nil {
 			return nil, err

@@ -56,6 +56,9 @@ var ErrPortTaken = bridge.ErrPortTaken
 // ErrExhausted says that the built-in network has no free address.
 var ErrExhausted = bridge.ErrExhausted
 
+// ErrGatewayTaken says that the built-in network cannot take subnets yet, as a pod has the address of their gateway.
+var ErrGatewayTaken = bridge.ErrGatewayTaken
+
 // Pod is what is attached to the network.
 type Pod struct {
 	// ID names the attachment. It consists of letters, digits and "_.-" and starts with one of the first two.
@@ -106,6 +109,9 @@ type Config struct {
 	Handlers map[string]HandlerConfig
 	// DefaultHandler is whose networks Ready tells of; a name that is not in Handlers has the node's.
 	DefaultHandler string
+	// Template is a file that the configuration in ConfDir is made of when SetPodCIDRs tells the pods' addresses (package
+	// template); until then the node is not ready: there is no built-in network beside it. "" is none.
+	Template string
 	// BinDirs are searched for plugins in this order: /opt/cni/bin, /usr/lib/cni.
 	BinDirs []string
 	// DataDir keeps what must survive a restart of the process: /var/lib/criserver/cni.
@@ -135,7 +141,9 @@ type BuiltinConfig struct {
 	// Bridge is the name of the bridge: cri0. Table is that of the nftables table of family inet: criserver.
 	Bridge, Table string
 	// Subnets are the pods', one a family at most: 10.88.0.0/16 and fd63:7269:88::/64. The bridge has the first address.
+	// Unless they are Fixed, the ranges that SetPodCIDRs tells take their place.
 	Subnets []netip.Prefix
+	Fixed   bool
 	// MTU of the pods' interfaces: that of the interface of the default route.
 	MTU int
 	// Linger is how long the bridge stays after the last pod; Close removes it in any case. 0 is not at all.

@@ -69,6 +69,7 @@ var codeTable = []struct {
 	{sandbox.ErrUnavailable, codes.Unavailable},
 	{cni.ErrInvalid, codes.InvalidArgument},
 	{cni.ErrPortTaken, codes.FailedPrecondition}, // another pod must go first
+	{cni.ErrGatewayTaken, codes.FailedPrecondition},
 	{cni.ErrNotReady, codes.Unavailable},
 	{cni.ErrExhausted, codes.ResourceExhausted},
 	{streaming.ErrUnavailable, codes.Unavailable},

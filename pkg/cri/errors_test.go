@@ -58,6 +58,7 @@ func TestToStatus(t *testing.T) {
 		{want.ErrInvalid, codes.InvalidArgument},
 		{cni.ErrInvalid, codes.InvalidArgument},
 		{cni.ErrPortTaken, codes.FailedPrecondition},
+		{cni.ErrGatewayTaken, codes.FailedPrecondition},
 		{cni.ErrNotReady, codes.Unavailable},
 		{cni.ErrExhausted, codes.ResourceExhausted},
 		{qosclass.ErrClass, codes.InvalidArgument},

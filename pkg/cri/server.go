@@ -5,6 +5,7 @@ package cri
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -80,6 +81,8 @@ type Backends struct {
 	Streams    Streams
 	// RuntimeReady and NetworkReady tell why the runtime or the network cannot serve pods, nil if they can.
 	RuntimeReady, NetworkReady func() error
+	// SetPodCIDRs tells the network which addresses pods are to have; see cni.Network for the contract.
+	SetPodCIDRs func(ctx context.Context, cidrs []netip.Prefix) error
 	// Handlers lists the runtime handlers that can be used, the default one, named "", first.
 	Handlers func() []handler.Usable
 	// CgroupDriver makes the cgroups; the kubelet must have the same.

@@ -148,7 +148,8 @@ func leftovers(n *node, before map[string][]string) []string {
 	}
 	left = append(left, records(filepath.Join(n.dir, "root", "pods.db"))...)
 	_ = filepath.WalkDir(filepath.Join(n.dir, "root", "cni"), func(path string, d os.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && strings.Contains(path, "10.213.") {
+		subnet := filepath.Base(filepath.Dir(path)) == "subnets" // which ones there are is no pod's
+		if err == nil && !d.IsDir() && strings.Contains(path, "10.213.") && !subnet {
 			left = append(left, "address "+path)
 		}
 		return nil

@@ -143,3 +143,89 @@ func TestNetworkOfAHandler(t *testing.T) {
 	n.removeAll()
 	n.deleteLink("crie2ec")
 }
+
+// setPodCIDR tells what the kubelet does when the cluster has given the node its addresses.
+func (n *node) setPodCIDR(cidr string) error {
+	_, err := n.UpdateRuntimeConfig(n.t.Context(), &runtimeapi.UpdateRuntimeConfigRequest{
+		RuntimeConfig: &runtimeapi.RuntimeConfig{NetworkConfig: &runtimeapi.NetworkConfig{PodCidr: cidr}},
+	})
+	return err
+}
+
+func TestPodCIDR(t *testing.T) {
+	n := newStoppedNode(t)
+	n.configure("[cni.builtin]\nsubnets = []\n")
+	n.serve()
+	older := n.podConfig()
+	olderID := n.runPod(older)
+	n.run(olderID, older, shell("web", webServer))
+	before := n.ips(olderID)
+	if !strings.HasPrefix(before[0], "10.87.") {
+		t.Errorf("addresses = %v, want the default's", before)
+	}
+	for _, cidr := range []string{"10.212.7.0", "10.212.7.0/24,", "10.212.7.0/24,10.211.0.0/24", "10.212.7.0/32", "::ffff:10.212.0.0/112"} {
+		if err := n.setPodCIDR(cidr); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%q: %v, want InvalidArgument", cidr, err)
+		}
+	}
+	for _, cidr := range []string{"", "10.212.7.0/24, fd00:212::/64", "", "10.212.7.0/24,fd00:212::/64"} {
+		if err := n.setPodCIDR(cidr); err != nil {
+			t.Errorf("%q: %v", cidr, err)
+		}
+	}
+	checkNewer := func() {
+		t.Helper()
+		pod := n.podConfig()
+		podID := n.runPod(pod)
+		if ips := n.ips(podID); len(ips) != 2 || !strings.HasPrefix(ips[0], "10.212.7.") || !strings.HasPrefix(ips[1], "fd00:212::") {
+			t.Errorf("addresses = %v, want those of the pod CIDR", ips)
+		}
+		id := n.run(podID, pod, shell("client", "sleep 1000"))
+		for _, ip := range before {
+			if out, _ := n.exec(id, "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 "+ip+" 80 | tail -n 1"); out != "hello from "+older.Hostname {
+				t.Errorf("from a newer pod to %s: %q", ip, out)
+			}
+		}
+	}
+	checkNewer()
+	n.kill()
+	n.start()
+	checkNewer()
+	if body, err := get("http://" + before[0]); err != nil || body != "hello from "+older.Hostname {
+		t.Errorf("the older pod answers %q, %v", body, err)
+	}
+}
+
+func TestCNITemplate(t *testing.T) {
+	n := newStoppedNode(t)
+	path := filepath.Join(n.dir, "cni.template")
+	text := strings.Replace(n.bridgeNetwork("t", "SUBNET"), "SUBNET", "{{.PodCIDR}}", 1)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.configure(fmt.Sprintf("[cni]\ntemplate = %q\n", path))
+	before := machineState()
+	n.launch()
+	n.connect()
+	t.Cleanup(func() {
+		n.removeAll()
+		n.deleteLink("crie2et")
+		n.stop()
+		checkNothingLeft(t, n, before)
+	})
+	eventually(t, "the network waits for the pod CIDR", func() bool {
+		st, err := n.Status(t.Context(), &runtimeapi.StatusRequest{})
+		return err == nil && strings.Contains(st.Status.Conditions[1].Message, "waits for the pod CIDR")
+	})
+	if err := n.setPodCIDR("10.217.3.0/24"); err != nil {
+		t.Fatal(err)
+	}
+	n.await()
+	podID := n.runPod(n.podConfig())
+	if ips := n.ips(podID); !strings.HasPrefix(ips[0], "10.217.3.") {
+		t.Errorf("addresses = %v, want one of the pod CIDR", ips)
+	}
+	if _, err := os.Stat(filepath.Join(n.dir, "cni", "10-criserver.conflist")); err != nil {
+		t.Error(err)
+	}
+}

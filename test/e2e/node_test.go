@@ -135,17 +135,24 @@ func (n *node) start() {
 	n.await()
 }
 
+// connect makes the clients; they connect when they are used.
+func (n *node) connect() {
+	n.t.Helper()
+	if n.conn != nil {
+		return
+	}
+	conn, err := grpc.NewClient("unix://"+n.dir+"/criserver.sock",
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.conn = conn
+	n.RuntimeServiceClient, n.images = runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn)
+}
+
 func (n *node) await() {
 	n.t.Helper()
-	if n.conn == nil {
-		conn, err := grpc.NewClient("unix://"+n.dir+"/criserver.sock",
-			grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			n.t.Fatal(err)
-		}
-		n.conn = conn
-		n.RuntimeServiceClient, n.images = runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn)
-	}
+	n.connect()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		n.conn.Connect()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)

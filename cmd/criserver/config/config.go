@@ -257,6 +257,7 @@ type CNI struct {
 	ConfDir     string   `toml:"conf_dir" comment:"The directory of the network configuration; it is watched. One file in it is one network."`
 	MaxNetworks int      `toml:"max_networks" comment:"How many networks of conf_dir each pod is attached to, in the order of the names of their files; 0 is all. The first one is eth0,\nwhose addresses are the pod's, and has its host ports if it can; the others are eth1, eth2 and so on. Pods that are there stay as they are."`
 	BinDirs     []string `toml:"bin_dirs" comment:"The directories of the CNI plugins."`
+	Template    string   `toml:"template" comment:"A template (Go's text/template) of a configuration with plugins, as containerd's conf_template, for {{.PodCIDR}}, {{.PodCIDRRanges}}\nand {{.Routes}}. When the kubelet tells the pod CIDR it becomes 10-criserver.conflist in conf_dir, if there is no other configuration;\nuntil then the network is not ready. Empty is none."`
 	Builtin     Builtin  `toml:"builtin" comment:"The network of a node without any configuration: a bridge, which needs no plugins."`
 }
 
@@ -264,8 +265,11 @@ type CNI struct {
 type Builtin struct {
 	Disabled bool     `toml:"disabled" comment:"Be not ready instead, until there is a configuration."`
 	Bridge   string   `toml:"bridge" comment:"The name of the bridge."`
-	Subnets  []string `toml:"subnets" comment:"The addresses of pods: one IPv4 range, one IPv6 range, or both."`
+	Subnets  []string `toml:"subnets" comment:"The addresses of pods: one IPv4 range, one IPv6 range, or both. What is said here counts whatever the kubelet tells. Empty is\nthe pod CIDR that the kubelet tells, and, until it has, 10.87.0.0/16 and fd9e:8ab5:6cd2::/64. Pods keep their addresses when it changes."`
 }
+
+// DefaultSubnets are those of the built-in network as long as nobody has said any.
+var DefaultSubnets = []string{"10.87.0.0/16", "fd9e:8ab5:6cd2::/64"}
 
 // Snapshot is how root file systems are made of layers.
 type Snapshot struct {
@@ -305,7 +309,7 @@ func Default() *Config {
 		CNI: CNI{
 			ConfDir: "/etc/cni/net.d", MaxNetworks: 1,
 			BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
-			Builtin: Builtin{Bridge: "criserver0", Subnets: []string{"10.87.0.0/16", "fd9e:8ab5:6cd2::/64"}},
+			Builtin: Builtin{Bridge: "criserver0", Subnets: []string{}},
 		},
 		Snapshot: Snapshot{Driver: "overlay"},
 	}

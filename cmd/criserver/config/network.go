@@ -16,7 +16,7 @@ const bridgeLinger = time.Minute
 func (c *Config) NetworkConfig() (cni.Config, error) {
 	out := cni.Config{
 		ConfDir: c.CNI.ConfDir, Networks: networks(c.CNI.MaxNetworks), BinDirs: c.CNI.BinDirs,
-		DataDir: filepath.Join(c.Root, "cni"), DefaultHandler: c.DefaultRuntime,
+		DataDir: filepath.Join(c.Root, "cni"), DefaultHandler: c.DefaultRuntime, Template: c.CNI.Template,
 		Builtin: cni.BuiltinConfig{Disabled: c.CNI.Builtin.Disabled, Bridge: c.CNI.Builtin.Bridge, Linger: bridgeLinger},
 	}
 	out.Handlers = map[string]cni.HandlerConfig{}
@@ -33,7 +33,11 @@ func (c *Config) NetworkConfig() (cni.Config, error) {
 	if b := c.CNI.Builtin.Bridge; b != Default().CNI.Builtin.Bridge {
 		out.Builtin.Table = "criserver_" + b // a second daemon on the machine has its rules for itself, as its bridge
 	}
-	for _, s := range c.CNI.Builtin.Subnets {
+	subnets := c.CNI.Builtin.Subnets
+	if out.Builtin.Fixed = len(subnets) > 0; !out.Builtin.Fixed {
+		subnets = DefaultSubnets
+	}
+	for _, s := range subnets {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
 			return out, fmt.Errorf("cni.builtin.subnets: %w", err)

@@ -44,6 +44,9 @@ func (c *Config) problems() []*Problem {
 	v.credentialFiles(c.Registry)
 	v.shortNames(c.Registry.ShortNames)
 	v.maxNetworks("cni.max_networks", c.CNI.MaxNetworks)
+	if c.CNI.Template != "" {
+		v.absolute("cni.template", c.CNI.Template)
+	}
 	v.builtin(c.CNI.Builtin)
 	v.snapshot(c.Snapshot)
 	v.trust(c.Trust)
@@ -163,7 +166,6 @@ func (v *validator) builtin(b Builtin) {
 		!strings.ContainsAny(b.Bridge, "/: \t\n\v\f\r%\x00"), "cni.builtin.bridge",
 		"%q is not a name of 1 to %d characters for an interface", b.Bridge, maxName)
 	const key = "cni.builtin.subnets"
-	v.check(len(b.Subnets) > 0, key, "is empty")
 	seen := map[bool]string{}
 	for _, s := range b.Subnets {
 		p, err := netip.ParsePrefix(s)

@@ -36,7 +36,7 @@ import (
 type Config struct {
 	// Name is that of the bridge interface, Table that of the nftables table.
 	Name, Table string
-	// Subnets are the pods'; the bridge has the first address of each. At most one of each family, IPv4 first if both.
+	// Subnets are those of the pods to come; the bridge has the first address of each. At most one of each family, IPv4 first if both.
 	// IPv6 is left out if it is disabled on the node.
 	Subnets []netip.Prefix
 	// MTU of the links; 0 takes that of the default route's interface.
@@ -57,15 +57,6 @@ type Attachment struct {
 	Ports        []HostPort
 }
 
-// HostPort is a port of the node that leads to one of the pod.
-type HostPort struct {
-	// Protocol is tcp, udp or sctp; upper case is the same.
-	Protocol                string
-	HostPort, ContainerPort uint16
-	// HostIP is the node's address that the port is for; "" is all of them, of both families.
-	HostIP string
-}
-
 // Result is what a pod got.
 type Result struct {
 	// Addresses of the pod, with the length of their subnet, IPv4 first. The gateway is the first of the subnet.
@@ -84,8 +75,10 @@ type Bridge struct {
 	links  *links
 	// base is held by who makes, changes or removes the bridge or the table. It is a channel as its wait ends with the
 	// caller's context.
-	base   chan struct{}
-	linger time.Duration
+	base chan struct{}
+	// adopted says that the table is one that this process has made: an earlier one may have had other subnets.
+	adopted bool
+	linger  time.Duration
 	// used is when the last pod was taken down, in nanoseconds of Unix time.
 	used atomic.Int64
 }
@@ -107,10 +100,11 @@ func Open(c Config) (*Bridge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
+	all := claims.subnets()
 	return &Bridge{
 		claims: claims,
-		table:  nat.New(c.Table, c.Name, subnets),
-		links:  &links{Handle: h, name: c.Name, mtu: c.MTU, subnets: subnets, reaper: newReaper(h)},
+		table:  nat.New(c.Table, c.Name, all),
+		links:  &links{Handle: h, name: c.Name, mtu: c.MTU, subnets: all, reaper: newReaper(h)},
 		base:   make(chan struct{}, 1),
 		linger: c.Linger,
 	}, nil
@@ -179,11 +173,9 @@ func (b *Bridge) Add(ctx context.Context, a Attachment) (Result, error) {
 func (b *Bridge) result(id string, addresses []netip.Addr) Result {
 	r := Result{Bridge: b.links.name, HostIfName: vethName(id), MAC: macOf(addresses[0]).String()}
 	for _, a := range addresses {
-		for _, s := range b.links.subnets {
-			if s.Contains(a) {
-				r.Addresses = append(r.Addresses, netip.PrefixFrom(a, s.Bits()))
-				r.Gateways = append(r.Gateways, gateway(s))
-			}
+		if s, ok := b.claims.subnet(a); ok {
+			r.Addresses = append(r.Addresses, netip.PrefixFrom(a, s.Bits()))
+			r.Gateways = append(r.Gateways, gateway(s))
 		}
 	}
 	return r
@@ -195,6 +187,11 @@ func (b *Bridge) publish(ctx context.Context, ports []nat.Port) (*netlink.LinkAt
 		return nil, err
 	}
 	defer b.unlockBase()
+	if !b.adopted {
+		if err := b.dropFormer(); err != nil {
+			return nil, err
+		}
+	}
 	bridge, err := b.links.ensureBridge(ctx, false, b.ownVeths)
 	if err != nil {
 		return nil, err
@@ -203,11 +200,13 @@ func (b *Bridge) publish(ctx context.Context, ports []nat.Port) (*netlink.LinkAt
 	if err != nil {
 		return nil, err
 	}
-	if there && len(ports) > 0 {
+	replace := !there || !b.adopted
+	if !replace && len(ports) > 0 {
 		err = b.table.Add(ports)
+		replace = errors.Is(err, nat.ErrMissing)
 	}
-	if !there || errors.Is(err, nat.ErrMissing) {
-		err = b.table.Replace(b.claims.portsExcept(""))
+	if replace {
+		err = b.replaceTable()
 	}
 	return bridge, err
 }
@@ -266,7 +265,7 @@ func (b *Bridge) removeBase(ctx context.Context) error {
 	if !b.claims.empty() {
 		return nil
 	}
-	return errors.Join(b.table.Delete(), b.links.removeBridge())
+	return errors.Join(b.table.Delete(), b.links.removeBridge(), b.dropFormer())
 }
 
 // Pods lists the pods that have claims.
@@ -305,7 +304,7 @@ func (b *Bridge) ownVeths() func(name string) bool {
 }
 
 // Repair restores what somebody removed of the bridge, of the pods' links to it and of the table, and removes links of
-// pods that are unknown. Without a pod it removes bridge and table, once they have lingered.
+// pods that are unknown, and what is left of former subnets that no pod is in any more. Without a pod it removes bridge and table, once they have lingered.
 func (b *Bridge) Repair(ctx context.Context) error {
 	strays := b.removeStrays()
 	if b.claims.empty() {
@@ -319,16 +318,16 @@ func (b *Bridge) Repair(ctx context.Context) error {
 		return strays // the last pod's Del is about to remove them
 	}
 	_, err := b.links.ensureBridge(ctx, true, b.ownVeths)
-	return errors.Join(strays, err, b.repairTable())
+	return errors.Join(strays, err, b.dropFormer(), b.repairTable())
 }
 
 func (b *Bridge) repairTable() error {
 	ports := b.claims.portsExcept("")
 	complete, err := b.table.Complete(ports)
-	if err != nil || complete {
+	if err != nil || complete && b.adopted {
 		return err
 	}
-	return b.table.Replace(ports)
+	return b.replaceTable()
 }
 
 // Check returns an error unless the pod is connected as Add left it.
@@ -353,48 +352,3 @@ func (b *Bridge) lockBase(ctx context.Context) error {
 }
 
 func (b *Bridge) unlockBase() { <-b.base }
-
-// String shows a host port as in "tcp 127.0.0.1:80".
-func (h HostPort) String() string {
-	host := h.HostIP
-	if host == "" {
-		host = "*"
-	}
-	return fmt.Sprintf("%s %s:%d", strings.ToLower(h.Protocol), host, h.HostPort)
-}
-
-// resolve makes a host port's translations to those of the pod's addresses that it applies to.
-func (h HostPort) resolve(addresses []netip.Addr) ([]nat.Port, error) {
-	protocol, ok := protocols[strings.ToLower(h.Protocol)]
-	if !ok {
-		return nil, fmt.Errorf("host port %s: unknown protocol %q", h, h.Protocol)
-	}
-	if h.HostPort == 0 || h.ContainerPort == 0 {
-		return nil, fmt.Errorf("host port %s: the ports must not be 0", h)
-	}
-	var hostIP netip.Addr
-	if h.HostIP != "" {
-		var err error
-		if hostIP, err = netip.ParseAddr(h.HostIP); err != nil || hostIP.Zone() != "" {
-			return nil, fmt.Errorf("host port %s: invalid host address %q", h, h.HostIP)
-		}
-		hostIP = hostIP.Unmap()
-	}
-	var out []nat.Port
-	for _, a := range addresses {
-		p := nat.Port{Protocol: protocol, HostIP: hostIP, HostPort: h.HostPort, Target: a, TargetPort: h.ContainerPort}
-		switch {
-		case !hostIP.IsValid() && a.Is4():
-			p.HostIP = netip.IPv4Unspecified()
-		case !hostIP.IsValid():
-			p.HostIP = netip.IPv6Unspecified()
-		case hostIP.Is4() != a.Is4():
-			continue
-		}
-		out = append(out, p)
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("host port %s: the pod has no address of that family", h)
-	}
-	return out, nil
-}

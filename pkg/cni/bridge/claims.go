@@ -28,9 +28,10 @@ var ErrPortTaken = errors.New("host port is taken")
 // symlink(2) makes name and content in one step or not at all, and fails if the name exists, so whatever instant the
 // process dies at, a claim is there as a whole or is not. Nothing is synced: after a power cut no pod is left either.
 type claims struct {
-	addressDir, portDir string
+	addressDir, portDir, subnetDir string
 
-	mu        sync.Mutex
+	mu sync.Mutex
+	// pools are those that addresses are taken from, IPv4 first, and then former ones that pods still have addresses of.
 	pools     []*pool
 	addresses map[netip.Addr]string
 	pods      map[string]*claim
@@ -42,14 +43,21 @@ type claim struct {
 	ports     []nat.Port
 }
 
-// openClaims reads the claims below dir.
+// openClaims reads the claims below dir, and which subnets there were.
 func openClaims(dir string, subnets []netip.Prefix) (*claims, error) {
 	c := &claims{
 		addressDir: filepath.Join(dir, "addresses"), portDir: filepath.Join(dir, "ports"),
+		subnetDir: filepath.Join(dir, "subnets"),
 		addresses: map[netip.Addr]string{}, pods: map[string]*claim{},
 	}
 	for _, s := range subnets {
 		c.pools = append(c.pools, newPool(s))
+	}
+	if err := readLinks(c.subnetDir, c.loadSubnet); err != nil {
+		return nil, fmt.Errorf("read subnets: %w", err)
+	}
+	if err := c.recordSubnets(subnets); err != nil {
+		return nil, err
 	}
 	if err := readLinks(c.addressDir, c.loadAddress); err != nil {
 		return nil, fmt.Errorf("read address claims: %w", err)
@@ -158,10 +166,10 @@ func (c *claims) reserve(id string, useIPv6 bool, ports []HostPort) (claim, erro
 	defer c.mu.Unlock()
 	var free []netip.Addr
 	for _, p := range c.pools {
-		if p.prefix.Addr().Is6() && !useIPv6 {
+		if p.former || p.prefix.Addr().Is6() && !useIPv6 {
 			continue
 		}
-		a, ok := p.pick(func(a netip.Addr) bool { return c.addresses[a] != "" })
+		a, ok := p.pick(c.taken)
 		if !ok {
 			return claim{}, fmt.Errorf("%w in subnet %s", ErrExhausted, p.prefix)
 		}

@@ -14,6 +14,8 @@ type pool struct {
 	first, last netip.Addr
 	size, used  uint64
 	cursor      netip.Addr // the last address taken
+	// former says that no more addresses are taken from it.
+	former bool
 }
 
 // checkSubnet refuses a subnet without room for a gateway and a pod.

@@ -63,6 +63,9 @@ func New(name, bridge string, subnets []netip.Prefix) *Table {
 	return &Table{table: &nftables.Table{Name: name, Family: nftables.TableFamilyINet}, bridge: bridge, subnets: subnets}
 }
 
+// SetSubnets changes the pods' subnets; the next Replace makes it so in the kernel.
+func (t *Table) SetSubnets(subnets []netip.Prefix) { t.subnets = subnets }
+
 // Probe returns an error that says what to do if the kernel cannot hold the table.
 func Probe() error {
 	conn, err := nftables.New()
