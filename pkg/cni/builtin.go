@@ -17,6 +17,7 @@ import (
 
 	"criserver/pkg/cni/bridge"
 	"criserver/pkg/cni/nat"
+	"criserver/pkg/cni/shape"
 )
 
 const (
@@ -29,7 +30,7 @@ const (
 // builtinList is the network of a node without configuration.
 func builtinList() (*libcni.NetworkConfigList, error) {
 	return libcni.NetworkConfFromBytes(fmt.Appendf(nil,
-		`{"cniVersion":%q,"name":%q,"plugins":[{"type":%q,"capabilities":{"portMappings":true}}]}`,
+		`{"cniVersion":%q,"name":%q,"plugins":[{"type":%q,"capabilities":{"portMappings":true,"bandwidth":true}}]}`,
 		builtinVersion, builtinNetwork, builtinType))
 }
 
@@ -54,6 +55,8 @@ type builtinConf struct {
 	PrevResult    json.RawMessage `json:"prevResult"`
 	RuntimeConfig struct {
 		PortMappings []portMapping `json:"portMappings"`
+		// Bandwidth has bursts too, which are of no use: they are without a limit.
+		Bandwidth bandwidth `json:"bandwidth"`
 	} `json:"runtimeConfig"`
 }
 
@@ -76,6 +79,7 @@ func (b *builtin) exec(ctx context.Context, stdin []byte, environ []string) ([]b
 		return nil, types.NewError(types.ErrDecodingFailure, "read network configuration", err.Error())
 	}
 	a := bridge.Attachment{ID: env["CNI_CONTAINERID"], NetNS: env["CNI_NETNS"], IfName: env["CNI_IFNAME"]}
+	a.Rates = shape.Rates{Ingress: uint64(conf.RuntimeConfig.Bandwidth.IngressRate), Egress: uint64(conf.RuntimeConfig.Bandwidth.EgressRate)}
 	a.DefaultRoute = a.IfName == InterfaceName // the pod's other networks are not its way to the world
 	for _, p := range conf.RuntimeConfig.PortMappings {
 		a.Ports = append(a.Ports, bridge.HostPort{

@@ -104,7 +104,8 @@ func (n *Network) Ready() error { return n.of(n.config.DefaultHandler).state() }
 
 // Setup switches on the pod's loopback interface and attaches the pod to the networks of its handler. A pod that is attached already,
 // by a Setup that was cut off, is taken down first. After an error nothing of the attachment is left, or, if the error
-// says so, what is left is removed by Teardown or GC. Errors may be ErrInvalid, ErrNotReady, ErrPortTaken or ErrExhausted.
+// says so, what is left is removed by Teardown or GC. Errors may be ErrInvalid, ErrNotReady, ErrPortTaken, ErrExhausted
+// or ErrUnlimitable.
 func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
 	if err := p.validate(); err != nil {
 		return Result{}, err

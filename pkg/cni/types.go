@@ -35,6 +35,7 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 
 	"criserver/pkg/cni/bridge"
+	"criserver/pkg/cni/shape"
 )
 
 // InterfaceName is that of the pods' first interface.
@@ -59,6 +60,9 @@ var ErrExhausted = bridge.ErrExhausted
 // ErrGatewayTaken says that the built-in network cannot take subnets yet, as a pod has the address of their gateway.
 var ErrGatewayTaken = bridge.ErrGatewayTaken
 
+// ErrUnlimitable says that the kernel cannot limit the pod's bandwidth, on the built-in network.
+var ErrUnlimitable = shape.ErrUnsupported
+
 // Pod is what is attached to the network.
 type Pod struct {
 	// ID names the attachment. It consists of letters, digits and "_.-" and starts with one of the first two.
@@ -69,7 +73,8 @@ type Pod struct {
 	// NetNS is the path that the pod's network namespace is pinned at. For Teardown it may be "", or nothing may be there.
 	NetNS string
 	// Annotations are passed as capability io.kubernetes.cri.pod-annotations; kubernetes.io/ingress-bandwidth and
-	// egress-bandwidth of them, in bits per second as a Kubernetes quantity, as capability bandwidth.
+	// egress-bandwidth of them, in bits per second as a Kubernetes quantity, as capability bandwidth, which each network
+	// with it applies to its own interface.
 	Annotations map[string]string
 	// Ports are the host ports, passed as capability portMappings to the first network that has it.
 	Ports []PortMapping

@@ -70,6 +70,7 @@ var codeTable = []struct {
 	{cni.ErrInvalid, codes.InvalidArgument},
 	{cni.ErrPortTaken, codes.FailedPrecondition}, // another pod must go first
 	{cni.ErrGatewayTaken, codes.FailedPrecondition},
+	{cni.ErrUnlimitable, codes.FailedPrecondition},
 	{cni.ErrNotReady, codes.Unavailable},
 	{cni.ErrExhausted, codes.ResourceExhausted},
 	{streaming.ErrUnavailable, codes.Unavailable},

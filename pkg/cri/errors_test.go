@@ -59,6 +59,7 @@ func TestToStatus(t *testing.T) {
 		{cni.ErrInvalid, codes.InvalidArgument},
 		{cni.ErrPortTaken, codes.FailedPrecondition},
 		{cni.ErrGatewayTaken, codes.FailedPrecondition},
+		{cni.ErrUnlimitable, codes.FailedPrecondition},
 		{cni.ErrNotReady, codes.Unavailable},
 		{cni.ErrExhausted, codes.ResourceExhausted},
 		{qosclass.ErrClass, codes.InvalidArgument},

@@ -110,14 +110,40 @@ func TestMalformedBandwidthIsRefused(t *testing.T) {
 			t.Errorf("err = %v, want InvalidArgument, and the annotation's name", err)
 		}
 	}
-	resp, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
-		c.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": "10M"}
-	})})
+}
+
+// TestBandwidth measures what a pod with a limit sends. That nothing of the limit is left, the end of every test checks.
+func TestBandwidth(t *testing.T) {
+	n := newNode(t)
+	const rate, size = 16_000_000, 4 << 20 // bits a second, bytes
+	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+		c.Annotations = map[string]string{"kubernetes.io/egress-bandwidth": "16M", "kubernetes.io/ingress-bandwidth": "1G"}
+	})
+	podID := n.runPod(pod)
+	n.run(podID, pod, shell("web", fmt.Sprintf("mkdir /tmp/www && cd /tmp/www && echo here >index.html && "+
+		"head -c %d /dev/zero >file && exec httpd -f -p 80 -h /tmp/www", size)))
+	url := "http://" + n.ips(podID)[0]
+	eventually(t, "the pod answers", func() bool {
+		body, err := get(url)
+		return err == nil && body == "here"
+	})
+	n.kill()
+	n.start() // a restart leaves the limit as it is
+	begin := time.Now()
+	resp, err := (&http.Client{Timeout: time.Minute, Transport: &http.Transport{}}).Get(url + "/file")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if log := n.log(); strings.Count(log, "bandwidth is not limited") != 1 || !strings.Contains(log, "pod="+resp.PodSandboxId) {
-		t.Errorf("the log does not say once that the built-in network limits no bandwidth:\n%s", log)
+	defer resp.Body.Close()
+	got, err := io.Copy(io.Discard, resp.Body)
+	took := time.Since(begin)
+	if err != nil || got != size {
+		t.Fatalf("got %d bytes, %v", got, err)
+	}
+	full := time.Duration(size*8*float64(time.Second)/rate) - 200*time.Millisecond // less the burst
+	t.Logf("%d bytes in %s: %.1f Mbit/s", size, took, size*8/took.Seconds()/1e6)
+	if took < full || took > 8*full {
+		t.Errorf("%d bytes took %s, at %d bit/s they take %s", size, took, rate, full)
 	}
 }
 

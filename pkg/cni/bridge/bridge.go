@@ -30,6 +30,7 @@ import (
 
 	"criserver/pkg/cni/nat"
 	"criserver/pkg/cni/netns"
+	"criserver/pkg/cni/shape"
 )
 
 // Config describes the network.
@@ -55,6 +56,7 @@ type Attachment struct {
 	// DefaultRoute leads the pod's traffic to the rest of the world through the bridge.
 	DefaultRoute bool
 	Ports        []HostPort
+	Rates        shape.Rates
 }
 
 // Result is what a pod got.
@@ -215,13 +217,13 @@ func (b *Bridge) publish(ctx context.Context, ports []nat.Port) (*netlink.LinkAt
 func (b *Bridge) Del(ctx context.Context, id string) error {
 	held, known := b.claims.of(id)
 	if !known {
-		return b.links.reaper.remove(vethName(id))
+		return b.links.reaper.remove(vethName(id), deviceName(id))
 	}
 	var errs []error
 	if len(held.ports) > 0 {
 		errs = append(errs, b.unpublish(ctx, id, held.ports))
 	}
-	errs = append(errs, b.links.reaper.remove(vethName(id)))
+	errs = append(errs, b.links.reaper.remove(vethName(id), deviceName(id)))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -338,6 +340,9 @@ func (b *Bridge) Check(_ context.Context, a Attachment) error {
 	}
 	if _, err := b.links.LinkByName(vethName(a.ID)); err != nil {
 		return fmt.Errorf("look for link %s: %w", vethName(a.ID), err)
+	}
+	if err := shape.Check(b.links.Handle, vethName(a.ID), deviceName(a.ID), a.Rates); err != nil {
+		return err
 	}
 	return netns.Do(a.NetNS, func(h *netlink.Handle) error { return checkPod(h, a.IfName, held.addresses) })
 }

@@ -19,6 +19,8 @@ import (
 const (
 	// vethPrefix starts the names of the node's ends of pods' links.
 	vethPrefix = "criv"
+	// devicePrefix starts those of the devices that limit what pods send (package shape).
+	devicePrefix = "crif"
 	// bridgeAlias tells a bridge that we made, and may remove, from one that was there.
 	bridgeAlias = "criserver built-in pod network"
 	defaultMTU  = 1500
@@ -32,9 +34,14 @@ var bridgeLinkLocal = netip.MustParsePrefix("fe80::1/64")
 
 // vethName is the name of the node's end of a pod's link. It follows from the pod's id, so that the link can be removed
 // without a record of it; 15 characters are the most that the kernel takes.
-func vethName(id string) string {
+func vethName(id string) string { return linkName(vethPrefix, id) }
+
+// deviceName is the name of the device that limits what a pod sends.
+func deviceName(id string) string { return linkName(devicePrefix, id) }
+
+func linkName(prefix, id string) string {
 	sum := sha256.Sum256([]byte(id))
-	return vethPrefix + hex.EncodeToString(sum[:])[:unix.IFNAMSIZ-1-len(vethPrefix)]
+	return prefix + hex.EncodeToString(sum[:])[:unix.IFNAMSIZ-1-len(prefix)]
 }
 
 // macOf is the hardware address of the interface that has an address. As it follows from the address, neighbours that

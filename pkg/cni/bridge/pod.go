@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"criserver/pkg/cni/netns"
+	"criserver/pkg/cni/shape"
 )
 
 // podUsesIPv6 tells whether the pod's namespace, by its sysctls, lets an interface speak IPv6.
@@ -39,7 +40,10 @@ func (b *Bridge) connect(ctx context.Context, a Attachment, bridge *netlink.Link
 	if err != nil {
 		return err
 	}
-	return b.links.finishVeth(ctx, vethName(a.ID))
+	if err := b.links.finishVeth(ctx, vethName(a.ID)); err != nil {
+		return err
+	}
+	return shape.Apply(b.links.Handle, vethName(a.ID), deviceName(a.ID), a.Rates)
 }
 
 func configurePod(ctx context.Context, h *netlink.Handle, a Attachment, addresses []netip.Prefix) error {

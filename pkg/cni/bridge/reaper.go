@@ -35,26 +35,32 @@ func newReaper(h *netlink.Handle) *reaper {
 	return &reaper{handle: h, turn: make(chan struct{}, 1)}
 }
 
-// remove removes a link, with both ends of a veth; it is no error if there is none.
-func (r *reaper) remove(name string) error {
-	mine := &removal{name: name}
+// remove removes links, with both ends of a veth; it is no error if there is none.
+func (r *reaper) remove(names ...string) error {
+	mine := make([]*removal, len(names))
+	for i, name := range names {
+		mine[i] = &removal{name: name}
+	}
 	r.mu.Lock()
-	r.waiting = append(r.waiting, mine)
+	r.waiting = append(r.waiting, mine...)
 	r.mu.Unlock()
 
 	r.turn <- struct{}{}
 	defer func() { <-r.turn }()
-	if !mine.done { // nobody took it along
+	if !mine[0].done { // nobody took them along
 		r.mu.Lock()
 		batch := r.waiting
 		r.waiting = nil
 		r.mu.Unlock()
 		r.removeAll(batch)
 	}
-	if mine.err != nil {
-		return fmt.Errorf("remove link %s: %w", name, mine.err)
+	var errs []error
+	for _, m := range mine {
+		if m.err != nil {
+			errs = append(errs, fmt.Errorf("remove link %s: %w", m.name, m.err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (r *reaper) removeAll(batch []*removal) {
