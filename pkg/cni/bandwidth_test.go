@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"strings"
@@ -80,11 +81,19 @@ func TestBandwidth(t *testing.T) {
 			{"from the pod to a pod", limited.NetNS, free.NetNS, freeIPs[i], 24e6},
 			{"from the node to a pod without limits", "", free.NetNS, freeIPs[i], 0},
 		} {
-			got := bitsPerSecond(t, c.from, c.to, c.address)
-			t.Logf("%s, %s: %.1f Mbit/s", c.what, c.address, got/1e6)
-			// What TCP's headers take is counted by the kernel and not here.
-			if c.rate != 0 && (got > 1.05*c.rate || got < 0.4*c.rate) || c.rate == 0 && got < 100e6 {
-				t.Errorf("%s, %s: %.0f bit/s, want %.0f", c.what, c.address, got, c.rate)
+			// What TCP's headers take is counted by the kernel and not here. A loss as TCP starts may cost much of the
+			// time of a measurement, so the best one of a few has to come near the rate, and none may exceed it.
+			least, most := 0.6*c.rate, 1.05*c.rate
+			if c.rate == 0 {
+				least, most = 100e6, math.Inf(1)
+			}
+			var best float64
+			for try := 0; try < 4 && best < least; try++ {
+				best = max(best, bitsPerSecond(t, c.from, c.to, c.address))
+			}
+			t.Logf("%s, %s: %.1f Mbit/s", c.what, c.address, best/1e6)
+			if best < least || best > most {
+				t.Errorf("%s, %s: %.0f bit/s, want %.0f to %.0f", c.what, c.address, best, least, most)
 			}
 		}
 	}

@@ -102,8 +102,8 @@ func (n *Network) Close() error {
 // networks that are not ready. The answer is at most Config.StatusInterval old.
 func (n *Network) Ready() error { return n.of(n.config.DefaultHandler).state() }
 
-// Setup switches on the pod's loopback interface and attaches the pod to the networks of its handler. A pod that is attached already,
-// by a Setup that was cut off, is taken down first. After an error nothing of the attachment is left, or, if the error
+// Setup switches on the pod's loopback interface and attaches the pod to the networks of its handler. A pod that is
+// attached already, by a Setup that was cut off, is taken down first. After an error nothing of the attachment is left, or, if the error
 // says so, what is left is removed by Teardown or GC. Errors may be ErrInvalid, ErrNotReady, ErrPortTaken, ErrExhausted
 // or ErrUnlimitable.
 func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
@@ -163,7 +163,10 @@ func (n *Network) attach(ctx context.Context, lists []*libcni.NetworkConfigList,
 		}
 		if i == 0 {
 			first = result
+			continue
 		}
+		logrus.WithFields(logrus.Fields{"pod": p.ID, "network": a.Network, "interface": a.IfName, "ips": result.IPs}).Info(
+			"pod is attached to a further network")
 	}
 	return first, nil
 }

@@ -87,8 +87,10 @@ func TestSeveralNetworksOfDebian(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	o.config.Networks = 1
-	n.config = o.config
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.config.Networks = 1
 	n = restart(t, n)
 	if err := n.GC(context.Background(), []string{other.ID}); err != nil {
 		t.Fatal(err)
@@ -299,6 +301,9 @@ func TestNetworksOfHandlers(t *testing.T) {
 
 	// Now the handler and its directory are gone.
 	if err := os.RemoveAll(o.config.Handlers["vm"].ConfDir); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
 	n.config.Handlers = nil

@@ -3,6 +3,7 @@ package cni
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -247,4 +248,52 @@ func TestTemplate(t *testing.T) {
 	if _, err := os.Stat(made); !os.IsNotExist(err) {
 		t.Errorf("a configuration was made beside the operator's: %v", err)
 	}
+}
+
+// Pods come and go while the cluster changes its mind.
+func TestPodCIDRsWhilePodsComeAndGo(t *testing.T) {
+	n := open(t, testConfig(t))
+	stay, pods := newPod(t, "stay"), make([]Pod, 24)
+	ip := setup(t, n, stay)[0]
+	serve(t, stay.NetNS, 80)
+	for i := range pods {
+		pods[i] = newPod(t, fmt.Sprint("pod", i), PortMapping{HostPort: int32(9000 + i), ContainerPort: 80})
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 20 {
+			if err := n.SetPodCIDRs(context.Background(), prefixes(fmt.Sprintf("10.24%d.0.0/24", i%4), fmt.Sprintf("fd00:%d::/64", i%4))); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	each(pods, func(p Pod) {
+		for range 4 {
+			r, err := n.Setup(context.Background(), p)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, family := range r.IPs {
+				if err := pingFrom(t, p.NetNS, family, ip); err != nil {
+					t.Errorf("pod %s, which has %s: %v", p.ID, family, err)
+				}
+			}
+			if err := n.Teardown(context.Background(), p); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	<-done
+	teardown(t, n, stay)
+}
+
+// pingFrom has a pod reach another one, if the address it has is of that one's family.
+func pingFrom(t *testing.T, ns string, own, other netip.Addr) error {
+	if own.Is4() != other.Is4() {
+		return nil
+	}
+	_, err := ask(t, ns, "tcp", other, 80)
+	return err
 }

@@ -5,9 +5,15 @@
 //
 // The bridge and the nftables table (package nat) are made for the first pod, are made again if somebody removes them,
 // and go with the last pod. Two sysctls that make the node a router are switched on and stay on. Which address and
-// which host port belongs to which pod is on disk, and what the kernel holds follows from that alone: the name of a
-// pod's link from its id, its hardware address from its address. So a pod's network can be taken down at any time,
+// which host port belongs to which pod is on disk, and what the kernel holds follows from that alone: the names of a
+// pod's link and of the device that limits what it sends (package shape) from its id, its hardware address from its
+// address. So a pod's network can be taken down at any time,
 // by another process, with its namespace long gone.
+//
+// # Subnets
+//
+// The subnets may change. Pods keep the addresses that they have, so bridge and table serve former subnets too, until
+// no pod has an address of them. Which ones there are is on disk as well, and each before an address of it is given out.
 //
 // # Order
 //
@@ -239,9 +245,10 @@ func (b *Bridge) unpublish(ctx context.Context, id string, ports []nat.Port) err
 		return err
 	}
 	defer b.unlockBase()
+	b.claims.leave(id) // whoever makes the table anew before the claims are gone
 	err := b.table.Remove(ports)
 	if errors.Is(err, nat.ErrMissing) {
-		err = b.table.Replace(b.claims.portsExcept(id))
+		err = b.replaceTable()
 	}
 	return err
 }
@@ -324,7 +331,7 @@ func (b *Bridge) Repair(ctx context.Context) error {
 }
 
 func (b *Bridge) repairTable() error {
-	ports := b.claims.portsExcept("")
+	ports := b.claims.published()
 	complete, err := b.table.Complete(ports)
 	if err != nil || complete && b.adopted {
 		return err

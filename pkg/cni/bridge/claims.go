@@ -41,6 +41,8 @@ type claims struct {
 type claim struct {
 	addresses []netip.Addr
 	ports     []nat.Port
+	// leaving says that the ports are being withdrawn: still the pod's, but not to be in the table any more.
+	leaving bool
 }
 
 // openClaims reads the claims below dir, and which subnets there were.
@@ -290,13 +292,22 @@ func (c *claims) empty() bool {
 	return len(c.pods) == 0
 }
 
-// portsExcept lists the host ports of all pods but one.
-func (c *claims) portsExcept(id string) []nat.Port {
+// leave says that the pod's host ports are not to be published any more.
+func (c *claims) leave(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.pods[id]; p != nil {
+		p.leaving = true
+	}
+}
+
+// published lists the host ports of all pods that do not leave.
+func (c *claims) published() []nat.Port {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []nat.Port
-	for other, p := range c.pods {
-		if other != id {
+	for _, p := range c.pods {
+		if !p.leaving {
 			out = append(out, p.ports...)
 		}
 	}

@@ -82,7 +82,7 @@ func (b *Bridge) dropFormer() error {
 
 // replaceTable makes the table, or makes it anew.
 func (b *Bridge) replaceTable() error {
-	if err := b.table.Replace(b.claims.portsExcept("")); err != nil {
+	if err := b.table.Replace(b.claims.published()); err != nil {
 		return err
 	}
 	b.adopted = true
