@@ -82,8 +82,9 @@ func TestBandwidth(t *testing.T) {
 			{"from the node to a pod without limits", "", free.NetNS, freeIPs[i], 0},
 		} {
 			// What TCP's headers take is counted by the kernel and not here. A loss as TCP starts may cost much of the
-			// time of a measurement, so the best one of a few has to come near the rate, and none may exceed it.
-			least, most := 0.6*c.rate, 1.05*c.rate
+			// time of a measurement, so the best one of a few has to come near the rate. After it a burst may follow, and
+			// come along what waited for the packet that was lost.
+			least, most := 0.6*c.rate, 1.3*c.rate
 			if c.rate == 0 {
 				least, most = 100e6, math.Inf(1)
 			}
