@@ -12,18 +12,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// configure adds a file to the configuration of a node, which reads it when it starts next. The file replaces a former one.
-func (n *node) configure(text string) {
-	n.t.Helper()
-	dir := filepath.Join(n.dir, "config.d")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		n.t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "test.toml"), []byte(text), 0o600); err != nil {
-		n.t.Fatal(err)
-	}
-}
-
 // bridgeNetwork is a network of the operator's on a bridge of its own, which the test removes.
 func (n *node) bridgeNetwork(name, subnet string) string {
 	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":"bridge","bridge":"crie2e%[1]s","isGateway":true,

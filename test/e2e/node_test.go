@@ -79,14 +79,14 @@ subnets = ["%[4]s", "%[5]s"]
 	return n
 }
 
-// configure replaces text in the configuration of a node that is not started yet.
-func (n *node) configure(old, text string) {
+// configure adds a file to the configuration of a node, which reads it when it starts next. The file replaces a former one.
+func (n *node) configure(text string) {
 	n.t.Helper()
-	data, err := os.ReadFile(n.config)
-	if err != nil {
+	dir := filepath.Join(n.dir, "config.d")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		n.t.Fatal(err)
 	}
-	if err := os.WriteFile(n.config, []byte(strings.Replace(string(data), old, text, 1)), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "test.toml"), []byte(text), 0o600); err != nil {
 		n.t.Fatal(err)
 	}
 }

@@ -28,10 +28,10 @@ func TestNRIAdjust(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := newStoppedNRINode(t, handlerConfig(programs))
-	n.configure("[runtime]\n", fmt.Sprintf("[runtime]\ncdi_spec_dirs = [%q]\n", cdi))
+	n.configure(fmt.Sprintf("[runtime]\ncdi_spec_dirs = [%q]\n", cdi))
 	n.serve()
 	programs["builtin"] = ""
-	p := n.connect("10", "adjusts", nil)
+	p := n.connectPlugin("10", "adjusts", nil)
 	for name := range programs {
 		t.Run(name, func(t *testing.T) {
 			mounted := t.TempDir()
@@ -181,7 +181,7 @@ type nriCreate func(*api.PodSandbox, *api.Container) (*api.ContainerAdjustment, 
 // TestNRIUpdate has plugins update containers with their answers, and looks into their cgroups.
 func TestNRIUpdate(t *testing.T) {
 	n := newNRINode(t, "")
-	first, second := n.connect("10", "first", nil), n.connect("20", "second", nil)
+	first, second := n.connectPlugin("10", "first", nil), n.connectPlugin("20", "second", nil)
 	pod := n.podConfig()
 	podID := n.runPod(pod)
 	a := n.limited(podID, pod, "a")
@@ -223,7 +223,7 @@ func TestNRIUpdate(t *testing.T) {
 	}
 
 	// The answer to Synchronize.
-	n.connect("30", "third", func(p *nriPlugin) {
+	n.connectPlugin("30", "third", func(p *nriPlugin) {
 		p.sync = func([]*api.PodSandbox, []*api.Container) ([]*api.ContainerUpdate, error) {
 			return []*api.ContainerUpdate{change(b, 35000, 0)}, nil
 		}
@@ -248,7 +248,7 @@ func TestNRIUpdate(t *testing.T) {
 // TestNRIUnsolicited has plugins update containers by themselves.
 func TestNRIUnsolicited(t *testing.T) {
 	n := newNRINode(t, "")
-	p := n.connect("10", "updates", nil)
+	p := n.connectPlugin("10", "updates", nil)
 	pod := n.podConfig()
 	podID := n.runPod(pod)
 	a, b := n.limited(podID, pod, "a"), n.limited(podID, pod, "b")
@@ -295,7 +295,7 @@ func TestNRIUnsolicited(t *testing.T) {
 // TestNRIEvict has plugins evict containers.
 func TestNRIEvict(t *testing.T) {
 	n := newNRINode(t, "")
-	p := n.connect("10", "evicts", nil)
+	p := n.connectPlugin("10", "evicts", nil)
 	pod := n.podConfig()
 	podID := n.runPod(pod)
 	var ids []string

@@ -71,8 +71,8 @@ func newStoppedNRINode(t *testing.T, extra string) *node {
 	return n
 }
 
-// connect connects a plugin. change is called before.
-func (n *node) connect(index, name string, change func(*nriPlugin)) *nriPlugin {
+// connectPlugin connects a plugin. change is called before.
+func (n *node) connectPlugin(index, name string, change func(*nriPlugin)) *nriPlugin {
 	n.t.Helper()
 	p, err := n.tryConnect(index, name, change)
 	if err != nil {

@@ -33,7 +33,7 @@ func TestNRIOff(t *testing.T) {
 // TestNRIEvents takes a pod through its life and looks at what a plugin is told.
 func TestNRIEvents(t *testing.T) {
 	n := newNRINode(t, "")
-	p := n.connect("10", "all", nil)
+	p := n.connectPlugin("10", "all", nil)
 	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
 		c.Labels, c.Annotations = map[string]string{"app": "a"}, map[string]string{"example.com/pod": "b"}
 	})
@@ -160,7 +160,7 @@ func checkContainer(t *testing.T, events []nriEvent, podID string, pod *runtimea
 func TestNRIRefusals(t *testing.T) {
 	n := newNRINode(t, "[nri.default_validator]\nenable = true\nreject_oci_hook_adjustment = true\n")
 	refuse := ""
-	p := n.connect("10", "strict", func(p *nriPlugin) {
+	p := n.connectPlugin("10", "strict", func(p *nriPlugin) {
 		p.tell = func(event string) error {
 			if event == refuse {
 				return status.Error(codes.NotFound, "not "+event+" today") // the kubelet must not take it for its own
@@ -255,11 +255,11 @@ func TestNRIHang(t *testing.T) {
 			}
 		}
 	}
-	after := n.connect("90", "after", nil)
+	after := n.connectPlugin("90", "after", nil)
 	pod := n.podConfig()
 	podID := n.runPod(pod)
 	for i, event := range []string{"Synchronize", "CreateContainer", "PostStartContainer", "ValidateContainerAdjustment", "StopContainer"} {
-		p := n.connect("10", "hangs", hang(event))
+		p := n.connectPlugin("10", "hangs", hang(event))
 		begin := time.Now()
 		c := shell("c", "sleep 1000")
 		c.Metadata.Attempt = uint32(i)
@@ -290,7 +290,7 @@ func TestNRIHang(t *testing.T) {
 			t.Errorf("%s: the other plugin was told of %s", event, got)
 		}
 	}
-	dies := n.connect("10", "dies", func(p *nriPlugin) {
+	dies := n.connectPlugin("10", "dies", func(p *nriPlugin) {
 		p.create = func(*api.PodSandbox, *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
 			return nil, nil, p.conn.Close()
 		}
@@ -301,7 +301,7 @@ func TestNRIHang(t *testing.T) {
 		t.Errorf("with a plugin that dies it took %s", took)
 	}
 	<-dies.gone
-	strict := n.connect("10", "strict", func(p *nriPlugin) {
+	strict := n.connectPlugin("10", "strict", func(p *nriPlugin) {
 		hang("CreateContainer")(p)
 		p.options = []stub.Option{stub.WithFailurePolicy(&api.FailurePolicy{FailRequest: true, KeepConnected: true})}
 	})
@@ -319,7 +319,7 @@ func TestNRIHang(t *testing.T) {
 // TestNRIRestart connects plugins anew after the daemon was killed, and looks at what they are told of what was there.
 func TestNRIRestart(t *testing.T) {
 	n := newNRINode(t, "")
-	before := n.connect("10", "before", nil)
+	before := n.connectPlugin("10", "before", nil)
 	pod := n.podConfig()
 	podID := n.runPod(pod)
 	running := n.run(podID, pod, shell("running", "sleep 1000"))
@@ -335,7 +335,7 @@ func TestNRIRestart(t *testing.T) {
 	time.Sleep(time.Second) // one container ends while no daemon looks
 	n.start()
 	for _, name := range []string{"first", "second"} {
-		p := n.connect("10", name, nil)
+		p := n.connectPlugin("10", name, nil)
 		got := p.await("Synchronize", 1)
 		if len(got.pods) != 1 || got.pods[0].Id != podID || got.pods[0].Name != pod.Metadata.Name {
 			t.Errorf("%s: pods %v", name, got.pods)
@@ -370,8 +370,8 @@ func TestNRIRestart(t *testing.T) {
 func TestNRIChurn(t *testing.T) {
 	n := newNRINode(t, "")
 	n.pull(busyboxImage)
-	p := n.connect("10", "watches", nil)
-	n.connect("20", "slow", func(p *nriPlugin) {
+	p := n.connectPlugin("10", "watches", nil)
+	n.connectPlugin("20", "slow", func(p *nriPlugin) {
 		p.tell = func(string) error { time.Sleep(5 * time.Millisecond); return nil }
 	})
 	var workers sync.WaitGroup

@@ -20,11 +20,7 @@ func systemdNode(t *testing.T, extra ...string) *node {
 		t.Skip("systemd does not run here: make test-vm runs this test where it does")
 	}
 	n := newStoppedNode(t, extra...)
-	dir := filepath.Join(n.dir, "config.d")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	n.writeFile("config.d/driver.toml", "[runtime]\ncgroup_driver = \"systemd\"\n")
+	n.configure("[runtime]\ncgroup_driver = \"systemd\"\n")
 	n.serve()
 	return n
 }
