@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"criserver/pkg/sandbox/handler"
+	"criserver/pkg/sandbox/limiter"
 	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/spec"
 )
@@ -54,6 +55,11 @@ func (s *Service) UpdateContainer(ctx context.Context, id string, change spec.Re
 		st = now
 	}
 	return s.plugins.ContainerEvent(ctx, plugin.ContainerUpdated, st)
+}
+
+// LimitContainer changes the limits of a container, and asks no plugin, see limiter.Limiter.
+func (s *Service) LimitContainer(ctx context.Context, id string, change spec.Resources) error {
+	return limiter.Limiter{Ledger: s.ledger}.Change(ctx, id, change)
 }
 
 // ContainerSpec reads the specification that a container was made by.

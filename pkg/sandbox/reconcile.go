@@ -14,6 +14,7 @@ import (
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/ledger"
+	"criserver/pkg/sandbox/limiter"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/want"
 )
@@ -56,7 +57,7 @@ func (s *Service) reconcile(ctx context.Context, expected map[string]struct{}, s
 	default:
 	}
 	s.thawAll(ctx)
-	s.undoUpdates(ctx)
+	limiter.Limiter{Ledger: s.ledger}.UndoAll(ctx)
 	s.repairFirst(ctx, &repairs, seen)
 	close(s.synced)
 	s.background.Go(func() {

@@ -48,7 +48,7 @@ func (s Store) NetNS(id string) string {
 func (s Store) Namespaces(id string) []specs.LinuxNamespace {
 	var out []specs.LinuxNamespace
 	for kind, t := range map[ns.Kind]specs.LinuxNamespaceType{
-		ns.IPC: specs.IPCNamespace, ns.Net: specs.NetworkNamespace, ns.UTS: specs.UTSNamespace,
+		ns.IPC: specs.IPCNamespace, ns.Net: specs.NetworkNamespace, ns.UTS: specs.UTSNamespace, ns.User: specs.UserNamespace,
 	} {
 		if dir := s.nsDir(id); ns.Pinned(dir, kind) {
 			out = append(out, specs.LinuxNamespace{Type: t, Path: ns.Path(dir, kind)})
