@@ -330,7 +330,7 @@ func TestPortForward(t *testing.T) {
 	podID := n.runPod(pod)
 	id := n.run(podID, pod, shell("shell", `mkdir -p /www; head -c 3000000 /dev/urandom > /www/f; sha256sum < /www/f | cut -d' ' -f1 > /www/sum; exec httpd -f -p 127.0.0.1:8080 -h /www`))
 	n.awaitExec(id, "grep -q ':1F90 ' /proc/net/tcp") // it listens
-	for _, transport := range []string{"spdy"} {
+	for _, transport := range []string{"spdy", "websocket"} {
 		cmd := n.crictlCommand("port-forward", "--transport", transport, podID, "0:8080")
 		out, err := cmd.StdoutPipe()
 		if err != nil {

@@ -129,6 +129,13 @@ func (s *Server) servePortForward(w http.ResponseWriter, r *http.Request, op Ope
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	portforward.ServePortForward(w, r, forwarder(*op.PortForward), op.PortForward.Pod, "", options,
-		s.settings.Idle, s.settings.Creation, portforward.SupportedProtocols)
+	serve := func(w http.ResponseWriter, r *http.Request) {
+		portforward.ServePortForward(w, r, forwarder(*op.PortForward), op.PortForward.Pod, "", options,
+			s.settings.Idle, s.settings.Creation, portforward.SupportedProtocols)
+	}
+	if isTunnel(r) {
+		serveTunnel(w, r, serve)
+		return
+	}
+	serve(w, r)
 }
