@@ -15,7 +15,7 @@ golangci_lint=v2.15.0
 containerd2=v2.4.2
 
 packages_build=(gcc libc6-dev libseccomp-dev pkg-config)
-packages_test=(apache2-utils binutils buildah busybox-static containernetworking-plugins crun curl docker-registry
+packages_test=(apache2-utils binutils buildah busybox-static containernetworking-plugins criu crun curl docker-registry
   e2fsprogs iproute2 iptables jq kmod nftables openssl procps runc skopeo strace sudo tmux umoci util-linux
   xfsprogs)
 packages_lint=()
@@ -73,6 +73,10 @@ install_test_tools() {
   local ldflags="-s -w -X $module/pkg/version.Version=$cri_tools"
   build crictl $module $cri_tools go build -trimpath -ldflags "$ldflags" -o @OUT@ ./cmd/crictl
   build critest $module $cri_tools go test -c -trimpath -ldflags "$ldflags" -o @OUT@ ./cmd/critest
+  # Reads the checkpoints of containers, of the version whose library writes them.
+  local checkpointctl
+  checkpointctl=$(go list -m -f '{{.Version}}' github.com/checkpoint-restore/checkpointctl)
+  build checkpointctl github.com/checkpoint-restore/checkpointctl "$checkpointctl" go build -trimpath -ldflags "-s -w" -o @OUT@ .
   # The runtime of the version whose library crimonitor embeds, beside Debian's.
   local runc
   runc=$(go list -m -f '{{.Version}}' github.com/opencontainers/runc)

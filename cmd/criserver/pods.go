@@ -49,6 +49,9 @@ func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
 		return err
 	}
 	d.cgroupDriver = pods.CgroupDriver
+	if pods.Checkpoints, err = d.checkpointTools(c); err != nil {
+		return err
+	}
 	pods.Handlers, pods.Plugins = d.handlers, d.plugins.contract()
 	d.streams, d.streamsCgroup = streamClient(c, pods.Monitor.Socket)
 	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {

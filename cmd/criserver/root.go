@@ -51,6 +51,7 @@ func newRoot(serve serveFunc) *cobra.Command {
 		newConfig(&o),
 		newVersion(),
 		newStreams(),
+		newCRIU(),
 	)
 	return root
 }

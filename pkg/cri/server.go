@@ -45,6 +45,7 @@ type Containers interface {
 	UpdateContainer(ctx context.Context, id string, change spec.Resources) error
 	Container(id string) (sandbox.ContainerStatus, error)
 	Containers() []sandbox.ContainerStatus
+	CheckpointContainer(ctx context.Context, id, location string, timeout time.Duration) error
 }
 
 // Commands acts on running containers; see sandbox.Service for the contracts.

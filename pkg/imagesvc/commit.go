@@ -86,20 +86,25 @@ type newLayer struct {
 	desc ocispec.Descriptor
 }
 
-// writableLayer writes the tar of a container's writable layer into a file without a name.
-func (s *Service) writableLayer(ctx context.Context, key string) (*newLayer, error) {
+// WriteLayer writes the tar of what is in the writable layer of a snapshot. Who writes into it must not meanwhile. ErrNotFound.
+func (s *Service) WriteLayer(ctx context.Context, key string, w io.Writer) error {
 	trees, ok := s.layers.(snapshot.Trees)
 	if !ok {
-		return nil, errors.New("the storage driver cannot give the writable layer of a container")
+		return errors.New("the storage driver cannot give the writable layer of a container")
 	}
 	upper, err := trees.Upper(ctx, key)
 	if errors.Is(err, snapshot.ErrNotFound) {
-		return nil, fmt.Errorf("%w: container %s has no writable layer", ErrNotFound, key)
+		return fmt.Errorf("%w: container %s has no writable layer", ErrNotFound, key)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	f, desc, err := outgoing.TempBlob(s.config.Root, func(w io.Writer) error { return layertar.Changes(ctx, upper, w) })
+	return layertar.Changes(ctx, upper, w)
+}
+
+// writableLayer writes the tar of a container's writable layer into a file without a name.
+func (s *Service) writableLayer(ctx context.Context, key string) (*newLayer, error) {
+	f, desc, err := outgoing.TempBlob(s.config.Root, func(w io.Writer) error { return s.WriteLayer(ctx, key, w) })
 	if err != nil {
 		return nil, fmt.Errorf("read writable layer: %w", err)
 	}

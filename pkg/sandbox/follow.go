@@ -80,7 +80,7 @@ func (s *Service) onRunning(c *ledger.Container, state monitor.State) {
 		if st.Phase == ContainerCreated {
 			st.Phase = ContainerRunning
 		}
-		st.StartedAt = state.StartedAt.Round(0)
+		st.StartedAt, st.PID = state.StartedAt.Round(0), state.PID
 		st.LogBytesLost, st.LogBytesDropped = state.LogBytesLost, state.LogBytesDropped
 	})
 }

@@ -29,6 +29,7 @@ import (
 	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/cgroup/driver"
+	"criserver/pkg/sandbox/checkpoint"
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/hostpath"
@@ -67,6 +68,8 @@ type Config struct {
 	Handlers *handler.Set
 	// Plugins have a say in what happens; nil is none.
 	Plugins plugin.Plugins
+	// Checkpoints says how containers are checkpointed and restored.
+	Checkpoints checkpoint.Tools
 }
 
 // Service holds the pods and containers of a node. Its methods may be called at the same time.
@@ -78,6 +81,8 @@ type Service struct {
 	plugins plugin.Plugins
 	monitor *monitor.Client
 	ledger  *ledger.Ledger
+	// stale are checkpoints that the last daemon was making.
+	stale []checkpoint.Dir
 	// hostPaths finds what containers mount.
 	hostPaths hostpath.Resolver
 
@@ -126,7 +131,8 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snaps
 			return nil, fmt.Errorf("make state directory: %w", err)
 		}
 	}
-	return svc, nil
+	svc.stale, err = c.Checkpoints.Prepare()
+	return svc, err
 }
 
 // makeStateDir makes a directory that others can pass, and what is in it not: a set-uid program of an image must not be a set-uid
@@ -156,6 +162,7 @@ func (s *Service) Start(ctx context.Context) {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = cancel
 	s.background.Go(func() { s.followMonitor(run) })
+	s.background.Go(func() { checkpoint.Sweep(run, s.stale) })
 	select {
 	case <-s.synced:
 	case <-ctx.Done():

@@ -87,6 +87,7 @@ type Runtime struct {
 	LogBurst      Size     `toml:"log_burst" comment:"How much may come at once above log_rate; 16KiB at least is let through."`
 	CDISpecDirs   []string `toml:"cdi_spec_dirs" comment:"Directories of the files that describe CDI devices; of two descriptions of a device that in the later directory counts."`
 	RDTConfig     string   `toml:"rdt_config" comment:"The file of goresctrl with the RDT classes (cache, memory bandwidth), which the annotation\nrdt.resources.beta.kubernetes.io/pod chooses from, among others. Empty is none: containers that want one are refused."`
+	CRIU          string   `toml:"criu" comment:"The program criu, for checkpoints, whose name must be just that. Empty: it is looked for in PATH when it is needed."`
 	BlockIOConfig string   `toml:"blockio_config" comment:"The same for block I/O: blockio.resources.beta.kubernetes.io/pod."`
 }
 

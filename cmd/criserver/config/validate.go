@@ -80,6 +80,9 @@ func (v *validator) oneOf(key, value string, allowed ...string) {
 }
 
 func (v *validator) runtime(r Runtime) {
+	if r.CRIU != "" && v.absolute("runtime.criu", r.CRIU) {
+		v.check(path.Base(r.CRIU) == "criu", "runtime.criu", "%q is not named criu: runtimes look for that name", r.CRIU)
+	}
 	for _, dir := range r.CDISpecDirs {
 		v.check(path.IsAbs(dir), "runtime.cdi_spec_dirs", "%q is not absolute", dir)
 	}

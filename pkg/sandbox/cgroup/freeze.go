@@ -42,14 +42,12 @@ func Freeze(ctx context.Context, path string) error {
 		if err := os.WriteFile(f.control, []byte(f.frozen), 0); err != nil {
 			return fmt.Errorf("freeze cgroup %s: %w", path, err)
 		}
-		state, err := os.ReadFile(f.state)
+		done, err := f.isFrozen()
 		if err != nil {
 			return errors.Join(fmt.Errorf("freeze cgroup %s: %w", path, err), Thaw(path))
 		}
-		for line := range strings.Lines(string(state)) {
-			if strings.TrimSpace(line) == f.done {
-				return nil
-			}
+		if done {
+			return nil
 		}
 		select {
 		case <-tick.C:
@@ -57,6 +55,27 @@ func Freeze(ctx context.Context, path string) error {
 			return errors.Join(fmt.Errorf("freeze cgroup %s: %w", path, context.Cause(ctx)), Thaw(path))
 		}
 	}
+}
+
+// Frozen tells whether all processes of a cgroup are stopped.
+func Frozen(path string) (bool, error) {
+	if err := check(path); err != nil {
+		return false, err
+	}
+	return freezerOf(path).isFrozen()
+}
+
+func (f freezer) isFrozen() (bool, error) {
+	state, err := os.ReadFile(f.state)
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(state)) {
+		if strings.TrimSpace(line) == f.done {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // Thaw lets the processes of a cgroup go on. A cgroup that is gone is no error.

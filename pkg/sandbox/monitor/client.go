@@ -81,6 +81,34 @@ func (c *Client) ReopenLog(ctx context.Context, id string) error {
 	return c.call(ctx, MethodReopen, IDRequest{ID: id}, nil)
 }
 
+// Restore makes a container that has no process before Start, which makes those of a dump.
+func (c *Client) Restore(ctx context.Context, r RestoreRequest) error {
+	return c.call(ctx, MethodRestore, r, nil)
+}
+
+// partLimit is how long the end of a dump that was given up is waited for.
+const partLimit = 30 * time.Second
+
+// Dump writes down the state of a container's processes. It also returns after the end of ctx only once nobody works on the
+// container and its files any more. ErrNotRunning.
+func (c *Client) Dump(ctx context.Context, r DumpRequest) error {
+	conn, err := c.send(ctx, MethodDump, r)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { // half of a hang-up cancels the call too
+		_ = conn.SetReadDeadline(time.Now().Add(partLimit))
+		_ = conn.CloseWrite()
+	})()
+	if err := receive(ctx, conn, nil); err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
 // Delete kills what is left of a container and forgets it: processes, cgroup, runtime state. It is idempotent, and
 // works for a container whose own monitor died (then bundle must name its directory).
 func (c *Client) Delete(ctx context.Context, id, bundle string) error {

@@ -56,6 +56,8 @@ const (
 	MethodExec     Method = "exec"
 	MethodAttach   Method = "attach"
 	MethodReopen   Method = "reopen"
+	MethodDump     Method = "dump"
+	MethodRestore  Method = "restore"
 	MethodDelete   Method = "delete"
 	MethodWatch    Method = "watch"
 	MethodShutdown Method = "shutdown"
@@ -106,6 +108,20 @@ type CreateRequest struct {
 // CreateResponse is the answer to a CreateRequest.
 type CreateResponse struct {
 	PID int `json:"pid"`
+}
+
+// RestoreRequest asks for a container that has no process before it is started: Start makes those of a dump. It is no part of
+// CreateRequest, of which an older crimonitor would leave it out.
+type RestoreRequest struct {
+	CreateRequest
+	From runtime.Images `json:"from"`
+}
+
+// DumpRequest has the state of the processes of a running container written down. They go on, also if the client hangs up, which
+// gives the dump up.
+type DumpRequest struct {
+	ID string         `json:"id"`
+	To runtime.Images `json:"to"`
 }
 
 // IDRequest names the container of Start, Reopen and Delete. Bundle is used by Delete only, for a container that
@@ -179,7 +195,7 @@ const (
 type State struct {
 	ID    string `json:"id"`
 	Phase Phase  `json:"phase"`
-	// PID of the init process on the host; it stays after the exit.
+	// PID of the init process on the host; it stays after the exit. 0 before the start of a container that is restored.
 	PID int `json:"pid"`
 	// StartedAt is when the workload was let go.
 	StartedAt time.Time `json:"started_at,omitzero"`

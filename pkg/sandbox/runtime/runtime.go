@@ -54,6 +54,27 @@ type Runtime interface {
 	Delete(ctx context.Context, id, bundle string) error
 }
 
+// Checkpointer is a Runtime that can write down the processes of a container, and make processes of what was written down.
+// CRIU does the work (https://criu.org).
+type Checkpointer interface {
+	// Checkpoint writes the state of the processes of a running container into images, which then go on. When ctx ends it is
+	// given up: the processes go on, thawed if they were frozen before, and the images are of no use.
+	Checkpoint(ctx context.Context, id string, to Images) error
+	// Restore makes a container of bundle whose processes go on from images: Create and Start in one. The PID is on the host.
+	Restore(ctx context.Context, id, bundle string, from Images, io Stdio) (pid int, err error)
+}
+
+// Images are the files of a checkpoint, and the programs that make and read them. All paths are absolute.
+type Images struct {
+	// Dir has the state of processes, Work the log (dump.log, restore.log) and the statistics. Both are there.
+	Dir  string `json:"dir"`
+	Work string `json:"work"`
+	// CRIU is the program criu. Its base name is "criu": runtimes look for that in PATH.
+	CRIU string `json:"criu"`
+	// Helper is the program that calls it for the built-in runtime, see package criu.
+	Helper string `json:"helper,omitempty"`
+}
+
 // Command is an OCI runtime that is a program of its own, with the command line of runc.
 type Command struct {
 	// Path is the program. Root is the directory for its state (--root), which nobody else uses.

@@ -39,6 +39,8 @@ type container struct {
 	io        stdio
 	stdinOnce bool
 	losses    losses
+	// restore is what a container that has no process yet is to be restored from; ops guards it.
+	restore *restore
 
 	mu    sync.Mutex
 	state monitor.State
@@ -74,7 +76,8 @@ func (c *container) acquire(ctx context.Context) error {
 
 func (c *container) release() { <-c.ops }
 
-func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.CreateResponse, error) {
+// create makes a container; with from one that is restored when it is started.
+func (s *Server) create(ctx context.Context, p monitor.CreateRequest, from *runtime.Images) (*monitor.CreateResponse, error) {
 	log, err := crilog.Open(p.LogPath)
 	if err != nil {
 		return nil, err
@@ -92,7 +95,7 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.
 	}
 	s.containers[p.ID] = c
 	s.mu.Unlock()
-	pid, err := s.make(ctx, c, p)
+	pid, err := s.make(ctx, c, p, from)
 	if err != nil {
 		s.mu.Lock()
 		delete(s.containers, p.ID)
@@ -104,12 +107,17 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest) (*monitor.
 }
 
 // make gives a container its runtime and launches it. On error nothing is left.
-func (s *Server) make(ctx context.Context, c *container, p monitor.CreateRequest) (int, error) {
+func (s *Server) make(ctx context.Context, c *container, p monitor.CreateRequest, from *runtime.Images) (int, error) {
 	var err error
 	if c.runtime, err = s.runtimes.Assign(p.ID, p.Bundle, p.Runtime); err != nil {
 		return 0, err
 	}
-	pid, err := s.launch(ctx, c, p)
+	var pid int
+	if from != nil {
+		err = s.prepareRestore(c, p, *from)
+	} else {
+		pid, err = s.launch(ctx, c, p)
+	}
 	if err != nil {
 		return 0, errors.Join(err, c.runtime.Delete(context.WithoutCancel(ctx), p.ID, p.Bundle))
 	}
@@ -130,6 +138,11 @@ func (s *Server) launch(ctx context.Context, c *container, p monitor.CreateReque
 	if err != nil {
 		return 0, err
 	}
+	return pid, s.adopt(ctx, c, pid, io, container, monitor.State{ID: c.id, Phase: monitor.PhaseCreated, PID: pid})
+}
+
+// adopt takes a new init process as a container's, whose state becomes st, and starts to read its streams and to await its end.
+func (s *Server) adopt(ctx context.Context, c *container, pid int, io stdio, container theirs, st monitor.State) error {
 	s.children.own(pid)
 	proc, err := openProcess(pid)
 	if err == nil {
@@ -138,18 +151,18 @@ func (s *Server) launch(ctx context.Context, c *container, p monitor.CreateReque
 	if err != nil {
 		// Without a pidfd the exit would go unseen.
 		_ = unix.Kill(pid, unix.SIGKILL)
-		return 0, errors.Join(err, s.children.reap(pid))
+		return errors.Join(err, s.children.reap(pid))
 	}
 	c.mu.Lock()
 	c.io = io
-	c.state = monitor.State{ID: c.id, Phase: monitor.PhaseCreated, PID: pid}
+	c.state = st
 	c.proc = proc
 	c.mu.Unlock()
 	c.pumpAll(func() { s.changed(c.id) })
 	s.changed(c.id)
 	s.watchOOM(c)
 	go s.await(c, proc)
-	return pid, nil
+	return nil
 }
 
 // closeStreams ends the reading of what still has another end.
@@ -170,6 +183,13 @@ func (s *Server) start(ctx context.Context, id string) (*monitor.State, error) {
 	defer c.release()
 	if st := c.snapshot(); st.Phase != monitor.PhaseCreated {
 		return nil, fmt.Errorf("container %s is %s, not created: %w", id, st.Phase, monitor.ErrNotRunning)
+	}
+	if c.restore != nil {
+		if err := s.startRestored(ctx, c); err != nil {
+			return nil, err
+		}
+		st := c.snapshot()
+		return &st, nil
 	}
 	at := time.Now() // before: a program that has started it may end later than a short workload
 	if err := c.runtime.Start(ctx, id); err != nil {
@@ -268,6 +288,9 @@ func (s *Server) signal(ctx context.Context, p monitor.SignalRequest) error {
 	c.mu.Lock()
 	phase, proc := c.state.Phase, c.proc
 	c.mu.Unlock()
+	if proc == nil && phase == monitor.PhaseCreated && p.Signal == int(unix.SIGKILL) {
+		return s.giveUp(ctx, c)
+	}
 	if phase == monitor.PhaseExited || proc == nil {
 		return fmt.Errorf("container %s: %w", p.ID, monitor.ErrNotRunning)
 	}
@@ -316,6 +339,7 @@ func (s *Server) delete(ctx context.Context, p monitor.IDRequest) error {
 	if err := c.runtime.Delete(ctx, p.ID, p.Bundle); err != nil {
 		return err
 	}
+	c.endRestore()
 	c.closeStreams()
 	s.mu.Lock()
 	known := s.containers[p.ID] == c

@@ -148,7 +148,9 @@ func (s *Server) dispatch(ctx context.Context, req monitor.Request, files []*os.
 	case monitor.MethodShutdown:
 		return nil, s.shutdown()
 	case monitor.MethodCreate:
-		return with(req, func(p monitor.CreateRequest) (any, error) { return s.create(ctx, p) })
+		return with(req, func(p monitor.CreateRequest) (any, error) { return s.create(ctx, p, nil) })
+	case monitor.MethodRestore:
+		return with(req, func(p monitor.RestoreRequest) (any, error) { return s.create(ctx, p.CreateRequest, &p.From) })
 	case monitor.MethodStart:
 		return with(req, func(p monitor.IDRequest) (any, error) { return s.start(ctx, p.ID) })
 	case monitor.MethodSignal:
@@ -157,6 +159,8 @@ func (s *Server) dispatch(ctx context.Context, req monitor.Request, files []*os.
 		return with(req, func(p monitor.ExecRequest) (any, error) { return s.exec(ctx, p, files) })
 	case monitor.MethodReopen:
 		return with(req, func(p monitor.IDRequest) (any, error) { return nil, s.reopen(p.ID) })
+	case monitor.MethodDump:
+		return with(req, func(p monitor.DumpRequest) (any, error) { return nil, s.dump(ctx, p) })
 	case monitor.MethodDelete:
 		return with(req, func(p monitor.IDRequest) (any, error) { return nil, s.delete(ctx, p) })
 	}

@@ -22,43 +22,67 @@ import (
 // defaultPath is where runtimes look for programs of theirs when this process has no PATH.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// run executes one operation of the runtime and waits for its end. Without files in stdio it reads nothing, and what it prints
-// belongs to its messages. The error has the runtime's own words.
+// call is one execution of the runtime's program. Without files in stdio it reads nothing, and what it prints belongs to its
+// messages.
+type call struct {
+	*exec.Cmd
+	what     string
+	messages *os.File
+}
+
+func (r *Runtime) command(ctx context.Context, stdio runtime.Stdio, operation string, args ...string) (*call, error) {
+	messages, err := os.CreateTemp(r.dir, "messages-")
+	if err != nil {
+		return nil, fmt.Errorf("call OCI runtime: %w", err)
+	}
+	c := &call{what: fmt.Sprintf("OCI runtime %s, %s", r.Command.Path, operation), messages: messages}
+	// The runtime opens the file too, and must not be written over.
+	if _, err := unix.FcntlInt(messages.Fd(), unix.F_SETFL, unix.O_APPEND); err != nil {
+		c.close()
+		return nil, fmt.Errorf("call OCI runtime: %w", err)
+	}
+	options := []string{"--root", r.Command.Root, "--log", messages.Name(), "--log-format", "json"}
+	c.Cmd = exec.CommandContext(ctx, r.Command.Path, slices.Concat(options, r.Command.Args, []string{operation}, args)...)
+	c.Dir = "/"
+	c.Env = append([]string{"PATH=" + cmp.Or(os.Getenv("PATH"), defaultPath)}, r.Command.Env...)
+	c.Stdin, c.Stdout, c.Stderr = stdio.Streams()
+	c.Stdout, c.Stderr = cmp.Or[io.Writer](c.Stdout, messages), cmp.Or[io.Writer](c.Stderr, messages)
+	return c, nil
+}
+
+func (c *call) close() {
+	_ = c.messages.Close()
+	_ = os.Remove(c.messages.Name())
+}
+
+// failure makes of what came of the execution an error that has the runtime's own words.
+func (c *call) failure(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", c.what, context.Cause(ctx))
+	}
+	if said := lastWords(c.messages.Name()); said != "" {
+		return fmt.Errorf("%s: %s", c.what, said)
+	}
+	return fmt.Errorf("%s: %w", c.what, err)
+}
+
+// run executes one operation of the runtime and waits for its end.
 func (r *Runtime) run(ctx context.Context, limit time.Duration, stdio runtime.Stdio, operation string, args ...string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit,
 		fmt.Errorf("it has not ended in %s: %w", limit, context.DeadlineExceeded))
 	defer cancel()
-	messages, err := os.CreateTemp(r.dir, "messages-")
+	c, err := r.command(ctx, stdio, operation, args...)
 	if err != nil {
-		return fmt.Errorf("call OCI runtime: %w", err)
+		return err
 	}
-	defer os.Remove(messages.Name())
-	defer messages.Close()
-	// The runtime opens the file too, and must not be written over.
-	if _, err := unix.FcntlInt(messages.Fd(), unix.F_SETFL, unix.O_APPEND); err != nil {
-		return fmt.Errorf("call OCI runtime: %w", err)
-	}
-	options := []string{"--root", r.Command.Root, "--log", messages.Name(), "--log-format", "json"}
-	cmd := exec.CommandContext(ctx, r.Command.Path, slices.Concat(options, r.Command.Args, []string{operation}, args)...)
-	cmd.Dir = "/"
-	cmd.Env = append([]string{"PATH=" + cmp.Or(os.Getenv("PATH"), defaultPath)}, r.Command.Env...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.Streams()
-	cmd.Stdout, cmd.Stderr = cmp.Or[io.Writer](cmd.Stdout, messages), cmp.Or[io.Writer](cmd.Stderr, messages)
+	defer c.close()
 	// With its helpers. What has become of a container has a session of its own.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	err = cmd.Run()
-	if err == nil {
-		return nil
-	}
-	what := fmt.Sprintf("OCI runtime %s, %s", r.Command.Path, operation)
-	if ctx.Err() != nil {
-		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
-	}
-	if said := lastWords(messages.Name()); said != "" {
-		return fmt.Errorf("%s: %s", what, said)
-	}
-	return fmt.Errorf("%s: %w", what, err)
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.Cancel = func() error { return unix.Kill(-c.Process.Pid, unix.SIGKILL) }
+	return c.failure(ctx, c.Run())
 }
 
 // maxMessages is how much of a runtime's messages is read, from the end.

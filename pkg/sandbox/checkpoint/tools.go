@@ -1,0 +1,80 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/sandbox/runtime"
+)
+
+// ErrNoCRIU says that the program criu is not there.
+var ErrNoCRIU = errors.New("checkpoints need criu")
+
+// Tools are what checkpoints are made of and restored with.
+type Tools struct {
+	// Root is the directory where checkpoints are made, and where those wait that are to be restored. It is on a disk, since they
+	// are as large as the memory of the processes.
+	Root string
+	// CRIU is the path of criu; "" has it looked for in PATH. Helper is the program of package criu.
+	CRIU, Helper string
+	// WriteLayer writes the tar of what is in the writable layer of a snapshot.
+	WriteLayer func(ctx context.Context, key string, w io.Writer) error
+}
+
+// Images are criu's images and log in a directory of a checkpoint. ErrNoCRIU.
+func (t Tools) Images(d Dir) (runtime.Images, error) {
+	images := runtime.Images{Dir: d.Images(), Work: string(d), CRIU: t.CRIU, Helper: t.Helper}
+	var err error
+	if images.CRIU == "" {
+		if images.CRIU, err = exec.LookPath("criu"); err == nil {
+			images.CRIU, err = filepath.Abs(images.CRIU)
+		}
+	} else {
+		_, err = exec.LookPath(images.CRIU)
+	}
+	if err != nil {
+		return images, fmt.Errorf("%w, see runtime.criu in the configuration: %w", ErrNoCRIU, err)
+	}
+	return images, nil
+}
+
+// Prepare makes Root, and finds what an earlier process has left there of checkpoints that it was making, for Sweep.
+func (t Tools) Prepare() ([]Dir, error) {
+	if t.Root == "" {
+		return nil, nil
+	}
+	if err := errors.Join(os.MkdirAll(t.Root, 0o700), os.Chmod(t.Root, 0o700)); err != nil {
+		return nil, fmt.Errorf("make directory of checkpoints: %w", err)
+	}
+	names, err := filepath.Glob(filepath.Join(t.Root, "dump-*"))
+	var stale []Dir
+	for _, name := range names {
+		stale = append(stale, Dir(name))
+	}
+	return stale, err
+}
+
+// sweepPause is between two tries: criu may still work on what a process has left that has died.
+const sweepPause = time.Second
+
+// Sweep removes directories, and tries again until ctx ends.
+func Sweep(ctx context.Context, stale []Dir) {
+	for _, dir := range stale {
+		for err := dir.Remove(); err != nil; err = dir.Remove() {
+			logrus.WithError(err).Debug("what a checkpoint has left that was cut off is removed later")
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(sweepPause):
+			}
+		}
+	}
+}

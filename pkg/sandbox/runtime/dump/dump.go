@@ -1,0 +1,127 @@
+// Package dump runs the programs that checkpoint and restore containers: what they have in common is criu below them, which must
+// be ended with care, since it holds the processes of a container in its hands.
+package dump
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/runtime"
+)
+
+// Logs of criu in Images.Work.
+const (
+	DumpLog    = "dump.log"
+	RestoreLog = "restore.log"
+)
+
+// Result is what the helper of the built-in runtime answers, as JSON, on ResultFD; see package criu.
+type Result struct {
+	// PID is the init of a restored container.
+	PID int `json:"pid,omitempty"`
+	// Error is why it has failed.
+	Error string `json:"error,omitempty"`
+}
+
+// Descriptors of the helper beside the standard ones: the answer, and the socket for a restored terminal.
+const (
+	ResultFD  = 3
+	ConsoleFD = 4
+)
+
+const (
+	// partGrace is how long criu has to let go of the processes when it is given up. Killed while it makes a process execute
+	// system calls for it, it would leave that process broken.
+	partGrace = 10 * time.Second
+	partPoll  = 10 * time.Millisecond
+)
+
+// defaultPath is where programs are looked for when this process has no PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Path is the variable PATH by which a program finds criu.
+func Path(images runtime.Images) string {
+	return "PATH=" + filepath.Dir(images.CRIU) + ":" + cmp.Or(os.Getenv("PATH"), defaultPath)
+}
+
+// Run executes a program that calls criu, in a process group of its own, and waits for both. cmd is of ctx (exec.CommandContext):
+// when that ends the program is killed, and criu, which finds nobody at the other end of its socket then, is given time to part
+// from the container by itself.
+func Run(ctx context.Context, cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	err := cmd.Run()
+	if ctx.Err() == nil || cmd.Process == nil {
+		return err
+	}
+	part(cmd.Process.Pid)
+	return context.Cause(ctx)
+}
+
+// part waits until a process group is empty, and kills what is left of it after partGrace.
+func part(group int) {
+	for end := time.Now().Add(partGrace); unix.Kill(-group, 0) == nil; time.Sleep(partPoll) {
+		reap(group)
+		if time.Now().After(end) {
+			_ = unix.Kill(-group, unix.SIGKILL)
+			end = end.Add(partGrace)
+		}
+	}
+}
+
+// reap takes the orphans of a process group: they are children of this process, as a subreaper, and stay members until they are
+// reaped.
+func reap(group int) {
+	for {
+		if pid, err := unix.Wait4(-group, nil, unix.WNOHANG, nil); err != nil || pid <= 0 {
+			return
+		}
+	}
+}
+
+// maxReason is how much of criu's log is told of.
+const maxReason = 3
+
+// Reason is why criu has failed, in its own words: the first errors of its log, "" if there are none. What comes after the first
+// ones is mostly what became of them.
+func Reason(log string) string {
+	f, err := os.Open(log)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	var reasons []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() && len(reasons) < maxReason {
+		// (00.015381) Error (criu/sk-inet.c:196): inet: Connected TCP socket, consider using --tcp-established option.
+		_, text, found := strings.Cut(lines.Text(), "Error (")
+		if !found {
+			continue
+		}
+		if _, said, ok := strings.Cut(text, "): "); ok {
+			text = said
+		}
+		reasons = append(reasons, strings.TrimSuffix(strings.TrimSpace(text), "."))
+	}
+	return strings.Join(reasons, "; ")
+}
+
+// Explain adds criu's reason to an error.
+func Explain(err error, log string) error {
+	if err == nil {
+		return nil
+	}
+	if reason := Reason(log); reason != "" {
+		return fmt.Errorf("%w: criu says: %s", err, reason)
+	}
+	return err
+}

@@ -1,0 +1,67 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/cgroups"
+
+	"criserver/pkg/sandbox/runtime"
+	"criserver/pkg/sandbox/runtime/dump"
+	"criserver/pkg/sandbox/runtime/group"
+)
+
+// Checkpoint implements runtime.Checkpointer. Which options the program knows for it is its own affair: these are runc's, which crun
+// has too.
+func (r *Runtime) Checkpoint(ctx context.Context, id string, to runtime.Images) error {
+	err := r.runWithCRIU(ctx, to, runtime.Stdio{}, "checkpoint", "--image-path", to.Dir, "--work-path", to.Work,
+		"--leave-running", "--file-locks", id)
+	if err == nil {
+		return nil
+	}
+	err = dump.Explain(err, filepath.Join(to.Work, dump.DumpLog))
+	if ctx.Err() == nil {
+		return err
+	}
+	// Whoever has frozen the container may not be there any more.
+	m, cerr := r.cgroup()
+	if cerr == nil {
+		cerr = m.Freeze(cgroups.Thawed)
+	}
+	return errors.Join(err, cerr)
+}
+
+// Restore implements runtime.Checkpointer. The cgroups are this runtime's: what an archive says of them is not followed.
+func (r *Runtime) Restore(ctx context.Context, id, bundle string, from runtime.Images, io runtime.Stdio) (int, error) {
+	spec, err := group.ReadSpec(bundle)
+	if err != nil {
+		return 0, err
+	}
+	if spec.Process != nil && spec.Process.Terminal {
+		return 0, errors.New("a terminal is not supported with OCI runtimes beside the built-in one")
+	}
+	if err := os.MkdirAll(r.Command.Root, 0o711); err != nil {
+		return 0, fmt.Errorf("make the OCI runtime's directory: %w", err)
+	}
+	pidFile := filepath.Join(r.dir, "pid")
+	err = r.runWithCRIU(ctx, from, io, "restore", "--image-path", from.Dir, "--work-path", from.Work, "--bundle", bundle,
+		"--manage-cgroups-mode", "ignore", "--file-locks", "--pid-file", pidFile, "--detach", id)
+	if err != nil {
+		return 0, dump.Explain(err, filepath.Join(from.Work, dump.RestoreLog))
+	}
+	return readPID(pidFile)
+}
+
+// runWithCRIU is run for an operation that calls criu: it is not bounded but by ctx.
+func (r *Runtime) runWithCRIU(ctx context.Context, images runtime.Images, io runtime.Stdio, operation string, args ...string) error {
+	c, err := r.command(ctx, io, operation, args...)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	c.Env = append(c.Env, dump.Path(images)) // the last one of a name counts
+	return c.failure(ctx, dump.Run(ctx, c.Cmd))
+}
