@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"criserver/cmd/criserver/config"
+	"criserver/pkg/checkpoints"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/handler"
@@ -57,6 +58,7 @@ func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
 	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
 		return err
 	}
+	d.checkpoints = &checkpoints.Service{Pods: d.pods, Images: d.images, Tools: pods.Checkpoints, FromImages: c.Runtime.RestoreImages}
 	connect, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
 	d.pods.Start(connect)

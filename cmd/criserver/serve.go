@@ -15,6 +15,7 @@ import (
 
 	"criserver/cmd/criserver/config"
 	"criserver/pkg/admin"
+	"criserver/pkg/checkpoints"
 	"criserver/pkg/cni"
 	"criserver/pkg/cri"
 	"criserver/pkg/cri/streaming"
@@ -123,6 +124,7 @@ type daemon struct {
 	cgroupDriver             driver.Kind
 	pods                     *sandbox.Service
 	plugins                  plugins
+	checkpoints              *checkpoints.Service
 	streams                  *streaming.Client
 	streamsCgroup            string
 }
@@ -193,6 +195,7 @@ func (d *daemon) openNetwork(ctx context.Context, c *config.Config) error {
 func (d *daemon) backends() cri.Backends {
 	return cri.Backends{
 		Pods: d.pods, Containers: d.pods, Commands: d.pods, Images: d.images, Streams: d.streams,
+		Checkpoints:  d.checkpoints,
 		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready, SetPodCIDRs: d.network.SetPodCIDRs, Handlers: d.handlers.List,
 		CgroupDriver: d.cgroupDriver,
 		Version:      version,

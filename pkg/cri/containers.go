@@ -5,9 +5,11 @@ import (
 	"math"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/sandbox"
+	"criserver/pkg/sandbox/checkpoint"
 )
 
 func (s *runtimeService) CreateContainer(ctx context.Context, r *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
@@ -15,9 +17,13 @@ func (s *runtimeService) CreateContainer(ctx context.Context, r *runtimeapi.Crea
 	if err != nil {
 		return nil, err
 	}
-	img, err := s.b.Images.Ready(ctx, r.GetConfig().GetImage().GetImage())
+	img, dir, err := s.b.Checkpoints.Find(ctx, r.GetConfig().GetImage().GetImage())
 	if err != nil {
 		return nil, err
+	}
+	if dir != "" {
+		config.Checkpoint = string(dir)
+		defer func() { dropCheckpoint(ctx, dir) }()
 	}
 	if img.Artifact {
 		return nil, invalid("image", "%s is an artifact: it has files to be mounted, no root file system", r.GetConfig().GetImage().GetImage())
@@ -30,6 +36,21 @@ func (s *runtimeService) CreateContainer(ctx context.Context, r *runtimeapi.Crea
 		return nil, err
 	}
 	return &runtimeapi.CreateContainerResponse{ContainerId: id}, nil
+}
+
+// dropCheckpoint removes a checkpoint that nobody has taken. The creation of the container goes on without a caller who has gone, and
+// may take it yet.
+func dropCheckpoint(ctx context.Context, dir checkpoint.Dir) {
+	remove := func() {
+		if err := dir.Remove(); err != nil {
+			logrus.WithError(err).Warn("a checkpoint that is not used stays on the disk until the next start")
+		}
+	}
+	if ctx.Err() != nil {
+		time.AfterFunc(sandbox.CreateContainerLimit, remove)
+		return
+	}
+	remove()
 }
 
 func (s *runtimeService) StartContainer(ctx context.Context, r *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
@@ -131,7 +152,7 @@ func (s *runtimeService) CheckpointContainer(ctx context.Context, r *runtimeapi.
 		return nil, invalid("timeout", "%d is negative", r.GetTimeout())
 	}
 	timeout := time.Duration(min(r.GetTimeout(), maxCheckpoint)) * time.Second
-	if err := s.b.Containers.CheckpointContainer(ctx, r.GetContainerId(), r.GetLocation(), timeout); err != nil {
+	if err := s.b.Checkpoints.CheckpointContainer(ctx, r.GetContainerId(), r.GetLocation(), timeout); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.CheckpointContainerResponse{}, nil

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
 
+	"criserver/pkg/checkpoints"
 	"criserver/pkg/cni"
 	"criserver/pkg/cri/streaming"
 	"criserver/pkg/imagesvc"
@@ -17,6 +18,7 @@ import (
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/cgroup/limit"
+	"criserver/pkg/sandbox/checkpoint"
 	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
@@ -62,6 +64,8 @@ var codeTable = []struct {
 	{qosclass.ErrClass, codes.InvalidArgument},
 	{errInvalid, codes.InvalidArgument},
 	{errUnsupported, codes.InvalidArgument},
+	{checkpoint.ErrInvalid, codes.InvalidArgument},
+	{checkpoints.ErrForbidden, codes.PermissionDenied},
 	{sandbox.ErrExists, codes.AlreadyExists},
 	{limit.ErrInUse, codes.FailedPrecondition},
 	{limit.ErrRefused, codes.InvalidArgument},

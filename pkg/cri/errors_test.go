@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
 
+	"criserver/pkg/checkpoints"
 	"criserver/pkg/cni"
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/opfile"
@@ -21,6 +22,7 @@ import (
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/cgroup/limit"
+	"criserver/pkg/sandbox/checkpoint"
 	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
@@ -50,6 +52,8 @@ func TestToStatus(t *testing.T) {
 		{sandbox.ErrNotFound, codes.NotFound},
 		{sandbox.ErrState, codes.FailedPrecondition},
 		{sandbox.ErrExists, codes.AlreadyExists},
+		{checkpoint.ErrInvalid, codes.InvalidArgument},
+		{checkpoints.ErrForbidden, codes.PermissionDenied},
 		{limit.ErrInUse, codes.FailedPrecondition},
 		{limit.ErrRefused, codes.InvalidArgument},
 		{sandbox.ErrAmbiguous, codes.InvalidArgument},

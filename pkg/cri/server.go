@@ -17,6 +17,7 @@ import (
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/cgroup/driver"
+	"criserver/pkg/sandbox/checkpoint"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
@@ -45,7 +46,6 @@ type Containers interface {
 	UpdateContainer(ctx context.Context, id string, change spec.Resources) error
 	Container(id string) (sandbox.ContainerStatus, error)
 	Containers() []sandbox.ContainerStatus
-	CheckpointContainer(ctx context.Context, id, location string, timeout time.Duration) error
 }
 
 // Commands acts on running containers; see sandbox.Service for the contracts.
@@ -73,13 +73,21 @@ type Images interface {
 	Progress(ref string) []imagesvc.Progress
 }
 
+// Checkpoints makes checkpoints, and finds the image of a container and the checkpoint that it is restored from; see
+// checkpoints.Service for the contracts.
+type Checkpoints interface {
+	CheckpointContainer(ctx context.Context, id, location string, timeout time.Duration) error
+	Find(ctx context.Context, name string) (imagesvc.Image, checkpoint.Dir, error)
+}
+
 // Backends is what the server calls.
 type Backends struct {
-	Pods       Pods
-	Containers Containers
-	Commands   Commands
-	Images     Images
-	Streams    Streams
+	Pods        Pods
+	Containers  Containers
+	Commands    Commands
+	Images      Images
+	Streams     Streams
+	Checkpoints Checkpoints
 	// RuntimeReady and NetworkReady tell why the runtime or the network cannot serve pods, nil if they can.
 	RuntimeReady, NetworkReady func() error
 	// SetPodCIDRs tells the network which addresses pods are to have; see cni.Network for the contract.

@@ -45,6 +45,11 @@ func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodSt
 	if err != nil {
 		return u, err
 	}
+	if st.Config.Checkpoint != "" {
+		if u, err = s.adaptRestored(st, out); err != nil {
+			return u, err
+		}
+	}
 	return u, s.bundles.WriteSpec(st.ID, out)
 }
 

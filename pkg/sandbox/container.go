@@ -32,7 +32,7 @@ func (s *Service) CreateContainer(ctx context.Context, podID string, c want.Cont
 		return "", err
 	}
 	key := ledger.ContainerKey{PodID: st.ID, Name: c.Name, Attempt: c.Attempt}
-	return s.containerFlights.Do(ctx, key, createContainerLimit, func(ctx context.Context) (string, error) {
+	return s.containerFlights.Do(ctx, key, CreateContainerLimit, func(ctx context.Context) (string, error) {
 		if old := s.ledger.ContainerByKey(key); old != nil {
 			have := s.ledger.ContainerStatus(old)
 			if have.Phase != ContainerCreated {
@@ -95,7 +95,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 	}
 	viewer := bundle.Viewer{Pod: s.spaces.Spec(pod), MountLabel: labels.Mount}
 	flight.Stage(ctx, "its root file system is being mounted")
-	if err := s.bundles.Make(ctx, st.ID, viewer, img.Layers); err != nil {
+	if err := s.bundles.Make(ctx, st.ID, viewer, img.Layers, s.fillRestored(ctx, st)); err != nil {
 		return err
 	}
 	volumes, err := s.bundles.MountVolumes(ctx, st.ID, viewer, st.Config.Volumes)
@@ -113,7 +113,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		}
 	}
 	flight.Stage(ctx, "crimonitor sets it up")
-	pid, err := s.monitor.Create(ctx, monitor.CreateRequest{
+	pid, err := s.createInit(ctx, st, monitor.CreateRequest{
 		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Runtime: h.Command, Cgroup: s.ledger.ContainerStatus(c).CgroupPath,
 		Stdin: st.Config.Stdin, StdinOnce: st.Config.StdinOnce,
 		LogRate: s.config.LogRate, LogBurst: s.config.LogBurst,
@@ -162,7 +162,7 @@ func (s *Service) StartContainer(ctx context.Context, id string) error {
 	if err := s.ledger.SaveContainer(ctx, c); err != nil {
 		return err
 	}
-	return s.plugins.ContainerEvent(ctx, plugin.ContainerStarted, s.ledger.ContainerStatus(c))
+	return errors.Join(s.plugins.ContainerEvent(ctx, plugin.ContainerStarted, s.ledger.ContainerStatus(c)), s.config.Checkpoints.Remove(st.ID))
 }
 
 // startFailed kills a container that could not be started and tells why in its status.
@@ -228,7 +228,7 @@ func (s *Service) destroyParts(ctx context.Context, id string) error {
 	if err := s.cleanContainer(ctx, id); err != nil {
 		return err
 	}
-	return s.bundles.Remove(ctx, id)
+	return errors.Join(s.bundles.Remove(ctx, id), s.config.Checkpoints.Remove(id))
 }
 
 // cleanContainer releases what only a running container needs: processes, cgroup, runtime state, the mounts of its root and

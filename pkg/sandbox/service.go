@@ -81,7 +81,7 @@ type Service struct {
 	plugins plugin.Plugins
 	monitor *monitor.Client
 	ledger  *ledger.Ledger
-	// stale are checkpoints that the last daemon was making.
+	// stale is what the last daemon has left of checkpoints.
 	stale []checkpoint.Dir
 	// hostPaths finds what containers mount.
 	hostPaths hostpath.Resolver
@@ -101,7 +101,7 @@ type Service struct {
 // Limits of operations that run detached from their callers.
 const (
 	runPodLimit          = 4 * time.Minute // the kubelet waits two request timeouts, 4 min
-	createContainerLimit = 4 * time.Minute
+	CreateContainerLimit = 4 * time.Minute
 	cleanupLimit         = 2 * time.Minute
 	killLimit            = 30 * time.Second
 )
@@ -131,7 +131,10 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snaps
 			return nil, fmt.Errorf("make state directory: %w", err)
 		}
 	}
-	svc.stale, err = c.Checkpoints.Prepare()
+	svc.stale, err = c.Checkpoints.Prepare(func(id string) bool {
+		_, err := known.Container(id)
+		return err == nil
+	})
 	return svc, err
 }
 

@@ -150,6 +150,15 @@ type Trees interface {
 	Restage(ctx context.Context, chain []digest.Digest) (Stage, error)
 }
 
+// Filler is implemented by a driver whose writable layers can begin with content: with what a container had written that is made
+// again elsewhere.
+type Filler interface {
+	// Fill calls unpack with the directory of a snapshot's writable layer, in the form of Stage.Dir, which is not mounted. Of the
+	// directories that unpack names, relative to dir, the attributes are then made those of the layers below, see Inheritor.
+	// ErrNotFound: there is no writable snapshot of that key.
+	Fill(ctx context.Context, key string, unpack func(dir string) (implied []string, err error)) error
+}
+
 // Layers is the part of a driver that the image service uses.
 type Layers interface {
 	// Stage starts the layer chain[len(chain)-1], whose lower layers are chain[:len(chain)-1], lowest first.

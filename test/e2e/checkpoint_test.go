@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -238,4 +239,351 @@ func TestCheckpointTimeout(t *testing.T) {
 	if names, _ := filepath.Glob(filepath.Join(dir, "*")); len(names) != 0 {
 		t.Errorf("left: %v", names)
 	}
+}
+
+// TestRestore restores a counter twice, the second time what the first restore has become, in pods of their own.
+func TestRestore(t *testing.T) {
+	needCRIU(t)
+	programs := handlerPrograms(t)
+	delete(programs, "runsc")
+	n := newNode(t, handlerConfig(programs))
+	programs["builtin"] = ""
+	for handler := range programs {
+		t.Run(handler, func(t *testing.T) {
+			pod := n.podConfig()
+			podID, err := n.runPodWith(handler, pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := n.run(podID, pod, shell("counter", counter))
+			for i := range 2 {
+				n.counts(id)
+				archive := filepath.Join(t.TempDir(), "checkpoint.tar")
+				n.checkpoint(id, archive)
+				before := n.counted(id)
+				if _, err := n.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: podID}); err != nil {
+					t.Fatal(err)
+				}
+				pod = n.podConfig()
+				if podID, err = n.runPodWith(handler, pod); err != nil {
+					t.Fatal(err)
+				}
+				id = n.restore(podID, pod, archive)
+				n.checkRestored(id, before)
+				if out, _ := n.exec(id, "cat /proc/1/cmdline /etc/issue; ls /etc/group; touch /again; ls /again*"); !strings.Contains(out, "changed") ||
+					!strings.Contains(out, "/etc/group: No such file") || !strings.Contains(out, "/again") {
+					t.Errorf("restore %d has other files: %s", i, out)
+				}
+			}
+			if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 1}); err != nil {
+				t.Fatal(err)
+			}
+			if st := n.status(id); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 137 || st.StartedAt == 0 {
+				t.Errorf("after its stop the restored container is %v", st)
+			}
+			if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+// restored is a container whose image is a checkpoint.
+func restored(image string, change ...func(*runtimeapi.ContainerConfig)) *runtimeapi.ContainerConfig {
+	return shell("counter", "not executed", append(change, func(c *runtimeapi.ContainerConfig) { c.Image.Image = image })...)
+}
+
+// restore creates and starts a container from a checkpoint.
+func (n *node) restore(podID string, pod *runtimeapi.PodSandboxConfig, image string, change ...func(*runtimeapi.ContainerConfig)) string {
+	n.t.Helper()
+	resp, err := n.CreateContainer(n.t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: podID, Config: restored(image, change...), SandboxConfig: pod})
+	if err != nil {
+		n.t.Fatalf("create: %v\n%s", err, n.log())
+	}
+	if st := n.status(resp.ContainerId); st.State != runtimeapi.ContainerState_CONTAINER_CREATED {
+		n.t.Errorf("it is %s, want created", st.State)
+	}
+	if _, err := n.StartContainer(n.t.Context(), &runtimeapi.StartContainerRequest{ContainerId: resp.ContainerId}); err != nil {
+		n.t.Fatalf("start: %v\n%s", err, n.log())
+	}
+	return resp.ContainerId
+}
+
+// checkRestored looks whether a counter goes on where one was checkpointed that had printed before by then or shortly after.
+func (n *node) checkRestored(id string, before []int) {
+	n.t.Helper()
+	n.counts(id)
+	if first := n.counted(id)[0]; first < before[0]+2 || first > before[len(before)-1]+1 {
+		n.t.Errorf("it goes on with %d, after a checkpoint at %d at most", first, before[len(before)-1])
+	}
+}
+
+// TestWrongRestores has a row for each checkpoint that cannot be restored.
+func TestWrongRestores(t *testing.T) {
+	needCRIU(t)
+	n := newNode(t)
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	id := n.run(podID, pod, shell("counter", counter))
+	dir := t.TempDir()
+	good := filepath.Join(dir, "good.tar")
+	n.counts(id)
+	n.checkpoint(id, good)
+	change := func(name, script string) string {
+		t.Helper()
+		archive := filepath.Join(dir, name+".tar")
+		tool(t, "sh", "-c", `mkdir "$0" && tar xf "$1" -C "$0" && cd "$0" && `+script+` && tar cf "$2" *`, filepath.Join(dir, name), good, archive)
+		return archive
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	garbage := filepath.Join(dir, "garbage")
+	if err := os.WriteFile(garbage, bytes.Repeat([]byte("garbage "), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	create := func(image string, change ...func(*runtimeapi.ContainerConfig)) func(context.Context, *node) error {
+		return func(ctx context.Context, n *node) error {
+			return refusal(n.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
+				PodSandboxId: podID, Config: restored(image, append(change, func(c *runtimeapi.ContainerConfig) { c.Metadata.Name = "wrong" })...), SandboxConfig: pod,
+			}))
+		}
+	}
+	checkWrong(t, n, map[string]wrong{
+		"no file":        {create("/no/such.tar"), codes.NotFound, "/no/such.tar"},
+		"directory":      {create(dir), codes.InvalidArgument, dir},
+		"fifo":           {create(filepath.Join(dir, "fifo")), codes.InvalidArgument, "regular file"},
+		"garbage":        {create(garbage), codes.InvalidArgument, garbage},
+		"no config":      {create(change("noconfig", "rm config.dump")), codes.InvalidArgument, "config.dump"},
+		"bad config":     {create(change("badconfig", "echo '{' >config.dump")), codes.InvalidArgument, "config.dump"},
+		"no spec":        {create(change("nospec", "rm spec.dump")), codes.InvalidArgument, "spec.dump"},
+		"link":           {create(change("link", "ln -sf /etc/shadow checkpoint/pages-1.img")), codes.InvalidArgument, "pages-1.img"},
+		"directory link": {create(change("dirlink", "rm -r checkpoint && ln -s /etc checkpoint")), codes.InvalidArgument, "checkpoint"},
+		"hostile layer":  {create(change("hostile", "tar cPf rootfs-diff.tar --transform 's,.*,../../hostile,' spec.dump")), codes.InvalidArgument, "../../hostile"},
+		"other image": {create(change("image", `sed -i 's/"rootfsImageRef": ".*"/"rootfsImageRef": "registry.example\/gone:1"/' config.dump`)),
+			codes.NotFound, "pull the image"},
+		"terminal": {create(good, func(c *runtimeapi.ContainerConfig) { c.Tty = true }), codes.InvalidArgument, "tty"},
+		"mount": {create(good, func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{HostPath: "/etc", ContainerPath: "/host"}}
+		}), codes.InvalidArgument, "/host"},
+	})
+	if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+
+	// criu refuses what is not whole.
+	_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{
+		PodSandboxId: podID, Config: restored(change("pages", "rm checkpoint/pages-*")), SandboxConfig: pod,
+	})
+	if status.Code(err) != codes.AlreadyExists { // the counter's own name and attempt
+		t.Errorf("err = %v, want AlreadyExists", err)
+	}
+	resp, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{
+		PodSandboxId: podID, SandboxConfig: pod,
+		Config: restored(filepath.Join(dir, "pages.tar"), func(c *runtimeapi.ContainerConfig) { c.Metadata.Attempt = 1 }),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: resp.ContainerId})
+	if err == nil || !strings.Contains(err.Error(), "criu says") || !strings.Contains(err.Error(), "pages") {
+		t.Errorf("start without pages: %v", err)
+	}
+	if st := n.status(resp.ContainerId); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.Reason != "StartError" ||
+		!strings.Contains(st.Message, "pages") {
+		t.Errorf("it is %v", st)
+	}
+	n.counts(id)
+}
+
+// TestRestoreLife stops a container that waits to be restored, has the daemon die between its creation and its start, and restores
+// with a terminal.
+func TestRestoreLife(t *testing.T) {
+	needCRIU(t)
+	n := newNode(t)
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	terminal := func(c *runtimeapi.ContainerConfig) { c.Tty = true }
+	id := n.run(podID, pod, shell("counter", counter, terminal))
+	archive := filepath.Join(t.TempDir(), "checkpoint.tar")
+	lines := func(id string) int { return len(logLines(t, n.status(id).LogPath)) }
+	eventually(t, "the counter counts", func() bool { return lines(id) > 3 })
+	n.checkpoint(id, archive)
+	if _, err := n.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	attempt := uint32(0)
+	create := func() string {
+		attempt++
+		resp, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{
+			PodSandboxId: podID, SandboxConfig: pod,
+			Config: restored(archive, terminal, func(c *runtimeapi.ContainerConfig) { c.Metadata.Attempt = attempt }),
+		})
+		if err != nil {
+			t.Fatalf("create: %v\n%s", err, n.log())
+		}
+		return resp.ContainerId
+	}
+	stopped := create()
+	if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: stopped, Timeout: 10}); err != nil {
+		t.Fatal(err)
+	}
+	if st := n.status(stopped); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 137 {
+		t.Errorf("a container that was not restored is %v after its stop", st)
+	}
+	later := create()
+	n.kill()
+	n.start()
+	if st := n.status(later); st.State != runtimeapi.ContainerState_CONTAINER_CREATED {
+		t.Errorf("after the daemon's death it is %v", st)
+	}
+	had := lines(later)
+	if _, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: later}); err != nil {
+		t.Fatalf("start: %v\n%s", err, n.log())
+	}
+	eventually(t, "the restored counter counts", func() bool { return lines(later) > had+3 })
+	if out, code := n.exec(later, "tty </proc/1/fd/1; kill -0 1"); code != 0 {
+		t.Errorf("the terminal is %s", out)
+	}
+	// Removed without a stop, one that runs and one that waits.
+	for _, id := range []string{later, create()} {
+		if _, err := n.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 1 { // the one that was stopped
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestRestoreCutOff has the daemon die while containers are restored: they run then, or are undone.
+func TestRestoreCutOff(t *testing.T) {
+	needCRIU(t)
+	n := newNode(t)
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	id := n.run(podID, pod, shell("counter", counter))
+	n.counts(id)
+	archive := filepath.Join(t.TempDir(), "checkpoint.tar")
+	n.checkpoint(id, archive)
+	const seed = 20261126
+	rng := rand.New(rand.NewPCG(seed, seed))
+	t.Logf("seed %d", seed)
+	for i := range uint32(12) {
+		config := restored(archive, func(c *runtimeapi.ContainerConfig) { c.Metadata.Attempt = i + 1; c.LogPath = strconv.Itoa(int(i)) })
+		go func() {
+			resp, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: podID, Config: config, SandboxConfig: pod})
+			if err == nil {
+				_, _ = n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: resp.ContainerId})
+			}
+		}()
+		time.Sleep(time.Duration(rng.Int64N(int64(250 * time.Millisecond))))
+		n.kill()
+		n.start()
+	}
+	list, err := n.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	states := map[string]int{}
+	for _, c := range list.Containers {
+		states[c.State.String()]++
+		if c.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			n.counts(c.Id)
+		}
+		if _, err := n.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: c.Id}); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	}
+	t.Logf("at the end: %v", states)
+	eventually(t, "nothing is left", func() bool {
+		left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*"))
+		return len(left) == 0
+	})
+}
+
+// TestRestoreImage restores from images that buildah has made of an archive, if that is allowed.
+func TestRestoreImage(t *testing.T) {
+	needCRIU(t)
+	n := newStoppedNode(t)
+	if err := os.Mkdir(filepath.Join(n.dir, "config.d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n.serve()
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	id := n.run(podID, pod, shell("counter", counter))
+	b := builder{t, t.TempDir()}
+	n.counts(id)
+	n.checkpoint(id, filepath.Join(b.dir, "checkpoint.tar"))
+	before := n.counted(id)
+	image := func(name string, annotation ...string) string {
+		t.Helper()
+		b.build(name, "FROM scratch\nADD checkpoint.tar /\n", annotation...)
+		b.buildah("push", "--tls-verify=false", name, "docker://"+registryAddr+"/restore/"+name+":v1")
+		n.pull("docker.io/restore/" + name + ":v1")
+		return "docker.io/restore/" + name + ":v1"
+	}
+	crio := image("crio", "--annotation", "io.kubernetes.cri-o.annotations.checkpoint.name=counter")
+	ours := image("ours", "--annotation", "org.criu.checkpoint.container.name=counter")
+	none := image("none")
+	create := func(image string) func(context.Context, *node) error {
+		return func(ctx context.Context, n *node) error {
+			return refusal(n.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: podID, Config: restored(image), SandboxConfig: pod}))
+		}
+	}
+	checkWrong(t, n, map[string]wrong{"not allowed": {create(crio), codes.PermissionDenied, "runtime.restore_images"}})
+	if _, err := n.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	n.writeFile("config.d/restore.toml", "[runtime]\nrestore_images = true\n")
+	n.kill()
+	n.start()
+	for i, image := range []string{crio, ours} {
+		id := n.restore(podID, pod, image, func(c *runtimeapi.ContainerConfig) {
+			c.Metadata.Attempt, c.LogPath = uint32(i+1), image[len(image)-4:]
+		})
+		n.checkRestored(id, before)
+		st, err := n.images.ImageStatus(t.Context(), &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: busyboxImage}})
+		if got := n.status(id); err != nil || got.ImageId != st.Image.Id {
+			t.Errorf("its image is %s, want that of the container, %s, %v", got.ImageId, st.GetImage().GetId(), err)
+		}
+	}
+	// An image of the same files that does not say that it is a checkpoint is an image.
+	if err := create(none)(t.Context(), n); err == nil {
+		if _, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{}); err == nil {
+			t.Error("an image of files was started")
+		}
+	}
+}
+
+// TestRestoreMounts looks whether what the node mounts after a restore comes into the container, where it did before.
+func TestRestoreMounts(t *testing.T) {
+	needCRIU(t)
+	n := newNode(t)
+	dir := t.TempDir()
+	tool(t, "mount", "-t", "tmpfs", "shared", dir)
+	t.Cleanup(func() { _ = exec.Command("umount", "-l", dir).Run() })
+	tool(t, "mount", "--make-shared", dir)
+	mounts := func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/host", Propagation: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER}}
+	}
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	id := n.run(podID, pod, shell("counter", counter, mounts))
+	n.counts(id)
+	archive := filepath.Join(t.TempDir(), "checkpoint.tar")
+	n.checkpoint(id, archive)
+	id = n.restore(podID, pod, archive, mounts, func(c *runtimeapi.ContainerConfig) { c.Metadata.Attempt, c.LogPath = 1, "restored.log" })
+	if err := os.Mkdir(filepath.Join(dir, "later"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "mount", "-t", "tmpfs", "later", filepath.Join(dir, "later"))
+	if out, _ := n.exec(id, "grep ' /host/later ' /proc/mounts"); !strings.HasPrefix(out, "later ") {
+		t.Errorf("the container sees %q", out)
+	}
+	if _, err := n.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "umount", filepath.Join(dir, "later"))
 }

@@ -88,6 +88,7 @@ type Runtime struct {
 	CDISpecDirs   []string `toml:"cdi_spec_dirs" comment:"Directories of the files that describe CDI devices; of two descriptions of a device that in the later directory counts."`
 	RDTConfig     string   `toml:"rdt_config" comment:"The file of goresctrl with the RDT classes (cache, memory bandwidth), which the annotation\nrdt.resources.beta.kubernetes.io/pod chooses from, among others. Empty is none: containers that want one are refused."`
 	CRIU          string   `toml:"criu" comment:"The program criu, for checkpoints, whose name must be just that. Empty: it is looked for in PATH when it is needed."`
+	RestoreImages bool     `toml:"restore_images" comment:"Whether containers may be restored from images that are checkpoints. Such an image says itself who its processes are and what they\nmay do, and criu, which is root, does what it says: allow it only where all who can choose an image may be root on the node."`
 	BlockIOConfig string   `toml:"blockio_config" comment:"The same for block I/O: blockio.resources.beta.kubernetes.io/pod."`
 }
 

@@ -54,11 +54,17 @@ type Viewer struct {
 	MountLabel string
 }
 
-// Make makes the bundle of a container, with its root file system mounted.
-func (s *Store) Make(ctx context.Context, id string, v Viewer, layers []digest.Digest) error {
+// Make makes the bundle of a container, with its root file system mounted. fill, if not nil, is called before that, for what the
+// container has written already.
+func (s *Store) Make(ctx context.Context, id string, v Viewer, layers []digest.Digest, fill func() error) error {
 	mounts, err := s.Snapshots.Prepare(ctx, id, layers)
 	if err != nil {
 		return fmt.Errorf("prepare snapshot: %w", err)
+	}
+	if fill != nil {
+		if err := fill(); err != nil {
+			return err
+		}
 	}
 	if err := idmap.Mkdir(s.Dir(id), v.Pod.Users); err != nil {
 		return fmt.Errorf("make bundle: %w", err)

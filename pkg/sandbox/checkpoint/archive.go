@@ -40,24 +40,36 @@ type Dir string
 // Images is where criu's images go.
 func (d Dir) Images() string { return filepath.Join(string(d), ImagesDir) }
 
-// partialFile names, in a Dir, a file that is being written elsewhere.
-const partialFile = "partial"
+// note is a file beside the directory, in which there may be whatever a stranger's archive has. It names a file that is being
+// written elsewhere.
+func (d Dir) note() string { return string(d) + noteSuffix }
+
+const noteSuffix = ".partial"
 
 // MakeDir makes the directory of a checkpoint below root, which only root may enter.
 func MakeDir(root string) (Dir, error) {
-	dir, err := os.MkdirTemp(root, "dump-")
-	if err == nil {
-		err = os.Mkdir(Dir(dir).Images(), 0o700)
-	}
+	dir, err := StageDir(root)
 	if err != nil {
-		return "", errors.Join(fmt.Errorf("make directory for a checkpoint: %w", err), os.RemoveAll(dir))
+		return "", err
+	}
+	if err := os.Mkdir(dir.Images(), 0o700); err != nil {
+		return "", errors.Join(fmt.Errorf("make directory for a checkpoint: %w", err), dir.Remove())
+	}
+	return dir, nil
+}
+
+// StageDir makes an empty directory below root, for the files of a checkpoint that is to be restored.
+func StageDir(root string) (Dir, error) {
+	dir, err := os.MkdirTemp(root, "dump-")
+	if err != nil {
+		return "", fmt.Errorf("make directory for a checkpoint: %w", err)
 	}
 	return Dir(dir), nil
 }
 
-// Remove removes the directory, and what is named there as being written elsewhere. It is idempotent.
+// Remove removes the directory, and what was being written elsewhere. It is idempotent.
 func (d Dir) Remove() error {
-	name, err := os.ReadFile(filepath.Join(string(d), partialFile))
+	name, err := os.ReadFile(d.note())
 	if err == nil {
 		err = os.Remove(string(name))
 	}
@@ -66,6 +78,9 @@ func (d Dir) Remove() error {
 	}
 	if err == nil {
 		err = os.RemoveAll(string(d))
+	}
+	if err == nil {
+		err = os.RemoveAll(d.note())
 	}
 	if err != nil {
 		return fmt.Errorf("remove directory of a checkpoint: %w", err)
@@ -110,7 +125,7 @@ func (d Dir) Pack(ctx context.Context, location string) (err error) {
 		return fmt.Errorf("write archive %s: %w", location, fs.ErrExist)
 	}
 	partial := location + ".partial"
-	if err := os.WriteFile(filepath.Join(string(d), partialFile), []byte(partial), 0o600); err != nil {
+	if err := os.WriteFile(d.note(), []byte(partial), 0o600); err != nil {
 		return fmt.Errorf("write archive %s: %w", location, err)
 	}
 	f, err := os.OpenFile(partial, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -142,7 +157,7 @@ func (d Dir) writeTar(ctx context.Context, w io.Writer) error {
 			return err
 		}
 		name, err := filepath.Rel(string(d), path)
-		if err != nil || name == "." || name == partialFile {
+		if err != nil || name == "." {
 			return err
 		}
 		return addFile(ctx, out, path, name, entry)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -25,9 +26,12 @@ type Tools struct {
 	Root string
 	// CRIU is the path of criu; "" has it looked for in PATH. Helper is the program of package criu.
 	CRIU, Helper string
-	// WriteLayer writes the tar of what is in the writable layer of a snapshot.
-	WriteLayer func(ctx context.Context, key string, w io.Writer) error
+	// FillLayer unpacks the tar of a layer into the writable layer of a snapshot.
+	FillLayer func(ctx context.Context, key string, r io.Reader) error
 }
+
+// Of is the directory of the checkpoint that a container is to be restored from.
+func (t Tools) Of(id string) Dir { return Dir(filepath.Join(t.Root, id)) }
 
 // Images are criu's images and log in a directory of a checkpoint. ErrNoCRIU.
 func (t Tools) Images(d Dir) (runtime.Images, error) {
@@ -46,18 +50,29 @@ func (t Tools) Images(d Dir) (runtime.Images, error) {
 	return images, nil
 }
 
-// Prepare makes Root, and finds what an earlier process has left there of checkpoints that it was making, for Sweep.
-func (t Tools) Prepare() ([]Dir, error) {
+// Remove removes the checkpoint of a container that was restored, or is not to be any more. It is idempotent.
+func (t Tools) Remove(id string) error {
+	if t.Root == "" {
+		return nil
+	}
+	return t.Of(id).Remove()
+}
+
+// Prepare makes Root, and finds what an earlier process has left there: of checkpoints that it was making, and of containers that
+// are not known. It is for Sweep.
+func (t Tools) Prepare(known func(id string) bool) ([]Dir, error) {
 	if t.Root == "" {
 		return nil, nil
 	}
 	if err := errors.Join(os.MkdirAll(t.Root, 0o700), os.Chmod(t.Root, 0o700)); err != nil {
 		return nil, fmt.Errorf("make directory of checkpoints: %w", err)
 	}
-	names, err := filepath.Glob(filepath.Join(t.Root, "dump-*"))
+	entries, err := os.ReadDir(t.Root)
 	var stale []Dir
-	for _, name := range names {
-		stale = append(stale, Dir(name))
+	for _, entry := range entries {
+		if name := strings.TrimSuffix(entry.Name(), noteSuffix); !known(name) {
+			stale = append(stale, t.Of(name))
+		}
 	}
 	return stale, err
 }

@@ -94,6 +94,8 @@ type Container struct {
 	// CDIDevices are names of CDI devices, such as "vendor.com/gpu=0".
 	CDIDevices []string `json:",omitempty"`
 	User       user.Want
+	// Checkpoint is the directory of a checkpoint that the container is restored from, which becomes the service's; "" for none.
+	Checkpoint string `json:",omitempty"`
 	// StopSignal is a name such as "SIGQUIT"; "" takes the image's, or else SIGTERM.
 	StopSignal string
 }

@@ -29,13 +29,22 @@ func (s *Snapshotter) inherit(ctx context.Context, layers []layerRecord) ([]inhe
 	if len(layers) < 2 || !slices.ContainsFunc(layers, func(l layerRecord) bool { return len(l.Implied) > 0 }) {
 		return nil, nil
 	}
+	return inheritance(ctx, s.trees(layers))
+}
+
+func (s *Snapshotter) trees(layers []layerRecord) []tree {
 	trees := make([]tree, len(layers))
 	for i, l := range layers {
 		trees[i] = newTree(filepath.Join(s.layerPath(l.DiffID), layerTree), l.Implied)
 	}
+	return trees
+}
+
+// inheritance is what inherit finds in trees, the uppermost first.
+func inheritance(ctx context.Context, trees []tree) ([]inheritedDir, error) {
 	examples := map[string]string{}
-	for _, l := range layers {
-		for _, name := range l.Implied {
+	for _, t := range trees {
+		for name := range t.implied {
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
@@ -135,7 +144,7 @@ func (t tree) find(name string) (path string, ends bool, err error) {
 	return path, ends, nil
 }
 
-// copyTo makes the directory below upper. The parents exist.
+// copyTo makes the directory below upper, unless it is there, look like the example. The parents exist.
 func (d inheritedDir) copyTo(upper string) error {
 	info, err := os.Lstat(d.example)
 	if err != nil {
@@ -143,7 +152,7 @@ func (d inheritedDir) copyTo(upper string) error {
 	}
 	st := info.Sys().(*syscall.Stat_t)
 	path := filepath.Join(upper, d.name)
-	if err := unix.Mkdir(path, 0o700); err != nil {
+	if err := unix.Mkdir(path, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make directory %s: %w", path, err)
 	}
 	if err := unix.Lchown(path, int(st.Uid), int(st.Gid)); err != nil {

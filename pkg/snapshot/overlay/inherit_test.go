@@ -9,6 +9,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/snapshot"
 )
 
 // make returns a writer of directories with a mode and an owner.
@@ -111,5 +113,47 @@ func TestInheritDoesNotLeakBetweenImages(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantLook(t, mountAt(t, mounts), "etc", look{test.want, 0})
+	}
+}
+
+// TestFill begins a writable layer with content, whose implied directories look like those below it.
+func TestFill(t *testing.T) {
+	s, _ := open(t, t.TempDir(), Options{})
+	base := commit(t, s, "base", func(root string) error {
+		return errors.Join(directories(0o1777, 0, "tmp")(root), directories(0o750, 7, "a", "a/b", "over")(root),
+			os.WriteFile(filepath.Join(root, "deleted"), nil, 0o600))
+	})
+	mounts, err := s.Prepare(t.Context(), "rw", []digest.Digest{base})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Fill(t.Context(), "rw", func(upper string) ([]string, error) {
+		return []string{"tmp", "a/b", "new"}, errors.Join(directories(0o755, 0, "tmp", "new")(upper),
+			directories(0o700, 9, "a", "over")(upper), directories(0o755, 0, "a/b")(upper),
+			os.WriteFile(filepath.Join(upper, "tmp/file"), nil, 0o600), unix.Mknod(filepath.Join(upper, "deleted"), unix.S_IFCHR, 0))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := mountAt(t, mounts)
+	for name, want := range map[string]look{
+		"tmp":      {0o1777, 0},
+		"tmp/file": {0o600, 0},
+		"a":        {0o700, 9}, // has an entry
+		"a/b":      {0o750, 7},
+		"over":     {0o700, 9},
+		"new":      {0o755, 0},
+	} {
+		wantLook(t, root, name, want)
+	}
+	if _, err := os.Lstat(filepath.Join(root, "deleted")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was deleted: %v", err)
+	}
+	failure := errors.New("no")
+	if err := s.Fill(t.Context(), "rw", func(string) ([]string, error) { return nil, failure }); !errors.Is(err, failure) {
+		t.Errorf("err = %v", err)
+	}
+	if err := s.Fill(t.Context(), "no", func(string) ([]string, error) { return nil, nil }); !errors.Is(err, snapshot.ErrNotFound) {
+		t.Errorf("of no snapshot: %v", err)
 	}
 }

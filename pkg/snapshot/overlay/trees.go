@@ -41,6 +41,39 @@ func (s *Snapshotter) Upper(_ context.Context, key string) (string, error) {
 	return filepath.Join(s.snapshotPath(key), upperDir), nil
 }
 
+// Fill implements snapshot.Filler.
+func (s *Snapshotter) Fill(ctx context.Context, key string, unpack func(dir string) (implied []string, err error)) error {
+	release, err := s.claims.Acquire(ctx, snapshotsDir+"/"+key)
+	if err != nil {
+		return fmt.Errorf("fill snapshot %s: %w", key, err)
+	}
+	defer release()
+	upper, err := s.Upper(ctx, key)
+	if err != nil {
+		return fmt.Errorf("fill: %w", err)
+	}
+	s.mu.Lock()
+	layers, err := s.visible(s.snapshots[key].Layers)
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("fill snapshot %s: %w", key, err)
+	}
+	implied, err := unpack(upper)
+	if err != nil {
+		return err
+	}
+	inherited, err := inheritance(ctx, append([]tree{newTree(upper, implied)}, s.trees(layers)...))
+	if err != nil {
+		return fmt.Errorf("fill snapshot %s: %w", key, err)
+	}
+	for _, dir := range inherited {
+		if err := dir.copyTo(upper); err != nil {
+			return fmt.Errorf("fill snapshot %s: %w", key, err)
+		}
+	}
+	return nil
+}
+
 // Restage implements snapshot.Trees.
 func (s *Snapshotter) Restage(_ context.Context, chain []digest.Digest) (snapshot.Stage, error) {
 	diffID, err := topOf(chain)

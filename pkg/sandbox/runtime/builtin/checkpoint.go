@@ -74,6 +74,9 @@ func (r *Runtime) help(ctx context.Context, images runtime.Images, stdio runtime
 	cmd.Dir, cmd.Env = "/", []string{dump.Path(images)}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.Streams()
 	cmd.ExtraFiles = []*os.File{theirs}
+	if operation == "restore" {
+		cmd.SysProcAttr = dump.OwnMounts()
+	}
 	if stdio.Console != nil {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, stdio.Console)
 		cmd.Args = append(cmd.Args, "--terminal")

@@ -22,7 +22,18 @@ import (
 
 // Run is the program: "dump" or "restore", and options. What comes of it goes to the descriptor dump.ResultFD, since the three
 // standard ones are those of a restored container.
+//
+// A third operation, "exec", is for a program that restores by itself: it is executed with its arguments in the mount namespace of
+// dump.OwnMounts.
 func Run(args []string) {
+	if len(args) > 1 && args[0] == "exec" {
+		err := dump.Slave()
+		if err == nil {
+			err = unix.Exec(args[1], args[1:], os.Environ())
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	unix.CloseOnExec(dump.ResultFD)
 	unix.CloseOnExec(dump.ConsoleFD)
 	result := os.NewFile(dump.ResultFD, "result")
@@ -73,6 +84,9 @@ func dumpContainer(root, id string, opts *libcontainer.CriuOpts) error {
 
 // restoreContainer has criu make the container's init, which becomes the child of crimonitor when this process ends.
 func restoreContainer(root, id, configFile string, terminal bool, opts *libcontainer.CriuOpts) (int, error) {
+	if err := dump.Slave(); err != nil {
+		return 0, err
+	}
 	data, err := os.ReadFile(configFile)
 	if err != nil {
 		return 0, err

@@ -54,11 +54,26 @@ func Path(images runtime.Images) string {
 	return "PATH=" + filepath.Dir(images.CRIU) + ":" + cmp.Or(os.Getenv("PATH"), defaultPath)
 }
 
+// OwnMounts gives a program a mount namespace of its own, which it must call Slave in first: what it mounts for a restore, on the
+// root file system of the container among others, goes with it, also if it is killed.
+func OwnMounts() *syscall.SysProcAttr { return &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS} }
+
+// Slave keeps what is mounted in this mount namespace to itself. What others mount comes in, and on to the restored container.
+func Slave() error {
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("keep mounts from the other namespaces: %w", err)
+	}
+	return nil
+}
+
 // Run executes a program that calls criu, in a process group of its own, and waits for both. cmd is of ctx (exec.CommandContext):
 // when that ends the program is killed, and criu, which finds nobody at the other end of its socket then, is given time to part
 // from the container by itself.
 func Run(ctx context.Context, cmd *exec.Cmd) error {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
 	err := cmd.Run()
 	if ctx.Err() == nil || cmd.Process == nil {
 		return err

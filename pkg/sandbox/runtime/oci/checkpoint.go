@@ -63,5 +63,9 @@ func (r *Runtime) runWithCRIU(ctx context.Context, images runtime.Images, io run
 	}
 	defer c.close()
 	c.Env = append(c.Env, dump.Path(images)) // the last one of a name counts
+	if operation == "restore" {
+		c.Args = append([]string{images.Helper, "criu", "exec"}, c.Args...)
+		c.Path, c.SysProcAttr = images.Helper, dump.OwnMounts()
+	}
 	return c.failure(ctx, dump.Run(ctx, c.Cmd))
 }

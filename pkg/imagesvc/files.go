@@ -1,0 +1,127 @@
+package imagesvc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/imagesvc/unpack"
+	"criserver/pkg/imagesvc/verify"
+	"criserver/pkg/snapshot"
+)
+
+// Annotations are those of the manifest that an image came with.
+func (s *Service) Annotations(img Image) (map[string]string, error) {
+	data, err := s.content.Read(img.Manifest)
+	if err != nil {
+		return nil, fmt.Errorf("manifest of image %s: %w", img.ID, err)
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return nil, fmt.Errorf("decode manifest of image %s: %w", img.ID, err)
+	}
+	return m.Annotations, nil
+}
+
+// FillLayer unpacks a tar of a layer into the writable layer of a snapshot that is not mounted. ErrInvalid, ErrNoSpace.
+func (s *Service) FillLayer(ctx context.Context, key string, r io.Reader) error {
+	filler, ok := s.layers.(snapshot.Filler)
+	if !ok {
+		return errors.New("the storage driver cannot fill the writable layer of a container")
+	}
+	err := filler.Fill(ctx, key, func(dir string) ([]string, error) {
+		result, err := unpack.Apply(ctx, dir, r, s.config.Limits)
+		return result.Implied, err
+	})
+	return s.noSpace(ctx, invalid(err))
+}
+
+// UnpackFiles unpacks a tar, which may be compressed, into the empty directory dir. It may have files and directories only:
+// ErrInvalid, ErrNoSpace.
+func (s *Service) UnpackFiles(ctx context.Context, r io.Reader, dir string) error {
+	plain, err := unpack.Decompress(ctx, "", r, s.config.Limits)
+	if err != nil {
+		return invalid(err)
+	}
+	defer plain.Close()
+	if _, err = unpack.Apply(ctx, dir, plain, s.config.Limits); err != nil {
+		return s.noSpace(ctx, invalid(err))
+	}
+	return onlyFiles(dir)
+}
+
+// CopyFiles copies what is in the one layer of an image into the empty directory dir. It may be files and directories only:
+// ErrInvalid, ErrNoSpace.
+func (s *Service) CopyFiles(ctx context.Context, img Image, dir string) error {
+	trees, ok := s.layers.(snapshot.Trees)
+	if !ok {
+		return errors.New("the storage driver cannot give the files of a layer")
+	}
+	if len(img.DiffIDs) != 1 {
+		return fmt.Errorf("%w: image %s has %d layers, want one", ErrInvalid, img.ID, len(img.DiffIDs))
+	}
+	_, release, err := s.hold(ctx, img.ID.String())
+	if err != nil {
+		return err
+	}
+	defer release()
+	tree, _, err := trees.Tree(ctx, img.DiffIDs[0])
+	if err != nil {
+		return err
+	}
+	if err := onlyFiles(tree); err != nil {
+		return fmt.Errorf("image %s: %w", img.ID, err)
+	}
+	return s.noSpace(ctx, copyTree(ctx, tree, dir))
+}
+
+// onlyFiles refuses what is no file and no directory.
+func onlyFiles(dir string) error {
+	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() && !entry.Type().IsRegular() {
+			name, _ := filepath.Rel(dir, path)
+			err = fmt.Errorf("%w: %q is neither a file nor a directory", ErrInvalid, name)
+		}
+		return err
+	})
+}
+
+// copyTree copies files and directories, which nobody changes.
+func copyTree(ctx context.Context, from, to string) error {
+	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil || name == "." {
+			return err
+		}
+		if entry.IsDir() {
+			return os.Mkdir(filepath.Join(to, name), 0o700)
+		}
+		return copyFile(ctx, path, filepath.Join(to, name))
+	})
+}
+
+func copyFile(ctx context.Context, from, to string) (err error) {
+	in, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	_, err = io.Copy(out, verify.WithContext(ctx, in))
+	return err
+}

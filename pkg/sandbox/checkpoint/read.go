@@ -1,0 +1,155 @@
+package checkpoint
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+
+	metadata "github.com/checkpoint-restore/checkpointctl/lib"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// ErrInvalid says that something is no checkpoint that can be restored.
+var ErrInvalid = errors.New("invalid checkpoint")
+
+// Annotations of an image that make it a checkpoint: CRI-O's, and the one that checkpointctl writes.
+var Annotations = []string{"io.kubernetes.cri-o.annotations.checkpoint.name", metadata.CheckpointAnnotationName}
+
+// maxDescription is the size of the largest description that is read, in bytes.
+const maxDescription = 16 << 20
+
+// Config says what container the checkpoint is of. ErrInvalid.
+func (d Dir) Config() (Config, error) {
+	var c Config
+	err := d.read(metadata.ConfigDumpFile, &c)
+	if err == nil && c.RootfsImageRef == "" && c.RootfsImageName == "" && c.RootfsImage == "" {
+		err = fmt.Errorf("%w: %s names no image", ErrInvalid, metadata.ConfigDumpFile)
+	}
+	return c, err
+}
+
+// Spec is the specification that the container had. ErrInvalid.
+func (d Dir) Spec() (*specs.Spec, error) {
+	out := &specs.Spec{}
+	err := d.read(SpecFile, out)
+	if err == nil && out.Process == nil {
+		err = fmt.Errorf("%w: %s has no process", ErrInvalid, SpecFile)
+	}
+	return out, err
+}
+
+func (d Dir) read(name string, v any) error {
+	f, err := os.Open(filepath.Join(string(d), name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: it has no %s", ErrInvalid, name)
+	}
+	if err != nil {
+		return fmt.Errorf("read checkpoint: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxDescription+1))
+	if err != nil {
+		return fmt.Errorf("read checkpoint: %w", err)
+	}
+	if len(data) > maxDescription {
+		return fmt.Errorf("%w: %s has more than %d bytes", ErrInvalid, name, maxDescription)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
+	}
+	return nil
+}
+
+// EachLayer calls unpack with the tars of what the container had written and deleted, in the order in which they are to be
+// unpacked. ErrInvalid.
+func (d Dir) EachLayer(unpack func(tar io.Reader) error) error {
+	var deleted []string
+	if _, err := os.Lstat(filepath.Join(string(d), metadata.DeletedFilesFile)); err == nil {
+		if err := d.read(metadata.DeletedFilesFile, &deleted); err != nil {
+			return err
+		}
+	}
+	if len(deleted) > 0 {
+		whiteouts, err := whiteouts(deleted)
+		if err == nil {
+			err = unpack(whiteouts)
+		}
+		if err != nil {
+			return fmt.Errorf("delete what the container had deleted: %w", err)
+		}
+	}
+	f, err := os.Open(filepath.Join(string(d), LayerTar))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it had written nothing
+	}
+	if err != nil {
+		return fmt.Errorf("read checkpoint: %w", err)
+	}
+	defer f.Close()
+	if err := unpack(f); err != nil {
+		return fmt.Errorf("write what the container had written: %w", err)
+	}
+	return nil
+}
+
+// whiteouts is a layer that deletes files of those below (image-spec, layer.md).
+func whiteouts(deleted []string) (io.Reader, error) {
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	names := make([]string, len(deleted))
+	for i, name := range deleted {
+		names[i] = path.Clean("/" + name)[1:]
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if name == "" {
+			return nil, fmt.Errorf("%w: %s has an empty name", ErrInvalid, metadata.DeletedFilesFile)
+		}
+		dir, base := path.Split(name)
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: dir + ".wh." + base, Mode: 0o600}); err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, metadata.DeletedFilesFile, err)
+		}
+	}
+	return &out, w.Close()
+}
+
+// Adapt makes a new container's specification that of the container that is restored, where it is the checkpoint that decides.
+// wanted are the destinations of the mounts that were asked for. ErrInvalid: the container could not be what was asked for, or
+// not be restored.
+func (d Dir) Adapt(spec *specs.Spec, wanted []string) error {
+	had, err := d.Spec()
+	if err != nil {
+		return err
+	}
+	if had.Process.Terminal != spec.Process.Terminal {
+		return fmt.Errorf("%w: tty: the container had one: %t", ErrInvalid, had.Process.Terminal)
+	}
+	mounts := map[string]bool{}
+	for _, m := range spec.Mounts {
+		mounts[path.Clean(m.Destination)] = true
+	}
+	bound := map[string]bool{}
+	for _, m := range had.Mounts {
+		bound[path.Clean(m.Destination)] = true
+		if m.Type == "bind" && !mounts[path.Clean(m.Destination)] {
+			return fmt.Errorf("%w: mounts: the container had one at %s", ErrInvalid, m.Destination)
+		}
+	}
+	for _, destination := range wanted {
+		if !bound[path.Clean(destination)] {
+			return fmt.Errorf("%w: mounts: the container had none at %s", ErrInvalid, destination)
+		}
+	}
+	p := spec.Process
+	p.Args, p.Env, p.Cwd = had.Process.Args, had.Process.Env, had.Process.Cwd
+	p.User = had.Process.User
+	return nil
+}
