@@ -1,10 +1,13 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
+	"strconv"
 
 	"criserver/cmd/criserver/config"
 	"criserver/pkg/admin"
+	"criserver/pkg/cri"
 )
 
 // adminSocket is where the administrator's socket is.
@@ -20,5 +23,18 @@ func (d *daemon) adminBackends() admin.Backends {
 	return admin.Backends{
 		Images: d.images, Transfers: d.images, Archives: d.images, Committer: d.images, Checker: d.images,
 		Explainer: d.images, Containers: d.pods, Freezer: d.pods,
+	}
+}
+
+// backends are what the CRI's edge calls.
+func (d *daemon) backends() cri.Backends {
+	return cri.Backends{
+		Pods: d.pods, Containers: d.pods, Commands: d.pods, Images: d.images, Streams: d.streams,
+		Checkpoints:  d.checkpoints,
+		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready, Handlers: d.handlers.List,
+		Version: version,
+		Info: func() map[string]string {
+			return map[string]string{"config": strconv.Quote("criserver config default lists the keys"), "pid": strconv.Itoa(os.Getpid())}
+		},
 	}
 }

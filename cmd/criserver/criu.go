@@ -15,11 +15,8 @@ import (
 // daemon, and so of its version.
 func newCRIU() *cobra.Command {
 	return &cobra.Command{
-		Use:                "criu",
-		Short:              "Call criu for crimonitor",
-		Hidden:             true,
-		DisableFlagParsing: true,
-		Run:                func(_ *cobra.Command, args []string) { criu.Run(args) },
+		Use: "criu", Short: "Call criu for crimonitor", Hidden: true, DisableFlagParsing: true,
+		Run: func(_ *cobra.Command, args []string) { criu.Run(args) },
 	}
 }
 

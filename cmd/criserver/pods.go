@@ -58,7 +58,7 @@ func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
 	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
 		return err
 	}
-	d.checkpoints = &checkpoints.Service{Pods: d.pods, Images: d.images, Tools: pods.Checkpoints, FromImages: c.Runtime.RestoreImages}
+	d.checkpoints = &checkpoints.Service{Pods: d.pods, Runner: d.pods, Images: d.images, Tools: pods.Checkpoints, FromImages: c.Runtime.RestoreImages}
 	connect, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
 	d.pods.Start(connect)

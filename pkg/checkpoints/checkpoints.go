@@ -14,6 +14,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"criserver/pkg/claim"
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/checkpoint"
@@ -39,23 +40,35 @@ type Pods interface {
 	Specification(id string) ([]byte, error)
 }
 
+// Runner makes the pods that are restored; see sandbox.Service for the contracts.
+type Runner interface {
+	Pods() []sandbox.PodStatus
+	RunPod(ctx context.Context, c want.Pod) (string, error)
+	RemovePod(ctx context.Context, id string) error
+	CreateContainer(ctx context.Context, podID string, c want.Container, img want.Image) (string, error)
+}
+
 // Images is what is needed of the images; see imagesvc.Service for the contracts.
 type Images interface {
 	Ready(ctx context.Context, ref string) (imagesvc.Image, error)
 	Annotations(img imagesvc.Image) (map[string]string, error)
 	UnpackFiles(ctx context.Context, r io.Reader, dir string) error
 	CopyFiles(ctx context.Context, img imagesvc.Image, dir string) error
+	CopyTree(ctx context.Context, from, to string) error
 	WriteLayer(ctx context.Context, key string, w io.Writer) error
 }
 
 // Service makes and finds checkpoints. Its methods may be called at the same time.
 type Service struct {
 	Pods   Pods
+	Runner Runner
 	Images Images
 	Tools  checkpoint.Tools
 	// FromImages allows images to be checkpoints. Whoever can name an image can choose one then, and a checkpoint says itself what
 	// its processes may do.
 	FromImages bool
+
+	restoring claim.Claims // the pods that are being restored
 }
 
 // CheckpointContainer writes a running container into an archive at the absolute path location, where nothing may be: the state of

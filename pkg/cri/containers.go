@@ -143,17 +143,3 @@ func (s *runtimeService) ReopenContainerLog(ctx context.Context, r *runtimeapi.R
 	}
 	return &runtimeapi.ReopenContainerLogResponse{}, nil
 }
-
-// maxCheckpoint is the longest timeout in seconds; a time.Duration holds no more.
-const maxCheckpoint = maxGrace
-
-func (s *runtimeService) CheckpointContainer(ctx context.Context, r *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
-	if r.GetTimeout() < 0 {
-		return nil, invalid("timeout", "%d is negative", r.GetTimeout())
-	}
-	timeout := time.Duration(min(r.GetTimeout(), maxCheckpoint)) * time.Second
-	if err := s.b.Checkpoints.CheckpointContainer(ctx, r.GetContainerId(), r.GetLocation(), timeout); err != nil {
-		return nil, err
-	}
-	return &runtimeapi.CheckpointContainerResponse{}, nil
-}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"criserver/pkg/checkpoints"
 	"criserver/pkg/cri/streaming"
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/imagesvc/registry"
@@ -78,6 +79,8 @@ type Images interface {
 type Checkpoints interface {
 	CheckpointContainer(ctx context.Context, id, location string, timeout time.Duration) error
 	Find(ctx context.Context, name string) (imagesvc.Image, checkpoint.Dir, error)
+	CheckpointPod(ctx context.Context, podID, output string, containerIDs []string, options map[string]string) error
+	RestorePod(ctx context.Context, path string, pod want.Pod, containers []checkpoints.PodContainer, options map[string]string) (string, []string, error)
 }
 
 // Backends is what the server calls.

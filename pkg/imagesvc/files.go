@@ -77,10 +77,19 @@ func (s *Service) CopyFiles(ctx context.Context, img Image, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := onlyFiles(tree); err != nil {
+	if err := s.CopyTree(ctx, tree, dir); err != nil {
 		return fmt.Errorf("image %s: %w", img.ID, err)
 	}
-	return s.noSpace(ctx, copyTree(ctx, tree, dir))
+	return nil
+}
+
+// CopyTree copies what is below a directory, which nobody changes, into an empty one. It may be files and directories only:
+// ErrInvalid, ErrNoSpace.
+func (s *Service) CopyTree(ctx context.Context, from, to string) error {
+	if err := onlyFiles(from); err != nil {
+		return err
+	}
+	return s.noSpace(ctx, copyTree(ctx, from, to))
 }
 
 // onlyFiles refuses what is no file and no directory.

@@ -42,7 +42,7 @@ func (s *Service) adaptRestored(st ContainerStatus, out *specs.Spec) (spec.User,
 	for _, v := range st.Config.Volumes {
 		wanted = append(wanted, v.Destination)
 	}
-	if err := s.config.Checkpoints.Of(st.ID).Adapt(out, wanted); err != nil {
+	if err := s.config.Checkpoints.Of(st.ID).Adapt(out, wanted, st.Config.MustMatch); err != nil {
 		return spec.User{}, invalidCheckpoint(err)
 	}
 	u := out.Process.User

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -25,6 +27,17 @@ func needCRIU(t *testing.T) {
 	if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
 		t.Skipf("criu check: %v\n%s", err, out)
 	}
+}
+
+// criuPrograms are the OCI runtimes that checkpoint with criu.
+func criuPrograms(t *testing.T) map[string]string {
+	t.Helper()
+	programs := handlerPrograms(t)
+	delete(programs, "runsc")
+	if out, _ := exec.Command("crun", "--version").Output(); !bytes.Contains(out, []byte("+CRIU")) {
+		delete(programs, "crun") // built without
+	}
+	return programs
 }
 
 // counter counts in its memory, and prints and writes down where it is.
@@ -61,8 +74,7 @@ func (n *node) counts(id string) {
 
 func TestCheckpointContainer(t *testing.T) {
 	needCRIU(t)
-	programs := handlerPrograms(t)
-	delete(programs, "runsc") // has no criu
+	programs := criuPrograms(t)
 	n := newNode(t, handlerConfig(programs))
 	programs["builtin"] = ""
 	for handler := range programs {
@@ -244,8 +256,7 @@ func TestCheckpointTimeout(t *testing.T) {
 // TestRestore restores a counter twice, the second time what the first restore has become, in pods of their own.
 func TestRestore(t *testing.T) {
 	needCRIU(t)
-	programs := handlerPrograms(t)
-	delete(programs, "runsc")
+	programs := criuPrograms(t)
 	n := newNode(t, handlerConfig(programs))
 	programs["builtin"] = ""
 	for handler := range programs {
@@ -270,6 +281,7 @@ func TestRestore(t *testing.T) {
 				}
 				id = n.restore(podID, pod, archive)
 				n.checkRestored(id, before)
+				n.checkCgroup(id)
 				if out, _ := n.exec(id, "cat /proc/1/cmdline /etc/issue; ls /etc/group; touch /again; ls /again*"); !strings.Contains(out, "changed") ||
 					!strings.Contains(out, "/etc/group: No such file") || !strings.Contains(out, "/again") {
 					t.Errorf("restore %d has other files: %s", i, out)
@@ -285,6 +297,16 @@ func TestRestore(t *testing.T) {
 				t.Errorf("left: %v", left)
 			}
 		})
+	}
+}
+
+// checkCgroup looks whether the processes of a container are where its commands are, and its limits.
+func (n *node) checkCgroup(id string) {
+	n.t.Helper()
+	out, _ := n.exec(id, "sort /proc/1/cgroup; sort /proc/self/cgroup")
+	lines := strings.Split(out, "\n")
+	if half := len(lines) / 2; half == 0 || !slices.Equal(lines[:half], lines[half:]) {
+		n.t.Errorf("the container is in other cgroups than its commands:\n%s", out)
 	}
 }
 
@@ -586,4 +608,238 @@ func TestRestoreMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	tool(t, "umount", filepath.Join(dir, "later"))
+}
+
+// checkpointPod has a deadline, as the CRI asks for.
+func (n *node) checkpointPod(r *runtimeapi.CheckpointPodRequest) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return refusal(n.CheckpointPod(ctx, r))
+}
+
+// partners are two containers of a pod that count together: one counts in a shared file what the other has counted.
+func (n *node) partners(pod *runtimeapi.PodSandboxConfig, podID string) (leads, follows *runtimeapi.ContainerConfig, ids []string) {
+	n.t.Helper()
+	shared := n.t.TempDir()
+	mount := func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = []*runtimeapi.Mount{{HostPath: shared, ContainerPath: "/shared"}}
+		c.Envs = []*runtimeapi.KeyValue{{Key: "A", Value: []byte("b c")}}
+		c.Labels = map[string]string{"a": "b"}
+	}
+	leads = shell("leads", counter, mount)
+	follows = shell("follows", "trap 'exit 3' TERM; "+counter, mount)
+	for _, c := range []*runtimeapi.ContainerConfig{leads, follows} {
+		ids = append(ids, n.run(podID, pod, c))
+	}
+	for _, id := range ids {
+		n.counts(id)
+	}
+	return leads, follows, ids
+}
+
+// TestCheckpointPod checkpoints two containers at one moment and restores them in a pod of their own.
+func TestCheckpointPod(t *testing.T) {
+	needCRIU(t)
+	programs := criuPrograms(t)
+	n := newNode(t, handlerConfig(programs))
+	programs["builtin"] = ""
+	for handler := range programs {
+		t.Run(handler, func(t *testing.T) {
+			pod := n.podConfig()
+			podID, err := n.runPodWith(handler, pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			leads, follows, ids := n.partners(pod, podID)
+			output := t.TempDir()
+			if err := n.checkpointPod(&runtimeapi.CheckpointPodRequest{PodSandboxId: podID, OutputPath: output, ContainerIds: ids}); err != nil {
+				t.Fatalf("%v\n%s", err, n.log())
+			}
+			before := map[string][]int{}
+			for i, id := range ids {
+				n.counts(id)
+				before[[]string{"leads", "follows"}[i]] = n.counted(id)
+			}
+			if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+			state := tool(t, "sh", "-c", "cd "+output+" && find . -type f | sort | xargs sha256sum")
+			other := n.podConfig()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			resp, err := n.RestorePod(ctx, &runtimeapi.RestorePodRequest{
+				CheckpointPath: output, Config: other, RuntimeHandler: handler, ContainerConfigs: []*runtimeapi.ContainerConfig{follows, leads},
+			})
+			if err != nil {
+				t.Fatalf("%v\n%s", err, n.log())
+			}
+			if len(resp.RestoredContainers) != 2 || resp.RestoredContainers[0].Name != "follows" || resp.RestoredContainers[1].Name != "leads" {
+				t.Fatalf("restored: %v", resp)
+			}
+			for _, c := range resp.RestoredContainers {
+				st := n.status(c.ContainerId)
+				if st.State != runtimeapi.ContainerState_CONTAINER_CREATED || st.Labels["a"] != "b" {
+					t.Errorf("%s is %v", c.Name, st)
+				}
+				if _, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
+					t.Fatalf("%v\n%s", err, n.log())
+				}
+				n.checkRestored(c.ContainerId, before[c.Name])
+				n.checkCgroup(c.ContainerId)
+			}
+			if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: resp.RestoredContainers[0].ContainerId, Timeout: 20}); err != nil {
+				t.Fatal(err)
+			}
+			if st := n.status(resp.RestoredContainers[0].ContainerId); st.ExitCode != 3 {
+				t.Errorf("the restored handler of SIGTERM: %v", st)
+			}
+			if now := tool(t, "sh", "-c", "cd "+output+" && find . -type f | sort | xargs sha256sum"); now != state {
+				t.Errorf("the checkpoint was changed:\n%s\n%s", state, now)
+			}
+			if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+// TestWrongPodCheckpoints has a row for each request that is refused; then nothing has been made.
+func TestWrongPodCheckpoints(t *testing.T) {
+	needCRIU(t)
+	n := newNode(t)
+	pod, other := n.podConfig(), n.podConfig()
+	podID, otherID := n.runPod(pod), n.runPod(other)
+	leads, follows, ids := n.partners(pod, podID)
+	stranger := n.run(otherID, other, shell("stranger", counter))
+	ended := n.run(podID, pod, shell("ended", "true"))
+	n.awaitExit(ended)
+	stopped := n.runPod(n.podConfig())
+	if _, err := n.StopPodSandbox(t.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: stopped}); err != nil {
+		t.Fatal(err)
+	}
+	output, full := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "mine"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	row := func(change func(*runtimeapi.CheckpointPodRequest)) func(context.Context, *node) error {
+		return func(_ context.Context, n *node) error {
+			r := &runtimeapi.CheckpointPodRequest{PodSandboxId: podID, OutputPath: output, ContainerIds: ids}
+			change(r)
+			return n.checkpointPod(r)
+		}
+	}
+	type request = runtimeapi.CheckpointPodRequest
+	checkWrong(t, n, map[string]wrong{
+		"no pod":         {row(func(r *request) { r.PodSandboxId = "no-such" }), codes.NotFound, "no-such"},
+		"stopped pod":    {row(func(r *request) { r.PodSandboxId = stopped }), codes.FailedPrecondition, stopped},
+		"no containers":  {row(func(r *request) { r.ContainerIds = nil }), codes.InvalidArgument, "container_ids"},
+		"twice":          {row(func(r *request) { r.ContainerIds = []string{ids[0], ids[1], ids[0]} }), codes.InvalidArgument, "twice"},
+		"of another pod": {row(func(r *request) { r.ContainerIds = []string{ids[0], stranger} }), codes.InvalidArgument, stranger},
+		"ended":          {row(func(r *request) { r.ContainerIds = []string{ids[0], ended} }), codes.FailedPrecondition, ended},
+		"no container":   {row(func(r *request) { r.ContainerIds = []string{"no-such"} }), codes.NotFound, "no-such"},
+		"option":         {row(func(r *request) { r.Options = map[string]string{"fast": "yes"} }), codes.InvalidArgument, "fast"},
+		"relative":       {row(func(r *request) { r.OutputPath = "out" }), codes.InvalidArgument, "output_path"},
+		"no directory":   {row(func(r *request) { r.OutputPath = output + "/no" }), codes.InvalidArgument, "output_path"},
+		"not empty":      {row(func(r *request) { r.OutputPath = full }), codes.InvalidArgument, "mine"},
+	})
+	if entries, err := os.ReadDir(output); err != nil || len(entries) > 0 {
+		t.Errorf("refused checkpoints have left %v, %v", entries, err)
+	}
+
+	if err := n.checkpointPod(&runtimeapi.CheckpointPodRequest{PodSandboxId: podID, OutputPath: output, ContainerIds: ids}); err != nil {
+		t.Fatal(err)
+	}
+	restore := func(change func(*runtimeapi.RestorePodRequest)) func(context.Context, *node) error {
+		return func(ctx context.Context, n *node) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			r := &runtimeapi.RestorePodRequest{CheckpointPath: output, Config: n.podConfig(), ContainerConfigs: []*runtimeapi.ContainerConfig{
+				proto.Clone(leads).(*runtimeapi.ContainerConfig), proto.Clone(follows).(*runtimeapi.ContainerConfig),
+			}}
+			change(r)
+			return refusal(n.RestorePod(ctx, r))
+		}
+	}
+	type again = runtimeapi.RestorePodRequest
+	second := func(change func(*runtimeapi.ContainerConfig)) func(context.Context, *node) error {
+		return restore(func(r *again) { change(r.ContainerConfigs[1]) })
+	}
+	type config = runtimeapi.ContainerConfig
+	checkWrong(t, n, map[string]wrong{
+		"no checkpoint":     {restore(func(r *again) { r.CheckpointPath = full }), codes.InvalidArgument, "pod.options"},
+		"relative path":     {restore(func(r *again) { r.CheckpointPath = "x" }), codes.InvalidArgument, "checkpoint_path"},
+		"handler":           {restore(func(r *again) { r.RuntimeHandler = "no-such" }), codes.InvalidArgument, "no-such"},
+		"option":            {restore(func(r *again) { r.Options = map[string]string{"a": "b"} }), codes.InvalidArgument, "options"},
+		"no configuration":  {restore(func(r *again) { r.Config = nil }), codes.InvalidArgument, "config"},
+		"the pod is there":  {restore(func(r *again) { r.Config = pod }), codes.AlreadyExists, podID},
+		"none":              {restore(func(r *again) { r.ContainerConfigs = nil }), codes.InvalidArgument, "container_configs"},
+		"one":               {restore(func(r *again) { r.ContainerConfigs = r.ContainerConfigs[:1] }), codes.InvalidArgument, "follows"},
+		"one more":          {restore(func(r *again) { r.ContainerConfigs = append(r.ContainerConfigs, shell("more", "true")) }), codes.InvalidArgument, "more"},
+		"one twice":         {restore(func(r *again) { r.ContainerConfigs = append(r.ContainerConfigs, leads) }), codes.InvalidArgument, "leads"},
+		"image":             {second(func(c *config) { c.Image.Image = "registry.k8s.io/pause:3.9" }), codes.NotFound, "pause"},
+		"command":           {second(func(c *config) { c.Command = []string{"sh"} }), codes.InvalidArgument, "command"},
+		"args":              {second(func(c *config) { c.Args = []string{"more"} }), codes.InvalidArgument, "args"},
+		"working directory": {second(func(c *config) { c.WorkingDir = "/tmp" }), codes.InvalidArgument, "working_dir"},
+		"environment":       {second(func(c *config) { c.Envs[0].Value = []byte("d") }), codes.InvalidArgument, "envs"},
+		"user": {second(func(c *config) { c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 7} }),
+			codes.InvalidArgument, "run_as_user"},
+		"capability": {second(func(c *config) {
+			c.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{DropCapabilities: []string{"ALL"}}
+		}), codes.InvalidArgument, "capabilities"},
+		"seccomp": {second(func(c *config) {
+			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+		}), codes.InvalidArgument, "seccomp"},
+		"mount":    {second(func(c *config) { c.Mounts = nil }), codes.InvalidArgument, "/shared"},
+		"terminal": {second(func(c *config) { c.Tty = true }), codes.InvalidArgument, "tty"},
+	})
+	list, err := n.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
+	if err != nil || len(list.Items) != 3 {
+		t.Errorf("refused restores have left pods: %v, %v", list, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestCheckpointPodCutOff ends checkpoints of a pod at any point: nothing of them is left, and its containers go on.
+func TestCheckpointPodCutOff(t *testing.T) {
+	needCRIU(t)
+	n := newNode(t)
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	_, _, ids := n.partners(pod, podID)
+	began := time.Now()
+	if err := n.checkpointPod(&runtimeapi.CheckpointPodRequest{PodSandboxId: podID, OutputPath: t.TempDir(), ContainerIds: ids}); err != nil {
+		t.Fatal(err)
+	}
+	whole := time.Since(began)
+	const seed = 20261127
+	t.Logf("a checkpoint takes %s; seed %d", whole, seed)
+	rng := rand.New(rand.NewPCG(seed, seed))
+	done := 0
+	for i := range 16 {
+		output := t.TempDir()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rng.Int64N(int64(whole))))
+		_, err := n.CheckpointPod(ctx, &runtimeapi.CheckpointPodRequest{PodSandboxId: podID, OutputPath: output, ContainerIds: ids})
+		cancel()
+		if err == nil {
+			done++
+			continue
+		}
+		if i%4 == 0 {
+			n.kill()
+			n.start()
+		}
+		eventually(t, "nothing is left", func() bool {
+			here, err := os.ReadDir(output) // which is there
+			working, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*"))
+			return err == nil && len(here)+len(working) == 0
+		})
+		for _, id := range ids {
+			n.counts(id)
+		}
+	}
+	if done > 12 {
+		t.Errorf("%d of 16 checkpoints were not cut off", done)
+	}
 }

@@ -40,8 +40,8 @@ type Dir string
 // Images is where criu's images go.
 func (d Dir) Images() string { return filepath.Join(string(d), ImagesDir) }
 
-// note is a file beside the directory, in which there may be whatever a stranger's archive has. It names a file that is being
-// written elsewhere.
+// note is a file beside the directory, in which there may be whatever a stranger's archive has. It names a file or directory that
+// is being written elsewhere.
 func (d Dir) note() string { return string(d) + noteSuffix }
 
 const noteSuffix = ".partial"
@@ -71,7 +71,7 @@ func StageDir(root string) (Dir, error) {
 func (d Dir) Remove() error {
 	name, err := os.ReadFile(d.note())
 	if err == nil {
-		err = os.Remove(string(name))
+		err = os.RemoveAll(string(name))
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil

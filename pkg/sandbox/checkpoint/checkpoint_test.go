@@ -162,23 +162,43 @@ func TestAdapt(t *testing.T) {
 		return &specs.Spec{Process: &specs.Process{Args: []string{"b"}, NoNewPrivileges: true}, Mounts: []specs.Mount{{Destination: "/m", Type: "bind"}}}
 	}
 	s := spec()
-	if err := dir.Adapt(s, []string{"/m/"}); err != nil {
+	if err := dir.Adapt(s, []string{"/m/"}, false); err != nil {
 		t.Fatal(err)
 	}
 	if p := s.Process; p.Args[0] != "a" || p.Cwd != "/c" || p.Env[0] != "E=1" || p.User.UID != 7 || !p.NoNewPrivileges {
 		t.Errorf("process = %+v", p)
 	}
+	like := func(s *specs.Spec) {
+		s.Process = &specs.Process{Args: []string{"a"}, Cwd: "/c", Env: []string{"HOSTNAME=other", "E=1"}, User: specs.User{UID: 7}}
+	}
+	s = spec()
+	like(s)
+	if err := dir.Adapt(s, nil, true); err != nil {
+		t.Errorf("one that is the same: %v", err)
+	}
 	for name, row := range map[string]struct {
 		change func(*specs.Spec)
 		wanted []string
+		must   bool
 	}{
-		"terminal":  {func(s *specs.Spec) { s.Process.Terminal = true }, nil},
-		"no mount":  {func(s *specs.Spec) { s.Mounts = nil }, nil},
-		"new mount": {func(*specs.Spec) {}, []string{"/other"}},
+		"terminal":     {func(s *specs.Spec) { s.Process.Terminal = true }, nil, false},
+		"no mount":     {func(s *specs.Spec) { s.Mounts = nil }, nil, false},
+		"new mount":    {func(*specs.Spec) {}, []string{"/other"}, false},
+		"command":      {func(s *specs.Spec) { like(s); s.Process.Args = []string{"b"} }, nil, true},
+		"variable":     {func(s *specs.Spec) { like(s); s.Process.Env = []string{"E=2"} }, nil, true},
+		"user":         {func(s *specs.Spec) { like(s); s.Process.User.UID = 8 }, nil, true},
+		"directory":    {func(s *specs.Spec) { like(s); s.Process.Cwd = "/" }, nil, true},
+		"no_new_privs": {func(s *specs.Spec) { like(s); s.Process.NoNewPrivileges = true }, nil, true},
+		"capability": {func(s *specs.Spec) {
+			like(s)
+			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_SYS_ADMIN"}}
+		}, nil, true},
+		"seccomp": {func(s *specs.Spec) { like(s); s.Linux = &specs.Linux{Seccomp: &specs.LinuxSeccomp{}} }, nil, true},
+		"device":  {func(s *specs.Spec) { like(s); s.Linux = &specs.Linux{Devices: []specs.LinuxDevice{{Path: "/dev/x"}}} }, nil, true},
 	} {
 		s := spec()
 		row.change(s)
-		if err := dir.Adapt(s, row.wanted); !errors.Is(err, checkpoint.ErrInvalid) {
+		if err := dir.Adapt(s, row.wanted, row.must); !errors.Is(err, checkpoint.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

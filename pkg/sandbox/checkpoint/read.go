@@ -122,15 +122,20 @@ func whiteouts(deleted []string) (io.Reader, error) {
 }
 
 // Adapt makes a new container's specification that of the container that is restored, where it is the checkpoint that decides.
-// wanted are the destinations of the mounts that were asked for. ErrInvalid: the container could not be what was asked for, or
-// not be restored.
-func (d Dir) Adapt(spec *specs.Spec, wanted []string) error {
+// wanted are the destinations of the mounts that were asked for. With must, all that a restore cannot change must be as it was.
+// ErrInvalid: the container could not be what was asked for, or not be restored.
+func (d Dir) Adapt(spec *specs.Spec, wanted []string, must bool) error {
 	had, err := d.Spec()
 	if err != nil {
 		return err
 	}
 	if had.Process.Terminal != spec.Process.Terminal {
 		return fmt.Errorf("%w: tty: the container had one: %t", ErrInvalid, had.Process.Terminal)
+	}
+	if must {
+		if err := match(had, spec); err != nil {
+			return err
+		}
 	}
 	mounts := map[string]bool{}
 	for _, m := range spec.Mounts {

@@ -96,6 +96,8 @@ type Container struct {
 	User       user.Want
 	// Checkpoint is the directory of a checkpoint that the container is restored from, which becomes the service's; "" for none.
 	Checkpoint string `json:",omitempty"`
+	// MustMatch refuses a checkpoint of a container that was another in what a restore cannot change.
+	MustMatch bool `json:",omitempty"`
 	// StopSignal is a name such as "SIGQUIT"; "" takes the image's, or else SIGTERM.
 	StopSignal string
 }

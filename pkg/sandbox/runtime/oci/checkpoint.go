@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/cgroup/kill"
 	"criserver/pkg/sandbox/runtime"
 	"criserver/pkg/sandbox/runtime/dump"
 	"criserver/pkg/sandbox/runtime/group"
@@ -34,7 +37,7 @@ func (r *Runtime) Checkpoint(ctx context.Context, id string, to runtime.Images) 
 	return errors.Join(err, cerr)
 }
 
-// Restore implements runtime.Checkpointer. The cgroups are this runtime's: what an archive says of them is not followed.
+// Restore implements runtime.Checkpointer.
 func (r *Runtime) Restore(ctx context.Context, id, bundle string, from runtime.Images, io runtime.Stdio) (int, error) {
 	spec, err := group.ReadSpec(bundle)
 	if err != nil {
@@ -48,11 +51,36 @@ func (r *Runtime) Restore(ctx context.Context, id, bundle string, from runtime.I
 	}
 	pidFile := filepath.Join(r.dir, "pid")
 	err = r.runWithCRIU(ctx, from, io, "restore", "--image-path", from.Dir, "--work-path", from.Work, "--bundle", bundle,
-		"--manage-cgroups-mode", "ignore", "--file-locks", "--pid-file", pidFile, "--detach", id)
+		"--file-locks", "--pid-file", pidFile, "--detach", id)
 	if err != nil {
 		return 0, dump.Explain(err, filepath.Join(from.Work, dump.RestoreLog))
 	}
-	return readPID(pidFile)
+	pid, err := readPID(pidFile)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.checkCgroup(pid); err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL) // Delete would not find it
+		return 0, err
+	}
+	return pid, nil
+}
+
+// checkCgroup looks whether a restored process has come into the cgroup of the container: whose limits are not kept otherwise, and
+// which is not stopped with it. runc 1.1 leaves it outside on cgroup v2 if criu is not to manage cgroups.
+func (r *Runtime) checkCgroup(pid int) error {
+	m, err := r.cgroup()
+	if err != nil {
+		return err
+	}
+	pids, err := kill.Pids(group.Dir(m))
+	if err != nil {
+		return fmt.Errorf("look for the restored process in its cgroup: %w", err)
+	}
+	if !slices.Contains(pids, pid) {
+		return fmt.Errorf("OCI runtime %s has restored the process outside of the container's cgroup", r.Command.Path)
+	}
+	return nil
 }
 
 // runWithCRIU is run for an operation that calls criu: it is not bounded but by ctx.
