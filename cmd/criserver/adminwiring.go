@@ -31,8 +31,9 @@ func (d *daemon) backends() cri.Backends {
 	return cri.Backends{
 		Pods: d.pods, Containers: d.pods, Commands: d.pods, Images: d.images, Streams: d.streams,
 		Checkpoints:  d.checkpoints,
-		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready, Handlers: d.handlers.List,
-		Version: version,
+		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready, SetPodCIDRs: d.network.SetPodCIDRs, Handlers: d.handlers.List,
+		CgroupDriver: d.cgroupDriver,
+		Version:      version,
 		Info: func() map[string]string {
 			return map[string]string{"config": strconv.Quote("criserver config default lists the keys"), "pid": strconv.Itoa(os.Getpid())}
 		},

@@ -191,19 +191,6 @@ func (d *daemon) openNetwork(ctx context.Context, c *config.Config) error {
 	return err
 }
 
-func (d *daemon) backends() cri.Backends {
-	return cri.Backends{
-		Pods: d.pods, Containers: d.pods, Commands: d.pods, Images: d.images, Streams: d.streams,
-		Checkpoints:  d.checkpoints,
-		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready, SetPodCIDRs: d.network.SetPodCIDRs, Handlers: d.handlers.List,
-		CgroupDriver: d.cgroupDriver,
-		Version:      version,
-		Info: func() map[string]string {
-			return map[string]string{"config": strconv.Quote("criserver config default lists the keys"), "pid": strconv.Itoa(os.Getpid())}
-		},
-	}
-}
-
 // close ends the parts in the opposite order; crimonitor too, if it has nothing to do.
 func (d *daemon) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)

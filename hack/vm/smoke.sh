@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs end-to-end tests in a virtual machine with pure cgroup v2: crictl's day, a container's fields, the web server, the
-# OOM kill, the kill of the daemon. All is compiled here, as the machine is emulated and slow.
+# OOM kill, the kill of the daemon, checkpoints by Debian's criu. All is compiled here, as the machine is emulated and slow.
 #
 #   hack/vm/smoke.sh [--systemd] [PATTERN]     of tests in test/e2e
 set -euo pipefail
@@ -10,7 +10,7 @@ if [[ ${1-} == --systemd ]]; then
   systemd=(--systemd)
   shift
 fi
-pattern=${1:-^(TestCrictl|TestFields|TestWebServerIsReachable|TestOOMKilled|TestDaemonKilled|TestStopSignalAndGrace)\$}
+pattern=${1:-^(TestCrictl|TestFields|TestWebServerIsReachable|TestOOMKilled|TestDaemonKilled|TestStopSignalAndGrace|TestRestore|TestCheckpointPod)\$}
 out=.cache/vm
 mkdir -p $out
 go test -c -o $out/e2e.test ./test/e2e

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -36,6 +37,17 @@ func criuPrograms(t *testing.T) map[string]string {
 	delete(programs, "runsc")
 	if out, _ := exec.Command("crun", "--version").Output(); !bytes.Contains(out, []byte("+CRIU")) {
 		delete(programs, "crun") // built without
+	}
+	return programs
+}
+
+// restorePrograms are those that also restore where cgroups are as here.
+func restorePrograms(t *testing.T) map[string]string {
+	t.Helper()
+	programs := criuPrograms(t)
+	out, _ := exec.Command("runc", "--version").Output()
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil && bytes.HasPrefix(out, []byte("runc version 1.1.")) {
+		delete(programs, "runc") // which leaves the processes outside of the container's cgroup, and is refused
 	}
 	return programs
 }
@@ -256,7 +268,7 @@ func TestCheckpointTimeout(t *testing.T) {
 // TestRestore restores a counter twice, the second time what the first restore has become, in pods of their own.
 func TestRestore(t *testing.T) {
 	needCRIU(t)
-	programs := criuPrograms(t)
+	programs := restorePrograms(t)
 	n := newNode(t, handlerConfig(programs))
 	programs["builtin"] = ""
 	for handler := range programs {
@@ -640,7 +652,7 @@ func (n *node) partners(pod *runtimeapi.PodSandboxConfig, podID string) (leads, 
 // TestCheckpointPod checkpoints two containers at one moment and restores them in a pod of their own.
 func TestCheckpointPod(t *testing.T) {
 	needCRIU(t)
-	programs := criuPrograms(t)
+	programs := restorePrograms(t)
 	n := newNode(t, handlerConfig(programs))
 	programs["builtin"] = ""
 	for handler := range programs {
@@ -841,5 +853,76 @@ func TestCheckpointPodCutOff(t *testing.T) {
 	}
 	if done > 12 {
 		t.Errorf("%d of 16 checkpoints were not cut off", done)
+	}
+}
+
+// TestRestoreFields has a row for what may keep a container from being checkpointed or restored.
+func TestRestoreFields(t *testing.T) {
+	needCRIU(t)
+	n := newNode(t)
+	namespaces := func(fn func(o *runtimeapi.NamespaceOption)) (func(*runtimeapi.PodSandboxConfig), func(*runtimeapi.ContainerConfig)) {
+		return func(c *runtimeapi.PodSandboxConfig) { fn(c.Linux.SecurityContext.NamespaceOptions) },
+			func(c *runtimeapi.ContainerConfig) { fn(c.Linux.SecurityContext.NamespaceOptions) }
+	}
+	container := func(fn func(c *runtimeapi.LinuxContainerSecurityContext)) func(*runtimeapi.ContainerConfig) {
+		return func(c *runtimeapi.ContainerConfig) { fn(c.Linux.SecurityContext) }
+	}
+	type row struct {
+		pod       func(*runtimeapi.PodSandboxConfig)
+		container func(*runtimeapi.ContainerConfig)
+	}
+	const script = `i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done`
+	rows := map[string]row{
+		"user": {nil, container(func(c *runtimeapi.LinuxContainerSecurityContext) {
+			c.RunAsUser, c.RunAsGroup = &runtimeapi.Int64Value{Value: 1000}, &runtimeapi.Int64Value{Value: 1000}
+			c.NoNewPrivs, c.Capabilities = true, &runtimeapi.Capability{DropCapabilities: []string{"ALL"}}
+		})},
+		"seccomp": {nil, container(func(c *runtimeapi.LinuxContainerSecurityContext) {
+			c.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+		})},
+		"read-only": {nil, container(func(c *runtimeapi.LinuxContainerSecurityContext) { c.ReadonlyRootfs = true })},
+		"stdin":     {nil, func(c *runtimeapi.ContainerConfig) { c.Stdin = true }},
+		"limits": {nil, func(c *runtimeapi.ContainerConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuQuota: 50000, CpuPeriod: 100000}
+		}},
+		"privileged": {func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true },
+			container(func(c *runtimeapi.LinuxContainerSecurityContext) { c.Privileged = true })},
+	}
+	add := func(name string, fn func(o *runtimeapi.NamespaceOption)) {
+		pod, container := namespaces(fn)
+		rows[name] = row{pod, container}
+	}
+	add("host network", func(o *runtimeapi.NamespaceOption) { o.Network = runtimeapi.NamespaceMode_NODE })
+	add("PIDs of the pod", func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_POD })
+	for name, row := range rows {
+		t.Run(name, func(t *testing.T) {
+			if name == "user" && !holds(t, unix.CAP_SYS_RESOURCE) {
+				t.Skip("without CAP_SYS_RESOURCE criu cannot read the limits of another user's process (prlimit(2))")
+			}
+			pod := n.podConfig()
+			if row.pod != nil {
+				row.pod(pod)
+			}
+			podID := n.runPod(pod)
+			id := n.run(podID, pod, shell("counter", script, row.container))
+			n.counts(id)
+			archive := filepath.Join(t.TempDir(), "checkpoint.tar")
+			if _, err := n.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: id, Location: archive}); err != nil {
+				t.Fatal(err)
+			}
+			before := n.counted(id)
+			limit := n.status(id).GetResources().GetLinux().GetMemoryLimitInBytes()
+			if _, err := n.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: id}); err != nil {
+				t.Fatal(err)
+			}
+			id = n.restore(podID, pod, archive, row.container, func(c *runtimeapi.ContainerConfig) { c.Metadata.Attempt, c.LogPath = 1, "restored.log" })
+			n.checkRestored(id, before)
+			if name != "PIDs of the pod" { // where the first process is another one
+				n.checkCgroup(id)
+			}
+			if got := n.status(id).GetResources().GetLinux().GetMemoryLimitInBytes(); got != limit {
+				t.Errorf("its memory limit is %d, want %d", got, limit)
+			}
+		})
 	}
 }

@@ -29,8 +29,8 @@ func cgroupFile(v1, v2 string) string {
 	return "cat /sys/fs/cgroup/" + v1
 }
 
-// lowestScore is the lowest oom_score_adj that the daemon may give: a child of this process, it has the same.
-func lowestScore(t *testing.T) int {
+// holds tells whether this process has a capability; the daemon, its child, has it then too.
+func holds(t *testing.T, capability int) bool {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -41,7 +41,13 @@ func lowestScore(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if held>>unix.CAP_SYS_RESOURCE&1 == 1 {
+	return held>>capability&1 == 1
+}
+
+// lowestScore is the lowest oom_score_adj that the daemon may give: a child of this process, it has the same.
+func lowestScore(t *testing.T) int {
+	t.Helper()
+	if holds(t, unix.CAP_SYS_RESOURCE) {
 		return -1000
 	}
 	own, err := os.ReadFile("/proc/self/oom_score_adj")

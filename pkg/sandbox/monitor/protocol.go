@@ -4,7 +4,7 @@
 //
 // Each call is a connection of its own to crimonitor's Unix socket: one request frame, one response frame, end.
 // A frame is a 32-bit big-endian length and that many bytes of JSON. File descriptors travel with the first
-// byte of a request. Closing the connection cancels the call. Two calls have more response frames than one: Watch
+// byte of a request. Closing the connection, or its sending half, cancels the call. Two calls have more response frames than one: Watch
 // sends the state of every container, then Synced, then each change as it happens, until one side closes; Attach sends
 // a second one at the end of the output. Only root may connect.
 package monitor

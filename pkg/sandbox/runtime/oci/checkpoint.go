@@ -37,7 +37,7 @@ func (r *Runtime) Checkpoint(ctx context.Context, id string, to runtime.Images) 
 	return errors.Join(err, cerr)
 }
 
-// Restore implements runtime.Checkpointer.
+// Restore implements runtime.Checkpointer. The cgroups are this runtime's: what an archive says of them is not followed.
 func (r *Runtime) Restore(ctx context.Context, id, bundle string, from runtime.Images, io runtime.Stdio) (int, error) {
 	spec, err := group.ReadSpec(bundle)
 	if err != nil {
@@ -51,7 +51,7 @@ func (r *Runtime) Restore(ctx context.Context, id, bundle string, from runtime.I
 	}
 	pidFile := filepath.Join(r.dir, "pid")
 	err = r.runWithCRIU(ctx, from, io, "restore", "--image-path", from.Dir, "--work-path", from.Work, "--bundle", bundle,
-		"--file-locks", "--pid-file", pidFile, "--detach", id)
+		"--manage-cgroups-mode", "ignore", "--file-locks", "--pid-file", pidFile, "--detach", id)
 	if err != nil {
 		return 0, dump.Explain(err, filepath.Join(from.Work, dump.RestoreLog))
 	}
@@ -67,7 +67,7 @@ func (r *Runtime) Restore(ctx context.Context, id, bundle string, from runtime.I
 }
 
 // checkCgroup looks whether a restored process has come into the cgroup of the container: whose limits are not kept otherwise, and
-// which is not stopped with it. runc 1.1 leaves it outside on cgroup v2 if criu is not to manage cgroups.
+// which is not stopped with it. runc 1.1.5 leaves it in the caller's on cgroup v2, whatever criu is to do with cgroups.
 func (r *Runtime) checkCgroup(pid int) error {
 	m, err := r.cgroup()
 	if err != nil {
