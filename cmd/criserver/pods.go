@@ -34,7 +34,7 @@ func (d *daemon) openHandlers(ctx context.Context, c *config.Config) error {
 	} else {
 		node.UserNamespaces = true
 	}
-	if d.handlers, err = handlers(c, node); err != nil {
+	if d.handlers, err = c.Handlers(node); err != nil {
 		return err
 	}
 	d.handlers.Probe(ctx)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"criserver/cmd/criserver/config"
@@ -47,7 +46,7 @@ func serve(ctx context.Context, c *config.Config, load loadFunc) error {
 
 // run is serve without its limit, which counts from the end of ctx on: stop ends it when the daemon ends by itself.
 func (d *daemon) run(ctx context.Context, stop func(), c *config.Config, load loadFunc) error {
-	if err := d.stages.run("open log", func() error { return setUpLog(c.Log) }); err != nil {
+	if err := d.stages.run("open log", func() error { return c.Log.SetUp() }); err != nil {
 		return err
 	}
 	lock, err := lockState(c.State)
@@ -230,28 +229,6 @@ func openRecords(ctx context.Context, path string, o record.Options) (*record.DB
 		logrus.WithField("file", aside).Error("records were damaged and have been set aside; what they stood for is removed")
 	}
 	return db, nil
-}
-
-func setUpLog(c config.Log) error {
-	level, err := logrus.ParseLevel(c.Level)
-	if err != nil {
-		return err
-	}
-	logrus.SetLevel(level)
-	if c.Format == "json" {
-		logrus.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
-	} else {
-		logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, FullTimestamp: true, TimestampFormat: time.RFC3339Nano})
-	}
-	if c.File == "" {
-		return nil
-	}
-	f, err := os.OpenFile(c.File, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_CLOEXEC, 0o640)
-	if err != nil {
-		return fmt.Errorf("open log: %w", err)
-	}
-	logrus.SetOutput(f)
-	return nil
 }
 
 func snapshotOptions(c *config.Config) overlay.Options {

@@ -82,7 +82,7 @@ func newStreams() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := setUpLog(config.Log{Level: level}); err != nil {
+			if err := (config.Log{Level: level}).SetUp(); err != nil {
 				return err
 			}
 			server, err := streaming.NewServer(s)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"criserver/pkg/sandbox/freezer"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/limiter"
 	"criserver/pkg/sandbox/plugin"
@@ -55,6 +56,13 @@ func (s *Service) UpdateContainer(ctx context.Context, id string, change spec.Re
 		st = now
 	}
 	return s.plugins.ContainerEvent(ctx, plugin.ContainerUpdated, st)
+}
+
+func (s *Service) freezer() freezer.Freezer { return freezer.Freezer{Ledger: s.ledger} }
+
+// Freeze stops the processes of a container, see freezer.Freezer.
+func (s *Service) Freeze(ctx context.Context, id string) (thaw func(context.Context) error, err error) {
+	return s.freezer().Freeze(ctx, id)
 }
 
 // LimitContainer changes the limits of a container, and asks no plugin, see limiter.Limiter.

@@ -56,7 +56,7 @@ func (s *Service) reconcile(ctx context.Context, expected map[string]struct{}, s
 		return
 	default:
 	}
-	s.thawAll(ctx)
+	s.freezer().ThawAll(ctx)
 	limiter.Limiter{Ledger: s.ledger}.UndoAll(ctx)
 	s.repairFirst(ctx, &repairs, seen)
 	close(s.synced)

@@ -1,13 +1,16 @@
 package config
 
 import (
+	"cmp"
 	"maps"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 
 	"criserver/pkg/sandbox/handler"
+	"criserver/pkg/sandbox/runtime"
 )
 
 // handlerName is what Kubernetes takes as the handler of a RuntimeClass: a DNS label.
@@ -67,4 +70,19 @@ func (v *validator) handler(key, name string, h RuntimeHandler) {
 		_, err := path.Match(p, "")
 		v.check(err == nil && p != "", key+".pod_annotations", "%q is not a pattern", p)
 	}
+}
+
+// Handlers makes the runtime handlers. node is what the node allows to any of them.
+func (c *Config) Handlers(node handler.Features) (*handler.Set, error) {
+	var all []handler.Handler
+	for name, h := range c.Runtimes {
+		one := handler.Handler{Name: name, PodAnnotations: h.PodAnnotations, Annotations: h.Annotations, Defaults: h.Defaults()}
+		if h.Path != "" { // of the type oci only
+			one.Command = &runtime.Command{
+				Path: h.Path, Root: cmp.Or(h.Root, filepath.Join(c.State, "runtimes", name)), Args: h.Args, Env: h.Env,
+			}
+		}
+		all = append(all, one)
+	}
+	return handler.New(c.DefaultRuntime, node, all)
 }
