@@ -91,10 +91,13 @@ bench-pull: build ## pull images with criserver and with containerd 2, in turn
 bench-logs: build ## take a container's output with criserver and with containerd 2, in turn
 	hack/bench/logs.sh
 
+probes: build ## what probes cost that run a command in each of 110 pods once a second, for PROBES (10m) (root)
+	CRISERVER_PROBES=$(or $(PROBES),10m) go test -p 1 -count=1 -v -timeout 1h -tags $(TAGS) -run '^TestExecProbes$$' ./test/e2e/
+
 memory: build ## what crimonitor costs, idle and per container
 	hack/memory.sh
 
 clean: ## remove what was built and cached
 	rm -rf bin .cache
 
-.PHONY: help deps build quickstart test test-unit test-fuzz test-e2e test-vm lint fmt critest critest-vm bench bench-pull bench-logs memory clean
+.PHONY: help deps build quickstart test test-unit test-fuzz test-e2e test-vm lint fmt critest critest-vm bench bench-pull bench-logs probes memory clean

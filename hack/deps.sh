@@ -15,9 +15,11 @@ golangci_lint=v2.15.0
 containerd2=v2.4.2
 
 packages_build=(gcc libc6-dev libseccomp-dev pkg-config)
-packages_test=(apache2-utils binutils buildah busybox-static containernetworking-plugins criu crun curl docker-registry
+packages_test=(apache2-utils binutils buildah busybox-static containernetworking-plugins crun curl docker-registry
   e2fsprogs iproute2 iptables jq kmod nftables openssl procps runc skopeo strace sudo tmux umoci util-linux
   xfsprogs)
+# Not every release has these; tests that need them say so, and are skipped.
+packages_optional=(criu)
 packages_lint=()
 packages_bench=(containerd containernetworking-plugins iptables runc)
 
@@ -107,6 +109,11 @@ for group in "$@"; do
 done
 check_go
 ((${#packages[@]} == 0)) || install_packages "${packages[@]}"
+if [[ " $* " == *" test "* ]]; then
+  for p in "${packages_optional[@]}"; do
+    (install_packages "$p") || step "there is no package $p"
+  done
+fi
 mkdir -p "$bin"
 for group in "$@"; do
   case $group in
