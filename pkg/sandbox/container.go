@@ -116,7 +116,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 	pid, err := s.createInit(ctx, st, monitor.CreateRequest{
 		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Runtime: h.Command, Cgroup: s.ledger.ContainerStatus(c).CgroupPath,
 		Stdin: st.Config.Stdin, StdinOnce: st.Config.StdinOnce,
-		LogRate: s.config.LogRate, LogBurst: s.config.LogBurst,
+		LogRate: s.config.LogRate, LogBurst: s.config.LogBurst, Journal: s.journalFields(st, pod),
 	})
 	if err != nil {
 		return err

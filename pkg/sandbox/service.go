@@ -62,6 +62,8 @@ type Config struct {
 	CDISpecDirs []string
 	// LogRate and LogBurst limit each container's log, in bytes a second and bytes; a rate of 0 is no limit.
 	LogRate, LogBurst int64
+	// LogToJournal copies each container's log to systemd's journal.
+	LogToJournal bool
 	// Monitor tells how to start crimonitor.
 	Monitor launch.Config
 	// Handlers are the runtime handlers.

@@ -141,3 +141,29 @@ func checkSystemdPod(t *testing.T, n *node, handler, parent, begins string) {
 		t.Errorf("the pod's cgroup %s is left", filepath.Dir(path))
 	}
 }
+
+// TestJournal has the output of a container in systemd's journal as well.
+func TestJournal(t *testing.T) {
+	if _, err := os.Stat("/run/systemd/journal/socket"); err != nil {
+		t.Skip("there is no journal here: make test-vm runs this test where there is one")
+	}
+	n := newStoppedNode(t)
+	n.configure("[runtime]\nlog_to_journal = true\n")
+	n.serve()
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	id := n.run(podID, pod, shell("talker", "echo out; echo err >&2; printf part"))
+	n.awaitExit(id)
+	if got := logLines(t, n.status(id).LogPath); strings.Join(got, "|") != "out|err|part" {
+		t.Errorf("log = %q", got)
+	}
+	eventually(t, "the journal has the lines", func() bool {
+		out, err := exec.CommandContext(t.Context(), "journalctl", "-o", "cat", "--output-fields=MESSAGE", "CONTAINER_ID="+id,
+			"POD_NAME="+pod.Metadata.Name, "SYSLOG_IDENTIFIER=talker").CombinedOutput()
+		return err == nil && string(out) == "out\nerr\npart\n"
+	})
+	out, err := exec.CommandContext(t.Context(), "journalctl", "-o", "cat", "-p", "err", "CONTAINER_ID="+id).CombinedOutput()
+	if err != nil || string(out) != "err\n" {
+		t.Errorf("its errors in the journal: %q, %v", out, err)
+	}
+}

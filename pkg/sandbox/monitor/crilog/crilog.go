@@ -47,7 +47,17 @@ type Log struct {
 	cause    error
 	noticeAt time.Time
 	limit    limit
+	copy     Copy
 }
+
+// Copy takes what goes to the log, line by line, at once. One that is partial goes on in the next.
+type Copy interface {
+	Write(line []byte, stderr, partial bool)
+	Close() error
+}
+
+// CopyTo has what is logged from then on copied, until Close, which closes the copy too. It is called before the first Write.
+func (l *Log) CopyTo(c Copy) { l.copy = c }
 
 // Open opens or creates the log file at path and appends to it. With an empty path all output is discarded.
 func Open(path string) (*Log, error) {
@@ -171,6 +181,7 @@ func (l *Log) put(out []byte, head int, at time.Time) {
 	if len(out) == 0 {
 		return
 	}
+	l.copyOut(out, head)
 	n := 0
 	err := l.notice(at)
 	if err == nil {
@@ -181,6 +192,19 @@ func (l *Log) put(out []byte, head int, at time.Time) {
 		l.lost.Add(content)
 		l.untold += content
 		l.cause = err
+	}
+}
+
+// copyOut hands entries to the copy, whether or not they get into the file.
+func (l *Log) copyOut(entries []byte, head int) {
+	if l.copy == nil {
+		return
+	}
+	for len(entries) > 0 {
+		end := head + bytes.IndexByte(entries[head:], '\n')
+		stderr := bytes.HasSuffix(entries[:head-len("? ")], []byte(names[Stderr]+" "))
+		l.copy.Write(entries[head:end], stderr, entries[head-2] == 'P')
+		entries = entries[end+1:]
 	}
 }
 
@@ -257,6 +281,10 @@ func (l *Log) Close() error {
 		_ = l.notice(now) // what stays untold is still in Lost
 	}
 	l.file = nil
+	if l.copy != nil {
+		_ = l.copy.Close()
+		l.copy = nil
+	}
 	l.mu.Unlock()
 	if file == nil {
 		return nil

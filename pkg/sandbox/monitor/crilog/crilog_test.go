@@ -1,9 +1,11 @@
 package crilog
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -148,5 +150,35 @@ func BenchmarkWrite(b *testing.B) {
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
 		l.Write(Stdout, at, data)
+	}
+}
+
+// copied is a copy that remembers.
+type copied struct {
+	lines  []string
+	closed bool
+}
+
+func (c *copied) Write(line []byte, stderr, partial bool) {
+	c.lines = append(c.lines, fmt.Sprintf("%s stderr=%t partial=%t", line, stderr, partial))
+}
+
+func (c *copied) Close() error { c.closed = true; return nil }
+
+func TestCopyTo(t *testing.T) {
+	l, _ := newLog(t)
+	c := &copied{}
+	l.CopyTo(c)
+	l.Write(Stdout, at, []byte("stdout stderr\n\n"))
+	l.Write(Stderr, at, []byte("bad\nunfinished"))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"stdout stderr stderr=false partial=false", " stderr=false partial=false", "bad stderr=true partial=false",
+		"unfinished stderr=true partial=true",
+	}
+	if !slices.Equal(c.lines, want) || !c.closed {
+		t.Errorf("copied %q, closed %t, want %q", c.lines, c.closed, want)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"criserver/pkg/sandbox/cgroup/oom"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/crilog"
+	"criserver/pkg/sandbox/monitor/journal"
 	"criserver/pkg/sandbox/runtime"
 )
 
@@ -83,6 +84,13 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest, from *runt
 		return nil, err
 	}
 	log.Limit(p.LogRate, p.LogBurst)
+	if len(p.Journal) > 0 {
+		w, err := journal.Open(journal.Socket, p.Journal)
+		if err != nil {
+			return nil, errors.Join(err, log.Close())
+		}
+		log.CopyTo(w)
+	}
 	c := &container{
 		id: p.ID, log: log, cgroup: p.Cgroup, stdinOnce: p.StdinOnce, ops: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
