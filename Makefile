@@ -66,7 +66,7 @@ test-vm: build ## on pure cgroup v2, device-mapper, AppArmor and SELinux, in a v
 	hack/vm/test.sh
 	hack/vm/selinux.sh
 	hack/vm/run-in-vm --systemd --timeout 300 -- hack/vm/systemd.sh
-	hack/vm/smoke.sh --systemd '^(TestSystemdDriver|TestJournal)$$'
+	hack/vm/smoke.sh --systemd '^(TestSystemdDriver|TestJournal|TestRestore|TestStopSignalAndGrace|TestOOMKilled|TestDaemonKilled)$$'
 
 critest-vm: build ## the CRI conformance suite in a virtual machine: with AppArmor, cgroup v2, user namespaces
 	hack/vm/run-in-vm --timeout 1800 --mem 3072 -- hack/critest.sh

@@ -6,6 +6,7 @@
 # CRITEST FLAG -parallel N runs specs at the same time; it needs ginkgo in PATH, of the version in cri-tools' go.mod.
 # --oci: with that OCI runtime as the default handler, such as /usr/sbin/runc or .cache/bin/runc.
 # --containerd: against Debian's containerd instead, to tell a fault of an image from one of criserver.
+# Skipped are the 5 benchmarks, which a flag of critest selects, and what the kernel has not: the 9 specs of AppArmor where there is none.
 # critest is built with one change: the digest by which it pulls test-image-digest is that of our image.
 set -euo pipefail
 # shellcheck source=hack/lib.sh

@@ -132,7 +132,8 @@ func (s *Service) checkpoint(ctx context.Context, c sandbox.ContainerStatus, loc
 	}
 }
 
-// frozen calls fn while the processes of all containers stand still, which go on then, whatever comes of it.
+// frozen calls fn while the processes of all containers stand still, which go on then, whatever comes of it: also when ctx ends, though
+// fn may be left behind in a file system that hangs.
 func (s *Service) frozen(ctx context.Context, containers []sandbox.ContainerStatus, fn func() error) (err error) {
 	defer func() {
 		if ctx.Err() != nil && err != nil && !errors.Is(err, context.Cause(ctx)) {
@@ -155,8 +156,23 @@ func (s *Service) frozen(ctx context.Context, containers []sandbox.ContainerStat
 			}
 		}()
 	}
-	return fn()
+	done := make(chan error, 1)
+	go func() { done <- fn() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select { // criu is let go of with care, which takes a while
+	case err := <-done:
+		return err
+	case <-time.After(leaveLimit):
+		return context.Cause(ctx)
+	}
 }
+
+// leaveLimit is how long what writes a checkpoint may take to end when its time is over.
+const leaveLimit = 40 * time.Second
 
 // capture writes a frozen container into dir.
 func (s *Service) capture(ctx context.Context, c sandbox.ContainerStatus, dir checkpoint.Dir) error {

@@ -51,6 +51,13 @@ func (s *Service) RestorePod(ctx context.Context, path string, pod want.Pod, con
 		}
 	}
 	podID, err := s.Runner.RunPod(ctx, pod)
+	if err != nil && ctx.Err() != nil { // it may be made all the same
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+		defer cancel()
+		if podID, late := s.Runner.RunPod(undo, pod); late == nil {
+			err = errors.Join(err, s.Runner.RemovePod(undo, podID))
+		}
+	}
 	if err != nil {
 		return "", nil, err
 	}

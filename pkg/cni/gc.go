@@ -37,7 +37,7 @@ func (n *Network) collectPlugins(ctx context.Context, stuck []string) error {
 			}
 			// A damaged record is of a pod that may be there, on any of its interfaces.
 			for _, id := range damaged {
-				for i := range lists {
+				for i := range max(len(lists), mostInterfaces) {
 					valid = append(valid, types.GCAttachment{ContainerID: id, IfName: interfaceName(i)})
 				}
 			}
@@ -46,6 +46,9 @@ func (n *Network) collectPlugins(ctx context.Context, stuck []string) error {
 		return errors.Join(errs...)
 	})
 }
+
+// mostInterfaces is how many a pod may have had that nobody knows of any more.
+const mostInterfaces = 16
 
 // attached are all attachments on record; damaged are the pods whose record cannot be read.
 func (n *Network) attached() (all []attachment, damaged []string, err error) {

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"slices"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -28,7 +29,9 @@ func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) 
 			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.b.NetworkReady()),
 		}},
 		RuntimeHandlers: encodeHandlers(s.b.Handlers()),
-		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: true},
+		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: slices.ContainsFunc(s.b.Handlers(), func(h handler.Usable) bool {
+			return h.Features.UserNamespaces
+		})},
 	}
 	if r.GetVerbose() && s.b.Info != nil {
 		resp.Info = s.b.Info()

@@ -49,6 +49,9 @@ func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodSt
 		if u, err = s.adaptRestored(st, out); err != nil {
 			return u, err
 		}
+		if h.Command != nil && out.Process.Terminal {
+			return u, fmt.Errorf("tty: %w: runtime handler %q does not restore terminals, builtin does", want.ErrInvalid, h.Name)
+		}
 	}
 	return u, s.bundles.WriteSpec(st.ID, out)
 }
@@ -80,7 +83,7 @@ func (s *Service) pidNamespace(pod PodStatus, n want.Namespaces) (spec.PIDMode, 
 		if target.PodID != pod.ID {
 			return 0, "", fmt.Errorf("target_id: container %s is in another pod: %w", n.TargetID, want.ErrInvalid)
 		}
-		if target.PID == 0 {
+		if target.PID == 0 || target.Phase.Terminal() {
 			return 0, "", fmt.Errorf("target_id: container %s is %s: %w", n.TargetID, target.Phase, ErrState)
 		}
 		return spec.PIDPath, fmt.Sprintf("/proc/%d/ns/pid", target.PID), nil

@@ -148,6 +148,11 @@ func (s *Service) StartContainer(ctx context.Context, id string) error {
 	if st.Phase != ContainerCreated {
 		return fmt.Errorf("container %s is %s, not created: %w", id, st.Phase, ErrState)
 	}
+	if st.Config.Checkpoint != "" { // which criu restores
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, restoreLimit)
+		defer cancel()
+	}
 	err = s.plugins.ContainerEvent(ctx, plugin.StartContainer, st)
 	var state monitor.State
 	if err == nil {
@@ -162,7 +167,10 @@ func (s *Service) StartContainer(ctx context.Context, id string) error {
 	if err := s.ledger.SaveContainer(ctx, c); err != nil {
 		return err
 	}
-	return errors.Join(s.plugins.ContainerEvent(ctx, plugin.ContainerStarted, s.ledger.ContainerStatus(c)), s.config.Checkpoints.Remove(st.ID))
+	if err := s.config.Checkpoints.Remove(st.ID); err != nil { // removal tries again
+		logrus.WithError(err).WithField("container", st.ID).Warn("cannot remove the checkpoint that a container was restored from")
+	}
+	return s.plugins.ContainerEvent(ctx, plugin.ContainerStarted, s.ledger.ContainerStatus(c))
 }
 
 // startFailed kills a container that could not be started and tells why in its status.

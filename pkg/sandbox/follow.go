@@ -78,9 +78,9 @@ func (s *Service) onState(ctx context.Context, state monitor.State) {
 func (s *Service) onRunning(c *ledger.Container, state monitor.State) {
 	s.ledger.UpdateContainer(c, func(st *ContainerStatus) {
 		if st.Phase == ContainerCreated {
-			st.Phase = ContainerRunning
+			st.Phase, st.PID = ContainerRunning, state.PID // one that is restored has none before
 		}
-		st.StartedAt, st.PID = state.StartedAt.Round(0), state.PID
+		st.StartedAt = state.StartedAt.Round(0)
 		st.LogBytesLost, st.LogBytesDropped = state.LogBytesLost, state.LogBytesDropped
 	})
 }

@@ -104,6 +104,7 @@ type Service struct {
 const (
 	runPodLimit          = 4 * time.Minute // the kubelet waits two request timeouts, 4 min
 	CreateContainerLimit = 4 * time.Minute
+	restoreLimit         = 10 * time.Minute // of a container's memory
 	cleanupLimit         = 2 * time.Minute
 	killLimit            = 30 * time.Second
 )

@@ -81,7 +81,7 @@ func attach(mnt int, target string) error {
 
 // mountOverlayMapped maps the directories that overlayfs is made of, since it cannot be mapped itself. They are seen through
 // one mapped mount of what is above them all, which overlayfs needs only to be mounted.
-func (m Mount) mountOverlayMapped(target string, ids IDMap, users *os.File) (err error) {
+func (m Mount) mountOverlayMapped(target string, ids IDMap, users *os.File) error {
 	over, above, err := m.below()
 	if err != nil {
 		return err
@@ -95,11 +95,16 @@ func (m Mount) mountOverlayMapped(target string, ids IDMap, users *os.File) (err
 	if err := os.MkdirAll(over.Dir, 0o700); err != nil {
 		return fmt.Errorf("make a place for layers: %w", err)
 	}
-	defer func() { err = errors.Join(err, removeStage(target)) }()
 	if err := attach(mnt, over.Dir); err != nil {
-		return err
+		return errors.Join(err, removeStage(target))
 	}
-	return over.mount(target, &ids)
+	if err := over.mount(target, &ids); err != nil {
+		return errors.Join(err, removeStage(target))
+	}
+	if err := removeStage(target); err != nil {
+		return errors.Join(err, unmountTop(target))
+	}
+	return nil
 }
 
 // stage is where the layers of an overlay on target are mounted while that is made. Nobody but root passes what is above it.

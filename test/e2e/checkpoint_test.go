@@ -26,6 +26,9 @@ import (
 func needCRIU(t *testing.T) {
 	t.Helper()
 	if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
+		if required("criu") {
+			t.Fatalf("criu check: %v\n%s", err, out)
+		}
 		t.Skipf("criu check: %v\n%s", err, out)
 	}
 }

@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,13 +68,15 @@ state = "%[1]s/state"
 root = "%[1]s/root"
 [runtime]
 cgroup_root = "%[2]s"
+cgroup_driver = "%[8]s"
 [cni]
 conf_dir = "%[1]s/cni"
 [cni.builtin]
 bridge = "%[3]s"
 subnets = ["%[4]s", "%[5]s"]
 %[6]s
-%[7]s`, n.dir, cgroupRoot, bridge, subnet4, subnet6, mirrors, strings.Join(extra, "\n"))
+%[7]s`, n.dir, cgroupRoot, bridge, subnet4, subnet6, mirrors, strings.Join(extra, "\n"),
+		cmp.Or(os.Getenv("CRISERVER_E2E_CGROUP_DRIVER"), "cgroupfs"))
 	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -407,4 +411,9 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("not in 30 s: %s", what)
 		}
 	}
+}
+
+// required tells whether the machine must have something, as the one that runs the tests says: to skip a test would hide a fault then.
+func required(what string) bool {
+	return slices.Contains(strings.Split(os.Getenv("CRISERVER_E2E_REQUIRE"), ","), what)
 }

@@ -39,6 +39,9 @@ func usersHandlers(t *testing.T, n *node) []string {
 			names = append(names, h.Name)
 		}
 	}
+	if len(names) == 0 && required("users") {
+		t.Fatalf("no user namespaces here:\n%s", n.log())
+	}
 	if len(names) == 0 {
 		t.Skipf("no user namespaces here:\n%s", n.log())
 	}

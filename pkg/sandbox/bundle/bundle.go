@@ -93,7 +93,11 @@ func (s *Store) mount(id string, v Viewer, mounts []snapshot.Mount, target strin
 	if err := os.Mkdir(s.empty(id), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make bundle: %w", err)
 	}
-	if err := mount(snapshot.Labelled(mounts, v.MountLabel, s.empty(id)), target); err != nil {
+	empty := s.empty(id)
+	if v.Pod.Users != nil { // overlays of mapped layers are of one file system, which this directory is not on
+		empty = ""
+	}
+	if err := mount(snapshot.Labelled(mounts, v.MountLabel, empty), target); err != nil {
 		return err
 	}
 	// What is mounted with a label says that it has it already. The directory of an image without layers has not.

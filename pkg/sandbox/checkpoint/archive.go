@@ -22,6 +22,7 @@ import (
 	"time"
 
 	metadata "github.com/checkpoint-restore/checkpointctl/lib"
+	"golang.org/x/sys/unix"
 )
 
 // Config says what container a checkpoint is of.
@@ -124,7 +125,7 @@ func (d Dir) Pack(ctx context.Context, location string) (err error) {
 	if _, err := os.Lstat(location); err == nil {
 		return fmt.Errorf("write archive %s: %w", location, fs.ErrExist)
 	}
-	partial := location + ".partial"
+	partial := location + "." + filepath.Base(string(d)) + ".partial" // nobody else's
 	if err := os.WriteFile(d.note(), []byte(partial), 0o600); err != nil {
 		return fmt.Errorf("write archive %s: %w", location, err)
 	}
@@ -144,7 +145,10 @@ func (d Dir) Pack(ctx context.Context, location string) (err error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(partial, location)
+	if err = unix.Renameat2(unix.AT_FDCWD, partial, unix.AT_FDCWD, location, unix.RENAME_NOREPLACE); errors.Is(err, unix.EINVAL) {
+		err = os.Rename(partial, location) // a file system without that, such as NFS
+	}
+	return err
 }
 
 func (d Dir) writeTar(ctx context.Context, w io.Writer) error {

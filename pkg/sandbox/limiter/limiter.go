@@ -74,7 +74,7 @@ func (l Limiter) change(ctx context.Context, c *ledger.Container, plan limit.Pla
 		applied = err == nil
 	}
 	if err == nil {
-		err = driver.Sync(st.CgroupPath, limits)
+		err = driver.Sync(ctx, st.CgroupPath, limits)
 	}
 	if err == nil {
 		l.Ledger.UpdateContainer(c, func(st *ledger.ContainerStatus) { st.Updating, st.Config.Resources = nil, merged })
@@ -86,19 +86,19 @@ func (l Limiter) change(ctx context.Context, c *ledger.Container, plan limit.Pla
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 	defer cancel()
 	if applied {
-		err = errors.Join(err, plan.Undo(), syncLimits(st.CgroupPath, old))
+		err = errors.Join(err, plan.Undo(), syncLimits(ctx, st.CgroupPath, old))
 	}
 	l.Ledger.UpdateContainer(c, func(st *ledger.ContainerStatus) { st.Updating, st.Config.Resources = nil, old })
 	return errors.Join(err, l.Ledger.SaveContainer(ctx, c))
 }
 
 // syncLimits tells the cgroup's driver of all limits of a container.
-func syncLimits(path string, r spec.Resources) error {
+func syncLimits(ctx context.Context, path string, r spec.Resources) error {
 	limits, err := host.Limits(r)
 	if err != nil {
 		return err
 	}
-	return driver.Sync(path, limits)
+	return driver.Sync(ctx, path, limits)
 }
 
 // UndoAll takes back the changes of limits that the last daemon has not brought to an end.
@@ -108,7 +108,7 @@ func (l Limiter) UndoAll(ctx context.Context) {
 		if err != nil || st.Updating == nil {
 			continue
 		}
-		err = errors.Join(st.Updating.Undo(), syncLimits(st.CgroupPath, st.Config.Resources))
+		err = errors.Join(st.Updating.Undo(), syncLimits(ctx, st.CgroupPath, st.Config.Resources))
 		l.Ledger.UpdateContainer(c, func(st *ledger.ContainerStatus) { st.Updating = nil })
 		if err = errors.Join(err, l.Ledger.SaveContainer(ctx, c)); err != nil {
 			logrus.WithError(err).WithField("container", st.ID).Error("cannot take back an update that was cut off")

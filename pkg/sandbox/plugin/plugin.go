@@ -33,7 +33,8 @@ const (
 )
 
 // Plugins are told of the life of pods and containers, and have a say in it. They are called by the operation that the event is
-// of, with its context, and while no lock is held. What they do has a deadline of its own. An event may be told again: after a failed
+// of, with its context, and while no mutex is held, but mostly while it holds the slot of the pod or container: so an update of
+// another one must not be waited for. What they do has a deadline of its own. An event may be told again: after a failed
 // attempt, or after a restart.
 type Plugins interface {
 	PodEvent(ctx context.Context, e Event, p ledger.PodStatus) error

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/singleflight"
 
 	"criserver/pkg/sandbox/spec"
 )
@@ -22,24 +23,33 @@ import (
 const jobLimit = 20 * time.Second
 
 // connection to systemd, made when it is needed and kept: it is asked once for each pod, not for each step.
-var connection struct {
-	sync.Mutex
-	conn *dbus.Conn
-}
+var (
+	connection atomic.Pointer[dbus.Conn]
+	dials      singleflight.Group
+)
 
+// connect may leave behind a dial that hangs, which those who come later wait for as well, each with its own context.
 func connect(ctx context.Context) (*dbus.Conn, error) {
-	connection.Lock()
-	defer connection.Unlock()
-	if c := connection.conn; c != nil && c.Connected() {
+	if c := connection.Load(); c != nil && c.Connected() {
 		return c, nil
 	}
-	// Its context is the life of the connection.
-	c, err := dbus.NewWithContext(context.WithoutCancel(ctx))
-	if err != nil {
-		return nil, fmt.Errorf("connect to systemd: %w", err)
+	dial := dials.DoChan("", func() (any, error) {
+		// Its context is the life of the connection.
+		c, err := dbus.NewWithContext(context.WithoutCancel(ctx))
+		if err == nil {
+			connection.Store(c)
+		}
+		return c, err
+	})
+	select {
+	case d := <-dial:
+		if d.Err != nil {
+			return nil, fmt.Errorf("connect to systemd: %w", d.Err)
+		}
+		return d.Val.(*dbus.Conn), nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("connect to systemd: %w", context.Cause(ctx))
 	}
-	connection.conn = c
-	return c, nil
 }
 
 // job starts a job of systemd and waits for its end.
@@ -102,22 +112,35 @@ func isError(err error, name string) bool {
 }
 
 // Sync tells systemd, if the cgroup of the container is its, of limits that are in the files already.
-func Sync(container string, r *specs.LinuxResources) error {
+func Sync(ctx context.Context, container string, r *specs.LinuxResources) error {
 	if !strings.HasSuffix(container, scope) || r == nil {
 		return nil
 	}
-	limits := resources(r)
-	m, err := manager.New(&cgroups.Cgroup{
-		Systemd: true, Parent: path.Base(path.Dir(container)), ScopePrefix: spec.ScopePrefix,
-		Name: strings.TrimSuffix(strings.TrimPrefix(path.Base(container), spec.ScopePrefix+"-"), scope), Resources: limits,
-	})
-	if err == nil {
-		err = m.Set(limits)
+	ctx, cancel := context.WithTimeoutCause(ctx, jobLimit, fmt.Errorf("systemd has not answered in %s: %w", jobLimit, context.DeadlineExceeded))
+	defer cancel()
+	told := make(chan error, 1)
+	go func() { told <- tell(container, resources(r)) }() // the library asks without a context
+	var err error
+	select {
+	case err = <-told:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("tell systemd of new limits: %w", err)
 	}
 	return nil
+}
+
+func tell(container string, limits *cgroups.Resources) error {
+	m, err := manager.New(&cgroups.Cgroup{
+		Systemd: true, Parent: path.Base(path.Dir(container)), ScopePrefix: spec.ScopePrefix,
+		Name: strings.TrimSuffix(strings.TrimPrefix(path.Base(container), spec.ScopePrefix+"-"), scope), Resources: limits,
+	})
+	if err != nil {
+		return err
+	}
+	return m.Set(limits)
 }
 
 // resources are the limits that the CRI has, as the library takes them.

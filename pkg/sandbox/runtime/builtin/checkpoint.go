@@ -41,7 +41,7 @@ func (r *Runtime) Restore(ctx context.Context, id, bundle string, from runtime.I
 	if err != nil {
 		return 0, err
 	}
-	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec, UseSystemdCgroup: group.Systemd(spec)})
 	if err != nil {
 		return 0, fmt.Errorf("convert specification: %w", err)
 	}

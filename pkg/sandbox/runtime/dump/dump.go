@@ -82,15 +82,18 @@ func Run(ctx context.Context, cmd *exec.Cmd) error {
 	return context.Cause(ctx)
 }
 
-// part waits until a process group is empty, and kills what is left of it after partGrace.
+// part waits until a process group is empty, and kills what is left of it after partGrace. What does not end then either, in
+// uninterruptible sleep, is left.
 func part(group int) {
-	for end := time.Now().Add(partGrace); unix.Kill(-group, 0) == nil; time.Sleep(partPoll) {
+	start, killed := time.Now(), false
+	for ; unix.Kill(-group, 0) == nil && time.Since(start) < 2*partGrace; time.Sleep(partPoll) {
 		reap(group)
-		if time.Now().After(end) {
+		if !killed && time.Since(start) > partGrace {
+			killed = true
 			_ = unix.Kill(-group, unix.SIGKILL)
-			end = end.Add(partGrace)
 		}
 	}
+	reap(group)
 }
 
 // reap takes the orphans of a process group: they are children of this process, as a subreaper, and stay members until they are

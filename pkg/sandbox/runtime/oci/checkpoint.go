@@ -43,14 +43,14 @@ func (r *Runtime) Restore(ctx context.Context, id, bundle string, from runtime.I
 	if err != nil {
 		return 0, err
 	}
-	if spec.Process != nil && spec.Process.Terminal {
-		return 0, errors.New("a terminal is not supported with OCI runtimes beside the built-in one")
+	if spec.Process != nil && spec.Process.Terminal { // it is refused when the container is created
+		return 0, errors.New("a terminal is not restored by OCI runtimes beside the built-in one")
 	}
 	if err := os.MkdirAll(r.Command.Root, 0o711); err != nil {
 		return 0, fmt.Errorf("make the OCI runtime's directory: %w", err)
 	}
 	pidFile := filepath.Join(r.dir, "pid")
-	err = r.runWithCRIU(ctx, from, io, "restore", "--image-path", from.Dir, "--work-path", from.Work, "--bundle", bundle,
+	err = r.driven(spec).runWithCRIU(ctx, from, io, "restore", "--image-path", from.Dir, "--work-path", from.Work, "--bundle", bundle,
 		"--manage-cgroups-mode", "ignore", "--file-locks", "--pid-file", pidFile, "--detach", id)
 	if err != nil {
 		return 0, dump.Explain(err, filepath.Join(from.Work, dump.RestoreLog))

@@ -56,16 +56,22 @@ func (r *Runtime) create(ctx context.Context, id, bundle string, io runtime.Stdi
 	if err != nil {
 		return 0, err
 	}
-	if group.Systemd(spec) { // the program finds that in its own state afterwards
-		with := *r
-		with.Command.Args = append(slices.Clone(r.Command.Args), "--systemd-cgroup")
-		r = &with
-	}
-	err = r.launch(ctx, createLimit, r.dir, io, "create", "--bundle", bundle, "--pid-file", pidFile, id)
+	err = r.driven(spec).launch(ctx, createLimit, r.dir, io, "create", "--bundle", bundle, "--pid-file", pidFile, id)
 	if err != nil {
 		return 0, err
 	}
 	return readPID(pidFile)
+}
+
+// driven is the runtime that makes a container's cgroup by the driver that the specification is for. The program finds that in its own
+// state afterwards.
+func (r *Runtime) driven(spec *specs.Spec) *Runtime {
+	if !group.Systemd(spec) {
+		return r
+	}
+	with := *r
+	with.Command.Args = append(slices.Clone(r.Command.Args), "--systemd-cgroup")
+	return &with
 }
 
 // Start implements runtime.Runtime.
