@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -76,11 +77,14 @@ type Service struct {
 // the default. Errors are those of sandbox: ErrInvalid, ErrExists, ErrState (it does not run), ErrUnavailable (there is no criu),
 // ErrTimeout.
 func (s *Service) CheckpointContainer(ctx context.Context, id, location string, timeout time.Duration) error {
-	if err := checkLocation(location); err != nil {
+	if err := s.checkLocation(location); err != nil {
 		return err
 	}
 	c, err := s.Pods.Container(id)
 	if err != nil {
+		return err
+	}
+	if err := s.checkUsers(c.PodID); err != nil {
 		return err
 	}
 	if timeout == 0 {
@@ -95,9 +99,26 @@ func (s *Service) CheckpointContainer(ctx context.Context, id, location string, 
 	return nil
 }
 
-func checkLocation(location string) error {
-	if !filepath.IsAbs(location) || filepath.Clean(location) != location {
+// checkUsers refuses what could not be restored: criu does not bring a pod's user namespace back.
+func (s *Service) checkUsers(podID string) error {
+	pod, err := s.Pods.Pod(podID)
+	if err == nil && pod.Config.Namespaces.Users != nil {
+		err = fmt.Errorf("%w: containers in a user namespace cannot be checkpointed", want.ErrInvalid)
+	}
+	return err
+}
+
+// maxName is the longest name of an archive: while it is written it has a longer one.
+const maxName = 200
+
+func (s *Service) checkLocation(location string) error {
+	switch base := filepath.Base(location); {
+	case !filepath.IsAbs(location) || filepath.Clean(location) != location || strings.ContainsRune(location, 0):
 		return fmt.Errorf("location: %w: %q is not an absolute, clean path", want.ErrInvalid, location)
+	case len(base) > maxName:
+		return fmt.Errorf("location: %w: the name %.40q… is longer than %d bytes", want.ErrInvalid, base, maxName)
+	case strings.HasPrefix(location, s.Tools.Root+"/"):
+		return fmt.Errorf("location: %w: %s is criserver's own", want.ErrInvalid, s.Tools.Root)
 	}
 	if info, err := os.Stat(filepath.Dir(location)); err != nil || !info.IsDir() {
 		return fmt.Errorf("location: %w: %s is not a directory", want.ErrInvalid, filepath.Dir(location))

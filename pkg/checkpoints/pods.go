@@ -30,6 +30,9 @@ func (s *Service) CheckpointPod(ctx context.Context, podID, output string, conta
 	if !pod.Ready() {
 		return fmt.Errorf("pod %s is %s: %w", pod.ID, pod.Phase, sandbox.ErrState)
 	}
+	if err := s.checkUsers(pod.ID); err != nil {
+		return err
+	}
 	containers, err := s.selected(pod, containerIDs)
 	if err != nil {
 		return err

@@ -202,6 +202,8 @@ func TestWrongUserNamespaces(t *testing.T) {
 		"no groups":      {func(o *runtimeapi.NamespaceOption) { o.UsernsOptions.Gids = nil }, "userns_options: invalid: gids: the ID 0 is not mapped"},
 		"container mode": {func(o *runtimeapi.NamespaceOption) { o.UsernsOptions.Mode = runtimeapi.NamespaceMode_CONTAINER }, "userns_options.mode"},
 		"node mode":      {func(o *runtimeapi.NamespaceOption) { o.UsernsOptions.Mode = runtimeapi.NamespaceMode_NODE }, "userns_options"},
+		"host's root":    {func(o *runtimeapi.NamespaceOption) { o.UsernsOptions.Uids[0].HostId = 0 }, "has the host's ID 0"},
+		"no terminals":   {func(o *runtimeapi.NamespaceOption) { o.UsernsOptions.Gids[0].Length = 5 }, "the ID 5, of terminals"},
 		"host PIDs":      {func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_NODE }, "namespace_options.pid"},
 		"host IPC":       {func(o *runtimeapi.NamespaceOption) { o.Ipc = runtimeapi.NamespaceMode_NODE }, "namespace_options.ipc"},
 	} {
@@ -227,11 +229,33 @@ func TestWrongUserNamespaces(t *testing.T) {
 		"mount": {func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = []*runtimeapi.Mount{{HostPath: n.dir, ContainerPath: "/m", UidMappings: mappings()}}
 		}, codes.InvalidArgument, "mounts[0].mappings"},
+		"other mount": {func(c *runtimeapi.ContainerConfig) {
+			other := mappings()
+			other[0].HostId++
+			c.Mounts = []*runtimeapi.Mount{{HostPath: n.dir, ContainerPath: "/m", UidMappings: other, GidMappings: mappings()}}
+		}, codes.InvalidArgument, "mounts[0].uidMappings: invalid: they are not those of the pod's"},
 	})
+	n.checkNoCheckpoint(t)
 	plain := n.podConfig()
 	n.checkRefusals(t, plain, map[string]refusalRow{
 		"mapped mount": {func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = []*runtimeapi.Mount{{HostPath: n.dir, ContainerPath: "/m", UidMappings: mappings(), GidMappings: mappings()}}
 		}, codes.InvalidArgument, "mounts[0].uidMappings"},
 	})
+}
+
+// checkNoCheckpoint: what could not be restored is not checkpointed.
+func (n *node) checkNoCheckpoint(t *testing.T) {
+	t.Helper()
+	pod := n.podConfig(usersPod)
+	podID := n.runPod(pod)
+	id := n.run(podID, pod, shell("c", "while :; do sleep 0.1; done"))
+	location := filepath.Join(n.dir, "archive")
+	_, err := n.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: id, Location: location})
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "user namespace") {
+		t.Errorf("checkpoint in a user namespace: %v", err)
+	}
+	if _, err := os.Lstat(location); err == nil {
+		t.Error("it left an archive")
+	}
 }

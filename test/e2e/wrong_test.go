@@ -67,7 +67,12 @@ func TestWrongPods(t *testing.T) {
 		"own IPC of container": {options(func(o *runtimeapi.NamespaceOption) { o.Ipc = runtimeapi.NamespaceMode_CONTAINER }), "ipc"},
 		"network of target":    {options(func(o *runtimeapi.NamespaceOption) { o.Network = runtimeapi.NamespaceMode_TARGET }), "network"},
 		"PIDs of target":       {options(func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_TARGET }), "pid"},
-		"unknown mode":         {options(func(o *runtimeapi.NamespaceOption) { o.Pid = 77 }), "pid"},
+		"host name":            {func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "a\nb" }, "hostname"},
+		"long cgroup": {func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.CgroupParent = strings.Repeat("/aaaa", 300)
+		}, "linux.cgroup_parent"},
+		"cgroup with a line": {func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a\nb" }, "linux.cgroup_parent"},
+		"unknown mode":       {options(func(o *runtimeapi.NamespaceOption) { o.Pid = 77 }), "pid"},
 		"group without user": {func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 1}
 		}, "run_as_group"},

@@ -125,7 +125,8 @@ func TestTakeThatFailsLeavesNothing(t *testing.T) {
 }
 
 func TestCheckSubnet(t *testing.T) {
-	for _, s := range []string{"10.0.0.1/24", "10.0.0.0/31", "fd00::/127", "127.0.0.0/8", "::ffff:10.0.0.0/120", "0.0.0.0/0", "fe80::/64", "224.0.0.0/4"} {
+	for _, s := range []string{"10.0.0.1/24", "10.0.0.0/31", "fd00::/127", "127.0.0.0/8", "::ffff:10.0.0.0/120", "0.0.0.0/0", "fe80::/64", "224.0.0.0/4",
+		"0.0.0.0/8", "240.0.0.0/4", "255.255.255.0/24", "::/96", "128.0.0.0/1", "8000::/1"} {
 		if err := checkSubnet(netip.MustParsePrefix(s)); err == nil {
 			t.Errorf("%s is accepted", s)
 		}

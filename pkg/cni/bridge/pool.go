@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 )
 
 // pool hands out the addresses of a subnet, each time the next one after the last, so that an address stays unused
@@ -18,7 +19,13 @@ type pool struct {
 	former bool
 }
 
-// checkSubnet refuses a subnet without room for a gateway and a pod.
+// special are addresses that no packet is sent from (RFC 6890): "this network", loopback, link-local, multicast, and what is reserved.
+var special = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/3"), netip.MustParsePrefix("::/96"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
+}
+
+// checkSubnet refuses a subnet without room for a gateway and a pod, or that is not for hosts.
 func checkSubnet(s netip.Prefix) error {
 	switch {
 	case !s.IsValid():
@@ -29,7 +36,8 @@ func checkSubnet(s netip.Prefix) error {
 		return fmt.Errorf("subnet %s has host bits set: %s?", s, s.Masked())
 	case s.Addr().BitLen()-s.Bits() < 2:
 		return fmt.Errorf("subnet %s is too small: at least 2 bits are needed for a gateway and a pod", s)
-	case s.Addr().IsLoopback() || s.Addr().IsMulticast() || s.Addr().IsLinkLocalUnicast() || s.Bits() == 0:
+	case s.Addr().IsLoopback() || s.Addr().IsMulticast() || s.Addr().IsLinkLocalUnicast() || s.Bits() == 0 ||
+		slices.ContainsFunc(special, s.Overlaps):
 		return fmt.Errorf("subnet %s is not for pods", s)
 	}
 	return nil

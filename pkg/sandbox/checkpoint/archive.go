@@ -77,9 +77,11 @@ func (d Dir) Remove() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	if err == nil {
-		err = os.RemoveAll(string(d))
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENAMETOOLONG) { // there never was such a file
+		err = nil
 	}
+	// Memory of processes does not stay for want of something else.
+	err = errors.Join(err, os.RemoveAll(string(d)))
 	if err == nil {
 		err = os.RemoveAll(d.note())
 	}

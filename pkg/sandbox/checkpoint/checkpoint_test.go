@@ -3,6 +3,7 @@ package checkpoint_test
 import (
 	"archive/tar"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/checkpoint"
 )
@@ -80,7 +82,7 @@ func TestPackCutOff(t *testing.T) {
 		t.Errorf("err = %v", err)
 	}
 	// As if this process had died in it: the next one finds what it was making, and where.
-	partial := filepath.Join(place, "archive.partial")
+	partial := filepath.Join(place, "archive."+filepath.Base(string(dir))+".partial")
 	if err := os.WriteFile(partial, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -98,6 +100,96 @@ func TestPackCutOff(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(root); len(left) != 1 || left[0].Name() != "kept" {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// TestPackBesideStrangersFiles: what is in the way of an archive, or is somebody else's part of one, stays.
+func TestPackBesideStrangersFiles(t *testing.T) {
+	_, dir := newDir(t)
+	place := t.TempDir()
+	location := filepath.Join(place, "archive")
+	precious := filepath.Join(location+".partial", "precious")
+	if err := errors.Join(os.Mkdir(location+".partial", 0o700), os.WriteFile(precious, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := dir.Pack(t.Context(), location); err != nil {
+		t.Fatal(err)
+	}
+	_, second := newDir(t)
+	if err := second.Pack(t.Context(), location); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a second one: %v", err)
+	}
+	if err := errors.Join(dir.Remove(), second.Remove()); err != nil {
+		t.Error(err)
+	}
+	for _, path := range []string{location, precious} {
+		if _, err := os.Lstat(path); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestReadOfNoFiles: a description is a file, or the checkpoint is refused, and that at once.
+func TestReadOfNoFiles(t *testing.T) {
+	for name, make := range map[string]func(path string) error{
+		"fifo":      func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"link":      func(path string) error { return os.Symlink("/etc/passwd", path) },
+		"directory": func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		dir, err := checkpoint.StageDir(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := make(filepath.Join(string(dir), checkpoint.SpecFile)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := dir.Spec(); !errors.Is(err, checkpoint.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestAdaptRefuses what comes back as it was, whatever is asked for.
+func TestAdaptRefuses(t *testing.T) {
+	base := func() *specs.Spec {
+		return &specs.Spec{
+			Process: &specs.Process{Args: []string{"a"}},
+			Mounts:  []specs.Mount{{Destination: "/v", Type: "bind", Source: "/srv", Options: []string{"rbind", "rw"}}},
+			Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
+				{Type: specs.NetworkNamespace, Path: "/n"}, {Type: specs.IPCNamespace, Path: "/i"}, {Type: specs.PIDNamespace},
+			}},
+		}
+	}
+	drop := func(t specs.LinuxNamespaceType) func(*specs.Spec) {
+		return func(s *specs.Spec) {
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
+		}
+	}
+	for want, change := range map[string]func(*specs.Spec){
+		"":                                 func(*specs.Spec) {},
+		"the network namespace":            drop(specs.NetworkNamespace),
+		"the ipc namespace":                drop(specs.IPCNamespace),
+		"the pid namespace":                func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "/p" },
+		"mounts: the one at /v had the op": func(s *specs.Spec) { s.Mounts[0].Options = []string{"rbind", "ro"} },
+		"mounts: the container had one at": func(s *specs.Spec) { s.Mounts = nil },
+	} {
+		dir, err := checkpoint.StageDir(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := json.Marshal(base())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(string(dir), checkpoint.SpecFile), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := base()
+		change(s)
+		err = dir.Adapt(s, []string{"/v"}, false)
+		if (want == "") != (err == nil) || err != nil && (!errors.Is(err, checkpoint.ErrInvalid) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%v, want %q", err, want)
+		}
 	}
 }
 

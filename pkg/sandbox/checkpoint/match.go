@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -81,6 +82,75 @@ func capabilities(s *specs.Spec) [][]string {
 	var out [][]string
 	for _, set := range [][]string{c.Bounding, c.Effective, c.Inheritable, c.Permitted, c.Ambient} {
 		out = append(out, slices.Sorted(slices.Values(set)))
+	}
+	return out
+}
+
+// matchNamespaces says ErrInvalid where a container had other namespaces than it is to have: its processes go on in those that they
+// were in, whatever the pod says.
+func matchNamespaces(had, spec *specs.Spec) error {
+	for _, t := range []specs.LinuxNamespaceType{
+		specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.PIDNamespace, specs.UserNamespace,
+	} {
+		was, wanted := namespace(had, t), namespace(spec, t)
+		if was != wanted {
+			return fmt.Errorf("%w: namespace_options: the %s namespace of the container was %s, not %s", ErrInvalid, t, was, wanted)
+		}
+		if t == specs.UserNamespace && was != hosts {
+			return fmt.Errorf("%w: namespace_options.userns_options: a container in a user namespace cannot be restored", ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// hosts is the namespace of a container that has none for itself.
+const hosts = "the node's"
+
+func namespace(s *specs.Spec, t specs.LinuxNamespaceType) string {
+	for _, ns := range linux(s).Namespaces {
+		switch {
+		case ns.Type != t:
+		case t == specs.PIDNamespace && ns.Path != "":
+			return "shared"
+		default:
+			return "its own or its pod's"
+		}
+	}
+	return hosts
+}
+
+// matchMounts says ErrInvalid where a container had other mounts than it is to have. Those of wanted are compared in what they
+// allow: they come back as they were.
+func matchMounts(had, spec *specs.Spec, wanted []string) error {
+	before, after := mountsOf(had), mountsOf(spec)
+	for destination, m := range before {
+		if _, ok := after[destination]; m.Type == "bind" && !ok {
+			return fmt.Errorf("%w: mounts: the container had one at %s", ErrInvalid, destination)
+		}
+	}
+	for _, destination := range wanted {
+		was, ok := before[path.Clean(destination)]
+		if !ok {
+			return fmt.Errorf("%w: mounts: the container had none at %s", ErrInvalid, destination)
+		}
+		is := after[path.Clean(destination)]
+		for _, option := range []string{"ro", "rro", "nosuid", "nodev", "noexec"} {
+			a, b := slices.Contains(was.Options, option), slices.Contains(is.Options, option)
+			if a != b {
+				return fmt.Errorf("%w: mounts: the one at %s had the option %s: %t", ErrInvalid, destination, option, a)
+			}
+		}
+		if len(was.UIDMappings) > 0 || len(is.UIDMappings) > 0 {
+			return fmt.Errorf("%w: mounts: the one at %s is ID-mapped, which cannot be restored", ErrInvalid, destination)
+		}
+	}
+	return nil
+}
+
+func mountsOf(s *specs.Spec) map[string]specs.Mount {
+	out := map[string]specs.Mount{}
+	for _, m := range s.Mounts {
+		out[path.Clean(m.Destination)] = m
 	}
 	return out
 }

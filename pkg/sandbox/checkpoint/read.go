@@ -15,6 +15,7 @@ import (
 
 	metadata "github.com/checkpoint-restore/checkpointctl/lib"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // ErrInvalid says that something is no checkpoint that can be restored.
@@ -47,14 +48,20 @@ func (d Dir) Spec() (*specs.Spec, error) {
 }
 
 func (d Dir) read(name string, v any) error {
-	f, err := os.Open(filepath.Join(string(d), name))
-	if errors.Is(err, fs.ErrNotExist) {
+	// Whoever has made the directory may have put anything there: a fifo would hang, a link would lead elsewhere.
+	f, err := os.OpenFile(filepath.Join(string(d), name), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: it has no %s", ErrInvalid, name)
-	}
-	if err != nil {
+	case errors.Is(err, unix.ELOOP):
+		return fmt.Errorf("%w: %s is a link", ErrInvalid, name)
+	case err != nil:
 		return fmt.Errorf("read checkpoint: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return fmt.Errorf("%w: %s is no regular file", ErrInvalid, name)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxDescription+1))
 	if err != nil {
 		return fmt.Errorf("read checkpoint: %w", err)
@@ -86,7 +93,7 @@ func (d Dir) EachLayer(unpack func(tar io.Reader) error) error {
 			return fmt.Errorf("delete what the container had deleted: %w", err)
 		}
 	}
-	f, err := os.Open(filepath.Join(string(d), LayerTar))
+	f, err := os.OpenFile(filepath.Join(string(d), LayerTar), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it had written nothing
 	}
@@ -94,6 +101,9 @@ func (d Dir) EachLayer(unpack func(tar io.Reader) error) error {
 		return fmt.Errorf("read checkpoint: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return fmt.Errorf("%w: %s is no regular file", ErrInvalid, LayerTar)
+	}
 	if err := unpack(f); err != nil {
 		return fmt.Errorf("write what the container had written: %w", err)
 	}
@@ -137,21 +147,11 @@ func (d Dir) Adapt(spec *specs.Spec, wanted []string, must bool) error {
 			return err
 		}
 	}
-	mounts := map[string]bool{}
-	for _, m := range spec.Mounts {
-		mounts[path.Clean(m.Destination)] = true
+	if err := matchNamespaces(had, spec); err != nil {
+		return err
 	}
-	bound := map[string]bool{}
-	for _, m := range had.Mounts {
-		bound[path.Clean(m.Destination)] = true
-		if m.Type == "bind" && !mounts[path.Clean(m.Destination)] {
-			return fmt.Errorf("%w: mounts: the container had one at %s", ErrInvalid, m.Destination)
-		}
-	}
-	for _, destination := range wanted {
-		if !bound[path.Clean(destination)] {
-			return fmt.Errorf("%w: mounts: the container had none at %s", ErrInvalid, destination)
-		}
+	if err := matchMounts(had, spec, wanted); err != nil {
+		return err
 	}
 	p := spec.Process
 	p.Args, p.Env, p.Cwd = had.Process.Args, had.Process.Env, had.Process.Cwd

@@ -21,7 +21,8 @@ type Mappings struct {
 // maxRanges is how many lines the kernel takes (UID_GID_MAP_MAX_EXTENTS).
 const maxRanges = 340
 
-// Check refuses what the kernel would, and a namespace without root: nobody could set it up.
+// Check refuses what the kernel would, what a container could not be set up in, which takes root and the group of terminals, and the
+// host's root.
 func (m Mappings) Check() error {
 	if err := check(m.UIDs); err != nil {
 		return fmt.Errorf("uids: %w", err)
@@ -29,8 +30,14 @@ func (m Mappings) Check() error {
 	if err := check(m.GIDs); err != nil {
 		return fmt.Errorf("gids: %w", err)
 	}
+	if !m.HasGID(terminals) {
+		return fmt.Errorf("gids: the ID %d, of terminals, is not mapped", terminals)
+	}
 	return nil
 }
+
+// terminals is the group of the devices below /dev/pts (config-linux.md, "Default Filesystems").
+const terminals = 5
 
 func check(ranges []Range) error {
 	if len(ranges) > maxRanges {
@@ -43,6 +50,9 @@ func check(ranges []Range) error {
 		// The last ID stands for none (chown(2)).
 		if math.MaxUint32-a.Container < a.Size || math.MaxUint32-a.Host < a.Size {
 			return fmt.Errorf("the range of %d from %d to host ID %d is too long", a.Size, a.Container, a.Host)
+		}
+		if a.Host == 0 {
+			return fmt.Errorf("the range from %d has the host's ID 0, whose rights a user namespace is to keep away", a.Container)
 		}
 		for _, b := range ranges[:i] {
 			if overlap(a.Container, b.Container, a.Size, b.Size) || overlap(a.Host, b.Host, a.Size, b.Size) {

@@ -14,6 +14,8 @@ func TestCheck(t *testing.T) {
 	}{
 		"one range":      {Mappings{good, good}, ""},
 		"two ranges":     {Mappings{[]Range{{0, 1000, 1}, {1, 70000, 65535}}, good}, ""},
+		"host's root":    {Mappings{good, []Range{{0, 65536, 10}, {10, 0, 1}}}, "gids: the range from 10 has the host's ID 0"},
+		"no terminals":   {Mappings{good, []Range{{0, 65536, 5}}}, "gids: the ID 5, of terminals, is not mapped"},
 		"none":           {Mappings{nil, good}, "uids: the ID 0 is not mapped"},
 		"no groups":      {Mappings{good, nil}, "gids: the ID 0 is not mapped"},
 		"no root":        {Mappings{good, []Range{{1, 65536, 65535}}}, "gids: the ID 0 is not mapped"},

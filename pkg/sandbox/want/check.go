@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"strings"
+	"unicode"
 
 	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/signals"
@@ -14,6 +16,10 @@ import (
 // ErrInvalid says that the configuration can never work.
 var ErrInvalid = errors.New("invalid")
 
+// maxCgroupParent is a length that no kubelet comes near to, and where the paths of files in the cgroups of containers still are as
+// long as paths may be.
+const maxCgroupParent = 1024
+
 // Check refuses what can never work: an ErrInvalid that names the field of the CRI.
 func (c Pod) Check() error {
 	switch {
@@ -21,6 +27,11 @@ func (c Pod) Check() error {
 		return fmt.Errorf("metadata: %w: name, namespace and uid are needed", ErrInvalid)
 	case len(c.Hostname) > 64: // the kernel's __NEW_UTS_LEN
 		return fmt.Errorf("hostname: %w: %q is longer than 64 bytes", ErrInvalid, c.Hostname)
+	case strings.ContainsFunc(c.Hostname, unicode.IsControl):
+		return fmt.Errorf("hostname: %w: %q has control characters", ErrInvalid, c.Hostname)
+	case len(c.CgroupParent) > maxCgroupParent || strings.ContainsFunc(c.CgroupParent, unicode.IsControl):
+		return fmt.Errorf("linux.cgroup_parent: %w: %.40q… is longer than %d bytes, or has control characters", ErrInvalid, c.CgroupParent,
+			maxCgroupParent)
 	case c.LogDirectory != "" && !filepath.IsAbs(c.LogDirectory):
 		return fmt.Errorf("log_directory: %w: %q is not absolute", ErrInvalid, c.LogDirectory)
 	case c.CgroupParent != "" && (!filepath.IsAbs(c.CgroupParent) || filepath.Clean(c.CgroupParent) != c.CgroupParent ||
@@ -96,8 +107,8 @@ func (c Container) Check(p Pod) error {
 			if err := m.Users.Check(); err != nil {
 				return fmt.Errorf("mounts[%d].mappings: %w: %w", i, ErrInvalid, err)
 			}
-			if p.Namespaces.Users == nil {
-				return fmt.Errorf("mounts[%d].uidMappings: %w: the pod has no user namespace", i, ErrInvalid)
+			if !reflect.DeepEqual(m.Users, p.Namespaces.Users) {
+				return fmt.Errorf("mounts[%d].uidMappings: %w: they are not those of the pod's user namespace", i, ErrInvalid)
 			}
 		}
 		if m.Propagation == spec.PropagationBidirectional && !c.Privileged {
