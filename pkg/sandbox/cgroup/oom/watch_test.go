@@ -50,11 +50,6 @@ func TestWatcherOutlivesTheCgroup(t *testing.T) {
 		t.Fatal("dd was not killed")
 	}
 	deadline := time.Now().Add(5 * time.Second)
-	for os.Remove(dir) != nil {
-		if time.Now().After(deadline) {
-			t.Fatal("the cgroup stays busy")
-		}
-	}
 	for {
 		w.mu.Lock()
 		cause := w.causes[name]
@@ -66,6 +61,11 @@ func TestWatcherOutlivesTheCgroup(t *testing.T) {
 			t.Fatal("no cause")
 		}
 		time.Sleep(time.Millisecond)
+	}
+	for os.Remove(dir) != nil {
+		if time.Now().After(deadline) {
+			t.Fatal("the cgroup stays busy")
+		}
 	}
 	if got := w.Take(name, true); got != "the memory limit of the container, 16777216 bytes, was reached" {
 		t.Errorf("cause = %q", got)
