@@ -111,7 +111,12 @@ func TestShortNameSearchEnds(t *testing.T) {
 			if test.down {
 				first.Server.Close()
 			}
-			for short, want := range map[string]error{"team/app:v1": test.err, "team/app@" + img.Digest().String(): test.byDigest} {
+			// In this order: what the second pull brings is there for the first.
+			for _, pull := range []struct {
+				short string
+				want  error
+			}{{"team/app:v1", test.err}, {"team/app@" + img.Digest().String(), test.byDigest}} {
+				short, want := pull.short, pull.want
 				before := len(second.Requests())
 				_, err := n.Pull(t.Context(), short, registry.Auth{})
 				if !errors.Is(err, want) {
