@@ -32,6 +32,8 @@ import (
 var version = "0.0.0-dev"
 
 func init() {
+	// Only here it is sure to be the first thread that main is locked to: later it may have come to another.
+	runtime.LockOSThread()
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		debug.SetGCPercent(-1) // it lives for some milliseconds: to collect garbage would take longer than it gains
 		libcontainer.Init()    // does not return
@@ -97,12 +99,10 @@ func run(args []string) error {
 	return offFirstThread(func() error { return server.New(runtimes, version, *resident).Serve(ctx, l) })
 }
 
-// offFirstThread calls fn with the process's first thread reserved. The runtime library enters the mount namespaces of containers on
-// threads that end with the work, and with them their hold on what is mounted there. The first thread cannot end before the
-// process (the Go runtime parks it for good), so no goroutine may come to run on it.
+// offFirstThread calls fn with the process's first thread reserved, which init has locked the calling goroutine to. The runtime library
+// enters the mount namespaces of containers on threads that end with the work, and with them their hold on what is mounted there. The
+// first thread cannot end before the process (the Go runtime parks it for good), so no goroutine may come to run on it.
 func offFirstThread(fn func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	result := make(chan error)
 	go func() { result <- fn() }()
 	return <-result
