@@ -176,9 +176,9 @@ func TestMakeWithUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, change := range map[string]func(*Config){
-		"net.no.such=1":               func(c *Config) { c.Sysctls = map[string]string{"net.no.such": "1"} },
-		"no such file":                func(c *Config) { c.Helper = "/no/such" },
-		"make namespaces: EOF\nmake ": func(c *Config) { c.Helper = "/bin/false" },
+		"net.no.such=1": func(c *Config) { c.Sysctls = map[string]string{"net.no.such": "1"} },
+		"no such file":  func(c *Config) { c.Helper = "/no/such" },
+		"exit status 1": func(c *Config) { c.Helper = "/bin/false" },
 	} {
 		bad := c
 		change(&bad)
