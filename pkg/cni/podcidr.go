@@ -13,6 +13,7 @@ import (
 
 	"criserver/pkg/cni/bridge"
 	"criserver/pkg/cni/template"
+	"criserver/pkg/wholefile"
 )
 
 // cidrFile keeps the pod CIDRs, in DataDir: the kubelet does not tell them again when only this process restarts.
@@ -92,12 +93,7 @@ func writeCIDRs(dir string, cidrs []netip.Prefix) error {
 	for _, c := range cidrs {
 		fmt.Fprintln(&text, c)
 	}
-	path := filepath.Join(dir, cidrFile)
-	err := os.WriteFile(path+".new", []byte(text.String()), 0o600)
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
+	if err := wholefile.Write(filepath.Join(dir, cidrFile), []byte(text.String())); err != nil {
 		return fmt.Errorf("record pod CIDRs: %w", err)
 	}
 	return nil

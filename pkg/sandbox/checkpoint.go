@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/runtime"
+	"criserver/pkg/sandbox/specfile"
 )
 
 // Dump has the state of the processes of a container written down, which Freeze has stopped. It returns only once nobody works on
@@ -39,9 +38,5 @@ func (s *Service) Dump(ctx context.Context, id string, to runtime.Images) error 
 
 // Specification is the OCI specification of a container, in JSON.
 func (s *Service) Specification(id string) ([]byte, error) {
-	data, err := os.ReadFile(filepath.Join(s.bundles.Dir(id), "config.json"))
-	if err != nil {
-		return nil, fmt.Errorf("read specification: %w", err)
-	}
-	return data, nil
+	return specfile.Read(s.bundles.Dir(id))
 }

@@ -2,14 +2,14 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 
-	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/spec"
+	"criserver/pkg/sandbox/specfile"
+	"criserver/pkg/wholefile"
 )
 
 // A pod whose containers share a PID namespace has a process 1, "crimonitor pod-init", see spec.PodInit.
@@ -27,14 +27,10 @@ func (s *Service) startPodInit(ctx context.Context, st PodStatus) error {
 	if err != nil {
 		return fmt.Errorf("make pod init: %w", err)
 	}
-	data, err := json.Marshal(spec.PodInit(s.spaces.Spec(st), podInitID(st.ID), rootfs, s.config.Monitor.Binary))
-	if err != nil {
-		return err
-	}
-	if err := bundle.WriteWhole(filepath.Join(dir, "config.json"), data); err != nil {
+	id := podInitID(st.ID)
+	if err := specfile.Write(dir, spec.PodInit(s.spaces.Spec(st), id, rootfs, s.config.Monitor.Binary)); err != nil {
 		return fmt.Errorf("make pod init: %w", err)
 	}
-	id := podInitID(st.ID)
 	if _, err := s.monitor.Create(ctx, monitor.CreateRequest{ID: id, Bundle: dir}); err != nil {
 		return fmt.Errorf("make pod init: %w", err)
 	}
@@ -42,7 +38,7 @@ func (s *Service) startPodInit(ctx context.Context, st PodStatus) error {
 	if err != nil {
 		return fmt.Errorf("start pod init: %w", err)
 	}
-	return bundle.WriteWhole(filepath.Join(dir, "pid"), fmt.Appendf(nil, "%d", state.PID))
+	return wholefile.Write(filepath.Join(dir, "pid"), fmt.Appendf(nil, "%d", state.PID))
 }
 
 // podPIDNS is the path of the PID namespace that the pod's containers share.

@@ -4,7 +4,6 @@ package bundle
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -19,6 +18,7 @@ import (
 
 	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/spec"
+	"criserver/pkg/sandbox/specfile"
 	"criserver/pkg/snapshot"
 )
 
@@ -149,20 +149,13 @@ func unmount(path string) error {
 
 // WriteSpec writes the specification of a container (OCI runtime-spec, config.md).
 func (s *Store) WriteSpec(id string, out *specs.Spec) error {
-	data, err := json.Marshal(out)
-	if err != nil {
-		return fmt.Errorf("encode specification: %w", err)
-	}
-	if err := WriteWhole(filepath.Join(s.Dir(id), "config.json"), data); err != nil {
-		return fmt.Errorf("write specification: %w", err)
-	}
-	return nil
+	return specfile.Write(s.Dir(id), out)
 }
 
 // Spec reads the specification of a container.
 func (s *Store) Spec(id string) (*specs.Spec, error) {
 	out := &specs.Spec{}
-	return out, s.readSpec(id, out)
+	return out, specfile.Decode(s.Dir(id), out)
 }
 
 // Process reads the process of a container's specification, the model of every command that is run in it.
@@ -170,24 +163,6 @@ func (s *Store) Process(id string) (*specs.Process, error) {
 	var v struct {
 		Process *specs.Process `json:"process"`
 	}
-	return v.Process, s.readSpec(id, &v)
-}
-
-func (s *Store) readSpec(id string, out any) error {
-	data, err := os.ReadFile(filepath.Join(s.Dir(id), "config.json"))
-	if err != nil {
-		return fmt.Errorf("read specification: %w", err)
-	}
-	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("decode specification: %w", err)
-	}
-	return nil
-}
-
-// WriteWhole writes a file that is there whole or not at all, wherever this process is killed.
-func WriteWhole(path string, data []byte) error {
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	err := specfile.Decode(s.Dir(id), &v)
+	return v.Process, err
 }

@@ -2,10 +2,8 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +12,7 @@ import (
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/crilog"
 	"criserver/pkg/sandbox/runtime"
+	"criserver/pkg/sandbox/specfile"
 )
 
 // consoleWait bounds how long the runtime takes to hand out the terminal of a process that it has started.
@@ -102,19 +101,13 @@ func (s *stdio) receive(ctx context.Context, container theirs) error {
 
 // wantsTerminal reads no more of the specification than that.
 func wantsTerminal(bundle string) (bool, error) {
-	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
-	if err != nil {
-		return false, fmt.Errorf("read specification: %w", err)
-	}
 	var spec struct {
 		Process struct {
 			Terminal bool `json:"terminal"`
 		} `json:"process"`
 	}
-	if err := json.Unmarshal(data, &spec); err != nil {
-		return false, fmt.Errorf("decode specification of %s: %w", bundle, err)
-	}
-	return spec.Process.Terminal, nil
+	err := specfile.Decode(bundle, &spec)
+	return spec.Process.Terminal, err
 }
 
 // The ends of a pipe, see pipe(2).

@@ -5,11 +5,9 @@ package group
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -19,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"criserver/pkg/sandbox/cgroup/kill"
+	"criserver/pkg/sandbox/specfile"
 )
 
 // killWait bounds how long Empty waits for killed processes to leave the cgroup.
@@ -26,13 +25,9 @@ const killWait = 10 * time.Second
 
 // ReadSpec reads the specification of a bundle.
 func ReadSpec(bundle string) (*specs.Spec, error) {
-	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
-	if err != nil {
-		return nil, fmt.Errorf("read specification: %w", err)
-	}
 	spec := &specs.Spec{}
-	if err := json.Unmarshal(data, spec); err != nil {
-		return nil, fmt.Errorf("decode specification %s: %w", filepath.Join(bundle, "config.json"), err)
+	if err := specfile.Decode(bundle, spec); err != nil {
+		return nil, err
 	}
 	return spec, nil
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"criserver/pkg/sandbox/runtime"
+	"criserver/pkg/wholefile"
 )
 
 // Set knows the runtime of each container, also after this process has died and the next one is asked: it is written down
@@ -46,8 +47,7 @@ func (s *Set) Assign(id, bundle string, c *runtime.Command) (runtime.Runtime, er
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("write down the runtime of a container: %w", err)
 	}
-	// Whole or not at all, wherever this process is killed.
-	if err := errors.Join(os.WriteFile(path+".new", data, 0o600), os.Rename(path+".new", path)); err != nil {
+	if err := wholefile.Write(path, data); err != nil {
 		return nil, errors.Join(fmt.Errorf("write down the runtime of a container: %w", err), os.RemoveAll(r.dir))
 	}
 	return r, nil
