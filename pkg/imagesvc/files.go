@@ -13,8 +13,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/ctxreader"
 	"criserver/pkg/imagesvc/unpack"
-	"criserver/pkg/imagesvc/verify"
 	"criserver/pkg/snapshot"
 )
 
@@ -131,6 +131,6 @@ func copyFile(ctx context.Context, from, to string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	_, err = io.Copy(out, verify.WithContext(ctx, in))
+	_, err = io.Copy(out, ctxreader.New(ctx, in))
 	return err
 }

@@ -10,14 +10,14 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"criserver/pkg/imagesvc/verify"
+	"criserver/pkg/ctxreader"
 )
 
 // Read takes an archive in from a stream, to its end, and keeps its blobs in dir, an empty directory that the caller made and
 // removes, also after an error. The stream may be compressed by gzip or zstd. Every file that stands for a digest has it when
 // Read returns. ErrInvalid says what is wrong with the archive; errors of the stream and of the disk are none of that kind.
 func Read(ctx context.Context, r io.Reader, dir string, limits Limits) (*Archive, error) {
-	in, err := newStream(&input{r: verify.WithContext(ctx, r)}, limits.Bytes)
+	in, err := newStream(&input{r: ctxreader.New(ctx, r)}, limits.Bytes)
 	if err != nil {
 		return nil, err
 	}

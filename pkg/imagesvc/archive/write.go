@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"criserver/pkg/ctxreader"
 	"criserver/pkg/imagesvc/mediatype"
 	"criserver/pkg/imagesvc/verify"
 )
@@ -111,7 +112,7 @@ func (e entry) write(ctx context.Context, tw *tar.Writer, buf []byte) error {
 		return err
 	}
 	defer r.Close()
-	v := verify.NewReader(verify.WithContext(ctx, r), e.digest, e.size)
+	v := verify.NewReader(ctxreader.New(ctx, r), e.digest, e.size)
 	_, err = io.CopyBuffer(tw, v, buf)
 	// What is wrong with the content comes before what the tar says of its length.
 	if wrong := v.Err(); wrong != nil && !errors.Is(wrong, io.EOF) {

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/ctxreader"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -195,7 +196,7 @@ func (s *Store) Verify(ctx context.Context, d digest.Digest) error {
 		return err
 	}
 	defer f.Close()
-	err = verify.NewReader(verify.WithContext(ctx, f), d, verify.Unknown).Drain()
+	err = verify.NewReader(ctxreader.New(ctx, f), d, verify.Unknown).Drain()
 	if errors.Is(err, verify.ErrDigest) {
 		return ErrDamaged
 	}

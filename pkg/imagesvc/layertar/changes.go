@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"criserver/pkg/imagesvc/verify"
+	"criserver/pkg/ctxreader"
 )
 
 // Changes writes the tar of a layer (image-spec, layer.md) that makes the changes of an overlayfs upper directory: a
@@ -140,12 +140,12 @@ func (c *changes) writeFile(name string, n node, hdr *tar.Header) error {
 	if err := c.writeHeader(hdr); err != nil {
 		return err
 	}
-	written, err := io.CopyBuffer(plainWriter{c.w}, verify.WithContext(c.ctx, io.LimitReader(plainReader{file}, hdr.Size)), c.buf)
+	written, err := io.CopyBuffer(plainWriter{c.w}, ctxreader.New(c.ctx, io.LimitReader(plainReader{file}, hdr.Size)), c.buf)
 	if err != nil {
 		return fmt.Errorf("copy content: %w", err)
 	}
 	if written < hdr.Size {
-		if _, err := io.CopyBuffer(plainWriter{c.w}, verify.WithContext(c.ctx, io.LimitReader(zeros{}, hdr.Size-written)), c.buf); err != nil {
+		if _, err := io.CopyBuffer(plainWriter{c.w}, ctxreader.New(c.ctx, io.LimitReader(zeros{}, hdr.Size-written)), c.buf); err != nil {
 			return fmt.Errorf("fill up content: %w", err)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/vbatts/tar-split/tar/storage"
 	"golang.org/x/sys/unix"
 
-	"criserver/pkg/imagesvc/verify"
+	"criserver/pkg/ctxreader"
 )
 
 // MaxProblems is how many problems Verify tells of. The layer is to be replaced with one as with all of them.
@@ -231,7 +231,7 @@ func (v *verifier) content(name string, n node, entry *storage.Entry) error {
 	}
 	defer file.Close()
 	sum := newSum()
-	if _, err := io.CopyBuffer(sum, verify.WithContext(v.ctx, file), v.buf); err != nil {
+	if _, err := io.CopyBuffer(sum, ctxreader.New(v.ctx, file), v.buf); err != nil {
 		if ctxErr := v.ctx.Err(); ctxErr != nil {
 			return ctxErr
 		}

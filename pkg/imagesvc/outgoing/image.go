@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/ctxreader"
 	"criserver/pkg/imagesvc/content"
 	"criserver/pkg/imagesvc/layertar"
 	"criserver/pkg/imagesvc/mediatype"
@@ -213,7 +214,7 @@ func CheckFile(ctx context.Context, tree layertar.Layer, desc ocispec.Descriptor
 		return "", err
 	}
 	defer f.Close()
-	_, err = io.Copy(io.Discard, verify.WithContext(ctx, f))
+	_, err = io.Copy(io.Discard, ctxreader.New(ctx, f))
 	if errors.Is(err, verify.ErrDigest) || errors.Is(err, verify.ErrTruncated) {
 		return "its file is not as it came: " + err.Error(), nil
 	}

@@ -13,9 +13,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"criserver/pkg/ctxreader"
 	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
-	"criserver/pkg/imagesvc/verify"
 )
 
 // Push uploads an image under the pusher's tag and returns the digest of its manifest there. Layers that the repository has, or
@@ -128,7 +128,7 @@ func (p *pushing) compress(ctx context.Context, l layer) (ocispec.Descriptor, *o
 	defer plain.Close()
 	f, desc, err := TempBlob(p.Dir, func(w io.Writer) error {
 		zw := gzip.NewWriter(w)
-		_, err := io.Copy(zw, verify.WithContext(ctx, plain))
+		_, err := io.Copy(zw, ctxreader.New(ctx, plain))
 		return errors.Join(err, zw.Close())
 	})
 	if err != nil {
@@ -150,7 +150,7 @@ func (p *pushing) upload(ctx context.Context, g layer) error {
 		return err
 	}
 	defer f.Close()
-	if _, err := io.Copy(f, verify.WithContext(ctx, r)); err != nil { // verified on the way
+	if _, err := io.Copy(f, ctxreader.New(ctx, r)); err != nil { // verified on the way
 		return fmt.Errorf("read layer %s: %w", g.desc.Digest, err)
 	}
 	return p.uploadFrom(ctx, g.desc, f)

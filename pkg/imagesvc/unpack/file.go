@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"criserver/pkg/imagesvc/verify"
+	"criserver/pkg/ctxreader"
 	"criserver/pkg/snapshot"
 )
 
@@ -23,7 +23,7 @@ func File(ctx context.Context, dir, name string, r io.Reader, limits Limits) (sn
 	if err != nil {
 		return snapshot.Usage{}, fmt.Errorf("write file of an artifact: %w", err)
 	}
-	_, err = io.Copy(f, &limited{r: verify.WithContext(ctx, r), limit: limits.Bytes})
+	_, err = io.Copy(f, &limited{r: ctxreader.New(ctx, r), limit: limits.Bytes})
 	if err = errors.Join(err, f.Close()); err != nil {
 		return snapshot.Usage{}, fmt.Errorf("write file of an artifact: %w", err)
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"golang.org/x/sys/unix"
 
-	"criserver/pkg/imagesvc/verify"
+	"criserver/pkg/ctxreader"
 	"criserver/pkg/snapshot"
 )
 
@@ -60,7 +60,7 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (result 
 		return Result{}, fmt.Errorf("resolve layer directory: %w", err)
 	}
 	defer burst()()
-	ahead, stop, err := ReadAhead(&limited{r: verify.WithContext(ctx, r), limit: limits.Bytes})
+	ahead, stop, err := ReadAhead(&limited{r: ctxreader.New(ctx, r), limit: limits.Bytes})
 	if err != nil {
 		return Result{}, err
 	}

@@ -2,7 +2,6 @@
 package verify
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"hash"
@@ -95,19 +94,4 @@ func (v *Reader) Drain() error {
 		return err
 	}
 	return nil
-}
-
-// WithContext returns a reader that ends reading, between two reads, with the cause of the context's end.
-func WithContext(ctx context.Context, r io.Reader) io.Reader { return contextReader{ctx, r} }
-
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
 }

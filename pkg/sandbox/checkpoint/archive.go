@@ -23,6 +23,8 @@ import (
 
 	metadata "github.com/checkpoint-restore/checkpointctl/lib"
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/ctxreader"
 )
 
 // Config says what container a checkpoint is of.
@@ -198,19 +200,6 @@ func addFile(ctx context.Context, out *tar.Writer, path, name string, entry fs.D
 		return err
 	}
 	defer f.Close()
-	_, err = io.Copy(out, contextReader{ctx, f})
+	_, err = io.Copy(out, ctxreader.New(ctx, f))
 	return err
-}
-
-// contextReader ends with its context.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if r.ctx.Err() != nil {
-		return 0, context.Cause(r.ctx)
-	}
-	return r.r.Read(p)
 }
