@@ -3,6 +3,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -73,6 +74,12 @@ type Images struct {
 	CRIU string `json:"criu"`
 	// Helper is the program that calls it for the built-in runtime, see package criu.
 	Helper string `json:"helper,omitempty"`
+}
+
+// SearchPath is where programs that are executed for containers look for others: the PATH of this process, or the usual one if it has
+// none.
+func SearchPath() string {
+	return cmp.Or(os.Getenv("PATH"), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 }
 
 // Command is an OCI runtime that is a program of its own, with the command line of runc.

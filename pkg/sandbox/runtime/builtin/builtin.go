@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -40,16 +41,25 @@ func New(root string) *Runtime {
 	return &Runtime{root: root, created: map[string]*libcontainer.Container{}}
 }
 
-// Create implements runtime.Runtime. A mount that does not answer holds the init process and not this one: when ctx ends
-// it is killed, and with it goes the wait for it.
-func (r *Runtime) Create(ctx context.Context, id, bundle string, io runtime.Stdio) (int, error) {
+// configuration reads the specification of a bundle, and makes of it what the library takes.
+func configuration(id, bundle string) (*specs.Spec, *configs.Config, error) {
 	spec, err := group.ReadSpec(bundle)
 	if err != nil {
-		return 0, err
+		return nil, nil, err
 	}
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec, UseSystemdCgroup: group.Systemd(spec)})
 	if err != nil {
-		return 0, fmt.Errorf("convert specification: %w", err)
+		return nil, nil, fmt.Errorf("convert specification: %w", err)
+	}
+	return spec, config, nil
+}
+
+// Create implements runtime.Runtime. A mount that does not answer holds the init process and not this one: when ctx ends
+// it is killed, and with it goes the wait for it.
+func (r *Runtime) Create(ctx context.Context, id, bundle string, io runtime.Stdio) (int, error) {
+	spec, config, err := configuration(id, bundle)
+	if err != nil {
+		return 0, err
 	}
 	process, err := newProcess(spec.Process, io)
 	if err != nil {

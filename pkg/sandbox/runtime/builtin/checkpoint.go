@@ -11,39 +11,22 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/runc/libcontainer/specconv"
 
 	"criserver/pkg/sandbox/runtime"
 	"criserver/pkg/sandbox/runtime/dump"
-	"criserver/pkg/sandbox/runtime/group"
 )
 
 // Checkpoint implements runtime.Checkpointer.
 func (r *Runtime) Checkpoint(ctx context.Context, id string, to runtime.Images) error {
-	if _, err := r.help(ctx, to, runtime.Stdio{}, "dump", "--id", id); err != nil {
-		err = dump.Explain(err, filepath.Join(to.Work, dump.DumpLog))
-		if ctx.Err() == nil {
-			return err
-		}
-		// Whoever has frozen the container may not be there any more.
-		m, cerr := r.cgroup(id, "")
-		if cerr == nil {
-			cerr = m.Freeze(cgroups.Thawed)
-		}
-		return errors.Join(err, cerr)
-	}
-	return nil
+	_, err := r.help(ctx, to, runtime.Stdio{}, "dump", "--id", id)
+	return dump.Undo(ctx, err, to, func() (cgroups.Manager, error) { return r.cgroup(id, "") })
 }
 
 // Restore implements runtime.Checkpointer.
 func (r *Runtime) Restore(ctx context.Context, id, bundle string, from runtime.Images, io runtime.Stdio) (int, error) {
-	spec, err := group.ReadSpec(bundle)
+	_, config, err := configuration(id, bundle)
 	if err != nil {
 		return 0, err
-	}
-	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec, UseSystemdCgroup: group.Systemd(spec)})
-	if err != nil {
-		return 0, fmt.Errorf("convert specification: %w", err)
 	}
 	data, err := json.Marshal(config)
 	if err != nil {

@@ -4,8 +4,8 @@ package dump
 
 import (
 	"bufio"
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/runtime"
@@ -46,12 +47,9 @@ const (
 	partPoll  = 10 * time.Millisecond
 )
 
-// defaultPath is where programs are looked for when this process has no PATH.
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // Path is the variable PATH by which a program finds criu.
 func Path(images runtime.Images) string {
-	return "PATH=" + filepath.Dir(images.CRIU) + ":" + cmp.Or(os.Getenv("PATH"), defaultPath)
+	return "PATH=" + filepath.Dir(images.CRIU) + ":" + runtime.SearchPath()
 }
 
 // OwnMounts gives a program a mount namespace of its own, which it must call Slave in first: what it mounts for a restore, on the
@@ -131,6 +129,20 @@ func Reason(log string) string {
 		reasons = append(reasons, strings.TrimSuffix(strings.TrimSpace(text), "."))
 	}
 	return strings.Join(reasons, "; ")
+}
+
+// Undo is what a checkpoint that has failed with err comes to: criu's reason is added to the error, and if ctx has ended the container's
+// cgroup is thawed, since whoever has frozen it may not be there any more. err may be nil.
+func Undo(ctx context.Context, err error, to runtime.Images, cgroup func() (cgroups.Manager, error)) error {
+	err = Explain(err, filepath.Join(to.Work, DumpLog))
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	m, cerr := cgroup()
+	if cerr == nil {
+		cerr = m.Freeze(cgroups.Thawed)
+	}
+	return errors.Join(err, cerr)
 }
 
 // Explain adds criu's reason to an error.

@@ -19,9 +19,6 @@ import (
 	"criserver/pkg/sandbox/runtime"
 )
 
-// defaultPath is where runtimes look for programs of theirs when this process has no PATH.
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // call is one execution of the runtime's program. Without files in stdio it reads nothing, and what it prints belongs to its
 // messages.
 type call struct {
@@ -44,7 +41,7 @@ func (r *Runtime) command(ctx context.Context, stdio runtime.Stdio, operation st
 	options := []string{"--root", r.Command.Root, "--log", messages.Name(), "--log-format", "json"}
 	c.Cmd = exec.CommandContext(ctx, r.Command.Path, slices.Concat(options, r.Command.Args, []string{operation}, args)...)
 	c.Dir = "/"
-	c.Env = append([]string{"PATH=" + cmp.Or(os.Getenv("PATH"), defaultPath)}, r.Command.Env...)
+	c.Env = append([]string{"PATH=" + runtime.SearchPath()}, r.Command.Env...)
 	c.Stdin, c.Stdout, c.Stderr = stdio.Streams()
 	c.Stdout, c.Stderr = cmp.Or[io.Writer](c.Stdout, messages), cmp.Or[io.Writer](c.Stderr, messages)
 	return c, nil

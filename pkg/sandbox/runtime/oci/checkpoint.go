@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/cgroup/kill"
@@ -22,19 +21,7 @@ import (
 func (r *Runtime) Checkpoint(ctx context.Context, id string, to runtime.Images) error {
 	err := r.runWithCRIU(ctx, to, runtime.Stdio{}, "checkpoint", "--image-path", to.Dir, "--work-path", to.Work,
 		"--leave-running", "--file-locks", id)
-	if err == nil {
-		return nil
-	}
-	err = dump.Explain(err, filepath.Join(to.Work, dump.DumpLog))
-	if ctx.Err() == nil {
-		return err
-	}
-	// Whoever has frozen the container may not be there any more.
-	m, cerr := r.cgroup()
-	if cerr == nil {
-		cerr = m.Freeze(cgroups.Thawed)
-	}
-	return errors.Join(err, cerr)
+	return dump.Undo(ctx, err, to, r.cgroup)
 }
 
 // Restore implements runtime.Checkpointer. The cgroups are this runtime's: what an archive says of them is not followed.
