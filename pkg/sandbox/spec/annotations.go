@@ -2,7 +2,6 @@ package spec
 
 import (
 	"maps"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -23,7 +22,7 @@ func setAnnotations(s *specs.Spec, p Pod, c Container) error {
 		"io.kubernetes.cri.container-name":    c.Name,
 		"io.kubernetes.cri.image-name":        c.ImageName,
 	})
-	if strings.HasSuffix(p.CgroupPath, ".slice") {
+	if IsSlice(p.CgroupPath) {
 		// crun would put the processes below the scope, with the limits on both: changes of them would stop at the scope.
 		s.Annotations["run.oci.systemd.subgroup"] = ""
 	}

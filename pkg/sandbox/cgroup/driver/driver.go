@@ -84,7 +84,7 @@ func (k Kind) PodOf(root, name string) string {
 
 // CheckParent refuses the cgroup of a pod that the other driver has made.
 func (k Kind) CheckParent(parent string) error {
-	switch isSlice := strings.HasSuffix(parent, slice); {
+	switch isSlice := spec.IsSlice(parent); {
 	case parent == "" || isSlice == (k == Systemd):
 		return nil
 	case isSlice:
@@ -97,7 +97,7 @@ func (k Kind) CheckParent(parent string) error {
 
 // ContainerPath is the cgroup of a container in that of its pod, as spec.CgroupsPath has the runtime make it.
 func ContainerPath(pod, id string) string {
-	if strings.HasSuffix(pod, slice) {
+	if spec.IsSlice(pod) {
 		return filepath.Join(pod, spec.ScopePrefix+"-"+id+scope)
 	}
 	return filepath.Join(pod, id)
@@ -105,7 +105,7 @@ func ContainerPath(pod, id string) string {
 
 // Make makes a pod's cgroup, which may be there.
 func Make(ctx context.Context, pod string) error {
-	if !strings.HasSuffix(pod, slice) {
+	if !spec.IsSlice(pod) {
 		return cgroup.Create(pod)
 	}
 	if cgroup.Exists(pod) {
@@ -116,7 +116,7 @@ func Make(ctx context.Context, pod string) error {
 
 // Remove removes a pod's cgroup and all below it, whose processes are gone. It is idempotent.
 func Remove(ctx context.Context, pod string) error {
-	if strings.HasSuffix(pod, slice) && cgroup.Exists(pod) {
+	if spec.IsSlice(pod) && cgroup.Exists(pod) {
 		if err := stopUnit(ctx, path.Base(pod)); err != nil {
 			return err
 		}
@@ -126,7 +126,7 @@ func Remove(ctx context.Context, pod string) error {
 
 // Prune removes a pod's cgroup if nothing is in it; else it does nothing.
 func Prune(ctx context.Context, pod string) {
-	if strings.HasSuffix(pod, slice) && cgroup.Exists(pod) {
+	if spec.IsSlice(pod) && cgroup.Exists(pod) {
 		if children, err := cgroup.Children(pod); err == nil && len(children) == 0 {
 			_ = stopUnit(ctx, path.Base(pod))
 		}

@@ -52,9 +52,13 @@ func connect(ctx context.Context) (*dbus.Conn, error) {
 	}
 }
 
+func limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, jobLimit, fmt.Errorf("systemd has not answered in %s: %w", jobLimit, context.DeadlineExceeded))
+}
+
 // job starts a job of systemd and waits for its end.
 func job(ctx context.Context, what, unit string, start func(context.Context, *dbus.Conn, chan<- string) (int, error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, jobLimit, fmt.Errorf("systemd has not answered in %s: %w", jobLimit, context.DeadlineExceeded))
+	ctx, cancel := limited(ctx)
 	defer cancel()
 	conn, err := connect(ctx)
 	if err != nil {
@@ -116,7 +120,7 @@ func Sync(ctx context.Context, container string, r *specs.LinuxResources) error 
 	if !strings.HasSuffix(container, scope) || r == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, jobLimit, fmt.Errorf("systemd has not answered in %s: %w", jobLimit, context.DeadlineExceeded))
+	ctx, cancel := limited(ctx)
 	defer cancel()
 	told := make(chan error, 1)
 	go func() { told <- tell(container, resources(r)) }() // the library asks without a context
