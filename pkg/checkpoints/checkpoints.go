@@ -3,6 +3,7 @@
 package checkpoints
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,13 +85,14 @@ func (s *Service) CheckpointContainer(ctx context.Context, id, location string, 
 	if err != nil {
 		return err
 	}
-	if err := s.checkUsers(c.PodID); err != nil {
+	pod, err := s.Pods.Pod(c.PodID)
+	if err == nil {
+		err = checkUsers(pod)
+	}
+	if err != nil {
 		return err
 	}
-	if timeout == 0 {
-		timeout = defaultLimit
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done after %s: %w", timeout, sandbox.ErrTimeout))
+	ctx, cancel := limited(ctx, cmp.Or(timeout, defaultLimit))
 	defer cancel()
 	if err := s.checkpoint(ctx, c, location); err != nil {
 		return fmt.Errorf("checkpoint container %s: %w", c.ID, err)
@@ -99,13 +101,24 @@ func (s *Service) CheckpointContainer(ctx context.Context, id, location string, 
 	return nil
 }
 
-// checkUsers refuses what could not be restored: criu does not bring a pod's user namespace back.
-func (s *Service) checkUsers(podID string) error {
-	pod, err := s.Pods.Pod(podID)
-	if err == nil && pod.Config.Namespaces.Users != nil {
-		err = fmt.Errorf("%w: containers in a user namespace cannot be checkpointed", want.ErrInvalid)
+// bounded gives a call without a deadline the default one.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
 	}
-	return err
+	return limited(ctx, defaultLimit)
+}
+
+func limited(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done after %s: %w", limit, sandbox.ErrTimeout))
+}
+
+// checkUsers refuses what could not be restored: criu does not bring a pod's user namespace back.
+func checkUsers(pod sandbox.PodStatus) error {
+	if pod.Config.Namespaces.Users != nil {
+		return fmt.Errorf("%w: containers in a user namespace cannot be checkpointed", want.ErrInvalid)
+	}
+	return nil
 }
 
 // maxName is the longest name of an archive: while it is written it has a longer one.

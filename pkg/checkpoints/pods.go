@@ -30,7 +30,7 @@ func (s *Service) CheckpointPod(ctx context.Context, podID, output string, conta
 	if !pod.Ready() {
 		return fmt.Errorf("pod %s is %s: %w", pod.ID, pod.Phase, sandbox.ErrState)
 	}
-	if err := s.checkUsers(pod.ID); err != nil {
+	if err := checkUsers(pod); err != nil {
 		return err
 	}
 	containers, err := s.selected(pod, containerIDs)
@@ -40,11 +40,8 @@ func (s *Service) CheckpointPod(ctx context.Context, podID, output string, conta
 	if err := checkOutput(output); err != nil {
 		return err
 	}
-	if _, bounded := ctx.Deadline(); !bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, defaultLimit, fmt.Errorf("not done after %s: %w", defaultLimit, sandbox.ErrTimeout))
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	to := checkpoint.PodIn(output)
 	claim, err := s.Tools.Claim(string(to))
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/checkpoint"
+	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -33,20 +34,17 @@ func (s *Service) RestorePod(ctx context.Context, path string, pod want.Pod, con
 	if err != nil {
 		return "", nil, err
 	}
-	if _, bounded := ctx.Deadline(); !bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, defaultLimit, fmt.Errorf("not done after %s: %w", defaultLimit, sandbox.ErrTimeout))
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	// Its own, to be removed after an error: one that is there, or is being made, is somebody else's.
-	key := fmt.Sprintf("%q", []any{pod.Namespace, pod.Name, pod.UID, pod.Attempt})
-	release, err := s.restoring.Acquire(ctx, key)
+	key := ledger.KeyOf(pod)
+	release, err := s.restoring.Acquire(ctx, fmt.Sprintf("%#v", key))
 	if err != nil {
 		return "", nil, err
 	}
 	defer release()
 	for _, p := range s.Runner.Pods() {
-		if p.Config.Name == pod.Name && p.Config.Namespace == pod.Namespace && p.Config.UID == pod.UID && p.Config.Attempt == pod.Attempt {
+		if p.Key() == key {
 			return "", nil, fmt.Errorf("pod %s/%s attempt %d is there as %s: %w", pod.Namespace, pod.Name, pod.Attempt, p.ID, sandbox.ErrExists)
 		}
 	}

@@ -26,7 +26,7 @@ func (s *Service) RunPod(ctx context.Context, c want.Pod) (string, error) {
 	if err := s.config.CgroupDriver.CheckParent(c.CgroupParent); err != nil {
 		return "", fmt.Errorf("linux.cgroup_parent: %w: %w", want.ErrInvalid, err)
 	}
-	key := ledger.PodKey{Name: c.Name, Namespace: c.Namespace, UID: c.UID, Attempt: c.Attempt}
+	key := ledger.KeyOf(c)
 	return s.podFlights.Do(ctx, key, runPodLimit, func(ctx context.Context) (string, error) {
 		if p := s.ledger.PodByKey(key); p != nil {
 			st := s.ledger.PodStatus(p)

@@ -13,6 +13,7 @@ import (
 
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox/confine"
+	"criserver/pkg/sandbox/want"
 )
 
 // PodKey and ContainerKey name an attempt; at most one pod or container has it.
@@ -27,10 +28,11 @@ type ContainerKey struct {
 	Attempt     uint32
 }
 
+// KeyOf is the attempt that is wanted.
+func KeyOf(c want.Pod) PodKey { return PodKey{c.Name, c.Namespace, c.UID, c.Attempt} }
+
 // Key is the attempt that the pod is.
-func (p *PodStatus) Key() PodKey {
-	return PodKey{p.Config.Name, p.Config.Namespace, p.Config.UID, p.Config.Attempt}
-}
+func (p *PodStatus) Key() PodKey { return KeyOf(p.Config) }
 
 // Key is the attempt that the container is.
 func (c *ContainerStatus) Key() ContainerKey {
