@@ -129,7 +129,7 @@ func TestPackBesideStrangersFiles(t *testing.T) {
 	}
 }
 
-// TestReadOfNoFiles: a description is a file, or the checkpoint is refused, and that at once.
+// TestReadOfNoFiles: a description is a file, as is the layer, or the checkpoint is refused, and that at once.
 func TestReadOfNoFiles(t *testing.T) {
 	for name, make := range map[string]func(path string) error{
 		"fifo":      func(path string) error { return unix.Mkfifo(path, 0o600) },
@@ -145,6 +145,13 @@ func TestReadOfNoFiles(t *testing.T) {
 		}
 		if _, err := dir.Spec(); !errors.Is(err, checkpoint.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
+		}
+		if err := make(filepath.Join(string(dir), checkpoint.LayerTar)); err != nil {
+			t.Fatal(err)
+		}
+		err = dir.EachLayer(func(io.Reader) error { return errors.New("it was unpacked") })
+		if !errors.Is(err, checkpoint.ErrInvalid) {
+			t.Errorf("layer that is a %s: %v", name, err)
 		}
 	}
 }

@@ -47,21 +47,31 @@ func (d Dir) Spec() (*specs.Spec, error) {
 	return out, err
 }
 
-func (d Dir) read(name string, v any) error {
-	// Whoever has made the directory may have put anything there: a fifo would hang, a link would lead elsewhere.
+// open opens a file to be read. Whoever has made the directory may have put anything there: a fifo would hang, a link would lead
+// elsewhere. ErrInvalid, fs.ErrNotExist.
+func (d Dir) open(name string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(string(d), name), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%w: %s is a link", ErrInvalid, name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read checkpoint: %w", err)
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("%w: %s is no regular file", ErrInvalid, name), f.Close())
+	}
+	return f, nil
+}
+
+func (d Dir) read(name string, v any) error {
+	f, err := d.open(name)
+	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: it has no %s", ErrInvalid, name)
-	case errors.Is(err, unix.ELOOP):
-		return fmt.Errorf("%w: %s is a link", ErrInvalid, name)
-	case err != nil:
-		return fmt.Errorf("read checkpoint: %w", err)
+	}
+	if err != nil {
+		return err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return fmt.Errorf("%w: %s is no regular file", ErrInvalid, name)
-	}
 	data, err := io.ReadAll(io.LimitReader(f, maxDescription+1))
 	if err != nil {
 		return fmt.Errorf("read checkpoint: %w", err)
@@ -93,17 +103,14 @@ func (d Dir) EachLayer(unpack func(tar io.Reader) error) error {
 			return fmt.Errorf("delete what the container had deleted: %w", err)
 		}
 	}
-	f, err := os.OpenFile(filepath.Join(string(d), LayerTar), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	f, err := d.open(LayerTar)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it had written nothing
 	}
 	if err != nil {
-		return fmt.Errorf("read checkpoint: %w", err)
+		return err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return fmt.Errorf("%w: %s is no regular file", ErrInvalid, LayerTar)
-	}
 	if err := unpack(f); err != nil {
 		return fmt.Errorf("write what the container had written: %w", err)
 	}
