@@ -91,22 +91,16 @@ func TestCheckpointContainer(t *testing.T) {
 	needCRIU(t)
 	programs := criuPrograms(t)
 	n := newNode(t, handlerConfig(programs))
-	programs["builtin"] = ""
-	for handler := range programs {
-		t.Run(handler, func(t *testing.T) {
-			pod := n.podConfig()
-			podID, err := n.runPodWith(handler, pod)
-			if err != nil {
-				t.Fatal(err)
-			}
-			id := n.run(podID, pod, shell("counter", counter))
-			n.counts(id)
-			archive := filepath.Join(t.TempDir(), "checkpoint.tar")
-			n.checkpoint(id, archive)
-			n.counts(id)
-			checkArchive(t, archive)
-		})
-	}
+	n.onEach(programs, func(t *testing.T, handler string) {
+		pod := n.podConfig()
+		podID := n.runPodOn(handler, pod)
+		id := n.run(podID, pod, shell("counter", counter))
+		n.counts(id)
+		archive := filepath.Join(t.TempDir(), "checkpoint.tar")
+		n.checkpoint(id, archive)
+		n.counts(id)
+		checkArchive(t, archive)
+	})
 }
 
 func checkArchive(t *testing.T, archive string) {
@@ -276,46 +270,38 @@ func TestRestore(t *testing.T) {
 	needCRIU(t)
 	programs := restorePrograms(t)
 	n := newNode(t, handlerConfig(programs))
-	programs["builtin"] = ""
-	for handler := range programs {
-		t.Run(handler, func(t *testing.T) {
-			pod := n.podConfig()
-			podID, err := n.runPodWith(handler, pod)
-			if err != nil {
+	n.onEach(programs, func(t *testing.T, handler string) {
+		pod := n.podConfig()
+		podID := n.runPodOn(handler, pod)
+		id := n.run(podID, pod, shell("counter", counter))
+		for i := range 2 {
+			n.counts(id)
+			archive := filepath.Join(t.TempDir(), "checkpoint.tar")
+			n.checkpoint(id, archive)
+			before := n.counted(id)
+			if _, err := n.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: podID}); err != nil {
 				t.Fatal(err)
 			}
-			id := n.run(podID, pod, shell("counter", counter))
-			for i := range 2 {
-				n.counts(id)
-				archive := filepath.Join(t.TempDir(), "checkpoint.tar")
-				n.checkpoint(id, archive)
-				before := n.counted(id)
-				if _, err := n.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: podID}); err != nil {
-					t.Fatal(err)
-				}
-				pod = n.podConfig()
-				if podID, err = n.runPodWith(handler, pod); err != nil {
-					t.Fatal(err)
-				}
-				id = n.restore(podID, pod, archive)
-				n.checkRestored(id, before)
-				n.checkCgroup(id)
-				if out, _ := n.exec(id, "cat /proc/1/cmdline /etc/issue; ls /etc/group; touch /again; ls /again*"); !strings.Contains(out, "changed") ||
-					!strings.Contains(out, "/etc/group: No such file") || !strings.Contains(out, "/again") {
-					t.Errorf("restore %d has other files: %s", i, out)
-				}
+			pod = n.podConfig()
+			podID = n.runPodOn(handler, pod)
+			id = n.restore(podID, pod, archive)
+			n.checkRestored(id, before)
+			n.checkCgroup(id)
+			if out, _ := n.exec(id, "cat /proc/1/cmdline /etc/issue; ls /etc/group; touch /again; ls /again*"); !strings.Contains(out, "changed") ||
+				!strings.Contains(out, "/etc/group: No such file") || !strings.Contains(out, "/again") {
+				t.Errorf("restore %d has other files: %s", i, out)
 			}
-			if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 1}); err != nil {
-				t.Fatal(err)
-			}
-			if st := n.status(id); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 137 || st.StartedAt == 0 {
-				t.Errorf("after its stop the restored container is %v", st)
-			}
-			if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 0 {
-				t.Errorf("left: %v", left)
-			}
-		})
-	}
+		}
+		if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if st := n.status(id); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 137 || st.StartedAt == 0 {
+			t.Errorf("after its stop the restored container is %v", st)
+		}
+		if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	})
 }
 
 // checkCgroup looks whether the processes of a container are where its commands are, and its limits.
@@ -660,65 +646,59 @@ func TestCheckpointPod(t *testing.T) {
 	needCRIU(t)
 	programs := restorePrograms(t)
 	n := newNode(t, handlerConfig(programs))
-	programs["builtin"] = ""
-	for handler := range programs {
-		t.Run(handler, func(t *testing.T) {
-			pod := n.podConfig()
-			podID, err := n.runPodWith(handler, pod)
-			if err != nil {
-				t.Fatal(err)
-			}
-			leads, follows, ids := n.partners(pod, podID)
-			output := t.TempDir()
-			if err := n.checkpointPod(&runtimeapi.CheckpointPodRequest{PodSandboxId: podID, OutputPath: output, ContainerIds: ids}); err != nil {
-				t.Fatalf("%v\n%s", err, n.log())
-			}
-			before := map[string][]int{}
-			for i, id := range ids {
-				n.counts(id)
-				before[[]string{"leads", "follows"}[i]] = n.counted(id)
-			}
-			if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 0 {
-				t.Errorf("left: %v", left)
-			}
-			state := tool(t, "sh", "-c", "cd "+output+" && find . -type f | sort | xargs sha256sum")
-			other := n.podConfig()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			resp, err := n.RestorePod(ctx, &runtimeapi.RestorePodRequest{
-				CheckpointPath: output, Config: other, RuntimeHandler: handler, ContainerConfigs: []*runtimeapi.ContainerConfig{follows, leads},
-			})
-			if err != nil {
-				t.Fatalf("%v\n%s", err, n.log())
-			}
-			if len(resp.RestoredContainers) != 2 || resp.RestoredContainers[0].Name != "follows" || resp.RestoredContainers[1].Name != "leads" {
-				t.Fatalf("restored: %v", resp)
-			}
-			for _, c := range resp.RestoredContainers {
-				st := n.status(c.ContainerId)
-				if st.State != runtimeapi.ContainerState_CONTAINER_CREATED || st.Labels["a"] != "b" {
-					t.Errorf("%s is %v", c.Name, st)
-				}
-				if _, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
-					t.Fatalf("%v\n%s", err, n.log())
-				}
-				n.checkRestored(c.ContainerId, before[c.Name])
-				n.checkCgroup(c.ContainerId)
-			}
-			if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: resp.RestoredContainers[0].ContainerId, Timeout: 20}); err != nil {
-				t.Fatal(err)
-			}
-			if st := n.status(resp.RestoredContainers[0].ContainerId); st.ExitCode != 3 {
-				t.Errorf("the restored handler of SIGTERM: %v", st)
-			}
-			if now := tool(t, "sh", "-c", "cd "+output+" && find . -type f | sort | xargs sha256sum"); now != state {
-				t.Errorf("the checkpoint was changed:\n%s\n%s", state, now)
-			}
-			if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 0 {
-				t.Errorf("left: %v", left)
-			}
+	n.onEach(programs, func(t *testing.T, handler string) {
+		pod := n.podConfig()
+		podID := n.runPodOn(handler, pod)
+		leads, follows, ids := n.partners(pod, podID)
+		output := t.TempDir()
+		if err := n.checkpointPod(&runtimeapi.CheckpointPodRequest{PodSandboxId: podID, OutputPath: output, ContainerIds: ids}); err != nil {
+			t.Fatalf("%v\n%s", err, n.log())
+		}
+		before := map[string][]int{}
+		for i, id := range ids {
+			n.counts(id)
+			before[[]string{"leads", "follows"}[i]] = n.counted(id)
+		}
+		if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+		state := tool(t, "sh", "-c", "cd "+output+" && find . -type f | sort | xargs sha256sum")
+		other := n.podConfig()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		resp, err := n.RestorePod(ctx, &runtimeapi.RestorePodRequest{
+			CheckpointPath: output, Config: other, RuntimeHandler: handler, ContainerConfigs: []*runtimeapi.ContainerConfig{follows, leads},
 		})
-	}
+		if err != nil {
+			t.Fatalf("%v\n%s", err, n.log())
+		}
+		if len(resp.RestoredContainers) != 2 || resp.RestoredContainers[0].Name != "follows" || resp.RestoredContainers[1].Name != "leads" {
+			t.Fatalf("restored: %v", resp)
+		}
+		for _, c := range resp.RestoredContainers {
+			st := n.status(c.ContainerId)
+			if st.State != runtimeapi.ContainerState_CONTAINER_CREATED || st.Labels["a"] != "b" {
+				t.Errorf("%s is %v", c.Name, st)
+			}
+			if _, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
+				t.Fatalf("%v\n%s", err, n.log())
+			}
+			n.checkRestored(c.ContainerId, before[c.Name])
+			n.checkCgroup(c.ContainerId)
+		}
+		if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: resp.RestoredContainers[0].ContainerId, Timeout: 20}); err != nil {
+			t.Fatal(err)
+		}
+		if st := n.status(resp.RestoredContainers[0].ContainerId); st.ExitCode != 3 {
+			t.Errorf("the restored handler of SIGTERM: %v", st)
+		}
+		if now := tool(t, "sh", "-c", "cd "+output+" && find . -type f | sort | xargs sha256sum"); now != state {
+			t.Errorf("the checkpoint was changed:\n%s\n%s", state, now)
+		}
+		if left, _ := filepath.Glob(filepath.Join(n.dir, "root/checkpoints/*")); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	})
 }
 
 // TestWrongPodCheckpoints has a row for each request that is refused; then nothing has been made.

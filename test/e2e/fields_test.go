@@ -22,14 +22,12 @@ func (n *node) checkFields(t *testing.T, pod *runtimeapi.PodSandboxConfig, rows 
 	t.Helper()
 	podID := n.runPod(pod)
 	for name, row := range rows {
-		t.Run(name, func(t *testing.T) {
-			m := *n
-			m.t = t
+		n.sub(name, func(t *testing.T) {
 			c := shell(strings.ReplaceAll(name, " ", "-"), row.script)
 			if row.change != nil {
 				row.change(c)
 			}
-			if out, _ := m.output(podID, pod, c); out != row.want {
+			if out, _ := n.output(podID, pod, c); out != row.want {
 				t.Errorf("out = %q, want %q", out, row.want)
 			}
 		})
@@ -47,12 +45,10 @@ func (n *node) checkRefusals(t *testing.T, pod *runtimeapi.PodSandboxConfig, row
 	t.Helper()
 	podID := n.runPod(pod)
 	for name, row := range rows {
-		t.Run(name, func(t *testing.T) {
-			m := *n
-			m.t = t
+		n.sub(name, func(t *testing.T) {
 			c := shell("c", "true")
 			row.change(c)
-			if _, err := m.create(podID, pod, c); status.Code(err) != row.code || !strings.Contains(err.Error(), row.names) {
+			if _, err := n.create(podID, pod, c); status.Code(err) != row.code || !strings.Contains(err.Error(), row.names) {
 				t.Errorf("err = %v, want %s that names %q", err, row.code, row.names)
 			}
 		})

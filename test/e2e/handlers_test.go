@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,36 +46,34 @@ func (n *node) runPodWith(handler string, c *runtimeapi.PodSandboxConfig) (strin
 	return resp.GetPodSandboxId(), err
 }
 
+// onEach runs a part of the test with the built-in runtime and with each of programs.
+func (n *node) onEach(programs map[string]string, fn func(t *testing.T, handler string)) {
+	for _, handler := range append(slices.Sorted(maps.Keys(programs)), "builtin") {
+		n.sub(handler, func(t *testing.T) { fn(t, handler) })
+	}
+}
+
 // TestHandlers has each runtime do what the built-in one does.
 func TestHandlers(t *testing.T) {
 	programs := handlerPrograms(t)
 	n := newNode(t, handlerConfig(programs))
-	names := []string{"builtin"}
-	for name := range programs {
-		names = append(names, name)
-	}
 	st, err := n.Status(t.Context(), &runtimeapi.StatusRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := len(st.RuntimeHandlers); got != len(names)+1 || st.RuntimeHandlers[0].Name != "" {
-		t.Errorf("handlers = %v, want the default and %v", st.RuntimeHandlers, names)
+	if got := len(st.RuntimeHandlers); got != len(programs)+2 || st.RuntimeHandlers[0].Name != "" {
+		t.Errorf("handlers = %v, want the default, the built-in one and %v", st.RuntimeHandlers, programs)
 	}
 	_, err = n.runPodWith("nobody", n.podConfig())
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), `runtime_handler: invalid: unknown runtime handler "nobody"`) {
 		t.Errorf("unknown handler: %v", err)
 	}
-	for _, name := range names {
-		t.Run(name, func(t *testing.T) { checkHandler(t, n, name) })
-	}
+	n.onEach(programs, func(t *testing.T, handler string) { checkHandler(t, n, handler) })
 }
 
 func checkHandler(t *testing.T, n *node, handler string) {
 	pod := n.podConfig()
-	podID, err := n.runPodWith(handler, pod)
-	if err != nil {
-		t.Fatalf("run pod: %v\n%s", err, n.log())
-	}
+	podID := n.runPodOn(handler, pod)
 	if st, err := n.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: podID}); err != nil || st.Status.RuntimeHandler != handler {
 		t.Errorf("handler = %q, %v", st.GetStatus().GetRuntimeHandler(), err)
 	}
@@ -129,10 +128,7 @@ func TestHandlerGone(t *testing.T) {
 	}
 	n := newNode(t, handlerConfig(map[string]string{"runc": runc}))
 	pod := n.podConfig()
-	podID, err := n.runPodWith("runc", pod)
-	if err != nil {
-		t.Fatal(err)
-	}
+	podID := n.runPodOn("runc", pod)
 	id := n.run(podID, pod, shell("a", "sleep 1000"))
 	text, err := os.ReadFile(n.config)
 	if err != nil {
@@ -165,10 +161,7 @@ func TestHandlerLatency(t *testing.T) {
 	const rounds = 15
 	for name := range programs {
 		pod := n.podConfig()
-		podID, err := n.runPodWith(name, pod)
-		if err != nil {
-			t.Fatal(err)
-		}
+		podID := n.runPodOn(name, pod)
 		var all []time.Duration
 		for i := range rounds {
 			begin := time.Now()
@@ -233,12 +226,9 @@ hooks = [{stage = "createRuntime", path = "/bin/sh", args = ["sh", "-c", "cat >>
 	}
 	n := newNode(t, config.String())
 	for name := range programs {
-		t.Run(name, func(t *testing.T) {
+		n.sub(name, func(t *testing.T) {
 			pod := n.podConfig()
-			podID, err := n.runPodWith(name, pod)
-			if err != nil {
-				t.Fatal(err)
-			}
+			podID := n.runPodOn(name, pod)
 			id := n.run(podID, pod, shell("a", "sleep 1000"))
 			for script, want := range map[string]string{
 				"echo $FROM_NODE": "yes",

@@ -21,11 +21,9 @@ func TestImageForms(t *testing.T) {
 			"opaque: new second\nfirst\nfirst\nsecond\nsecond\ndeep\nkept/file\n/etc/passwd\n4755 0 0\n2775 0 50\n640 1234 5678\n700 0 0\nfifo\ncharacter special file\n1310720"},
 		"config": {"echo $FROM_IMAGE $SPACES; pwd; id -un; cat /data/from-image", "yes a b c\n/made/by/runtime\nwww-data\nkept"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			m := *n
-			m.t = t
+		n.sub(name, func(t *testing.T) {
 			c := shell(name, row.script, func(c *runtimeapi.ContainerConfig) { c.Image.Image = "docker.io/criserver/" + name })
-			out, _ := m.output(podID, pod, c)
+			out, _ := n.output(podID, pod, c)
 			if out != row.want {
 				t.Errorf("out = %q, want %q", out, row.want)
 			}

@@ -101,10 +101,7 @@ func TestNetworkOfAHandler(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "net.conflist"), []byte(n.bridgeNetwork("c", "10.216.0.0/24")), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	podID, err := n.runPodWith("apart", n.podConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
+	podID := n.runPodOn("apart", n.podConfig())
 	plain := n.runPod(n.podConfig())
 	if ips := n.ips(podID); !strings.HasPrefix(ips[0], "10.216.0.") {
 		t.Errorf("addresses = %v, want one of the handler's network", ips)

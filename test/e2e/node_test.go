@@ -290,11 +290,27 @@ func (n *node) podConfig(change ...func(*runtimeapi.PodSandboxConfig)) *runtimea
 // runPod runs a pod.
 func (n *node) runPod(c *runtimeapi.PodSandboxConfig) string {
 	n.t.Helper()
-	resp, err := n.RunPodSandbox(n.t.Context(), &runtimeapi.RunPodSandboxRequest{Config: c})
+	return n.runPodOn("", c)
+}
+
+// runPodOn runs a pod of a runtime handler, "" the default.
+func (n *node) runPodOn(handler string, c *runtimeapi.PodSandboxConfig) string {
+	n.t.Helper()
+	id, err := n.runPodWith(handler, c)
 	if err != nil {
 		n.t.Fatalf("run pod: %v\n%s", err, n.log())
 	}
-	return resp.PodSandboxId
+	return id
+}
+
+// sub runs a part of the test, whose failures are its own.
+func (n *node) sub(name string, fn func(t *testing.T)) {
+	outer := n.t
+	outer.Run(name, func(t *testing.T) {
+		n.t = t
+		defer func() { n.t = outer }()
+		fn(t)
+	})
 }
 
 // shell is a container that runs a script on busybox.

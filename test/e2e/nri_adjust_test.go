@@ -30,60 +30,54 @@ func TestNRIAdjust(t *testing.T) {
 	n := newStoppedNRINode(t, handlerConfig(programs))
 	n.configure(fmt.Sprintf("[runtime]\ncdi_spec_dirs = [%q]\n", cdi))
 	n.serve()
-	programs["builtin"] = ""
 	p := n.connectPlugin("10", "adjusts", nil)
-	for name := range programs {
-		t.Run(name, func(t *testing.T) {
-			mounted := t.TempDir()
-			if err := os.WriteFile(filepath.Join(mounted, "file"), []byte("from the host\n"), 0o600); err != nil {
-				t.Fatal(err)
+	n.onEach(programs, func(t *testing.T, name string) {
+		mounted := t.TempDir()
+		if err := os.WriteFile(filepath.Join(mounted, "file"), []byte("from the host\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		group := cgroupRoot + "/by-plugin-" + name
+		p.create = func(*api.PodSandbox, *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+			return adjustment(mounted, filepath.Join(trace, name), group), nil, nil
+		}
+		pod := n.podConfig()
+		podID := n.runPodOn(name, pod)
+		id := n.run(podID, pod, shell("c", "exit 9", func(c *runtimeapi.ContainerConfig) {
+			c.Envs = []*runtimeapi.KeyValue{{Key: "STAYS", Value: []byte("1")}, {Key: "GOES", Value: []byte("1")}, {Key: "CHANGES", Value: []byte("1")}}
+			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/zero", ContainerPath: "/dev/goes", Permissions: "r"}}
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 100 << 20, CpuShares: 500, CpuQuota: 50000, CpuPeriod: 100000}
+		}))
+		for script, want := range map[string]string{
+			"echo $STAYS,$GOES,$CHANGES,$NEW,$FROM_CDI":              "1,,2,3,yes",
+			"cat /from-nri/file":                                     "from the host",
+			"touch /from-nri/x 2>/dev/null || echo read-only":        "read-only",
+			"test -c /dev/nri-null && echo x >/dev/nri-null && echo": "",
+			"test -e /dev/goes || echo gone":                         "gone",
+			"awk '/Max processes/ {print $3, $4}' /proc/1/limits":    "5000 6000",
+			"cat /proc/1/oom_score_adj":                              "777",
+			"tr '\\0' ' ' </proc/1/cmdline":                          "sleep 1234",
+			"cat /proc/sys/net/ipv4/ip_default_ttl":                  "77",
+			readLimits:                                               "83886080 30000",
+		} {
+			if out, code := n.exec(id, script); out != want || code != 0 {
+				t.Errorf("%s: %q, %d, want %q", script, out, code, want)
 			}
-			group := cgroupRoot + "/by-plugin-" + name
-			p.create = func(*api.PodSandbox, *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
-				return adjustment(mounted, filepath.Join(trace, name), group), nil, nil
+		}
+		if data, _ := os.ReadFile(filepath.Join(trace, name)); !strings.Contains(string(data), id) {
+			t.Errorf("the hook was told %q", data)
+		}
+		checkGroup(t, n, id, group, "pids.max", "44")
+		n.checkMerged(t, id)
+		if got := p.of(id)[2].container; got.Annotations["example.com/nri"] != "was here" || got.Linux.CgroupsPath != group {
+			t.Errorf("PostCreateContainer tells of annotations %v, cgroup %s", got.Annotations, got.Linux.CgroupsPath)
+		}
+		n.remove(podID)
+		for _, controller := range []string{"pids", ""} {
+			if _, err := os.Stat(filepath.Join("/sys/fs/cgroup", controller, group)); err == nil {
+				t.Errorf("cgroup %s is left in %q", group, controller)
 			}
-			pod := n.podConfig()
-			podID, err := n.runPodWith(name, pod)
-			if err != nil {
-				t.Fatal(err)
-			}
-			id := n.run(podID, pod, shell("c", "exit 9", func(c *runtimeapi.ContainerConfig) {
-				c.Envs = []*runtimeapi.KeyValue{{Key: "STAYS", Value: []byte("1")}, {Key: "GOES", Value: []byte("1")}, {Key: "CHANGES", Value: []byte("1")}}
-				c.Devices = []*runtimeapi.Device{{HostPath: "/dev/zero", ContainerPath: "/dev/goes", Permissions: "r"}}
-				c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 100 << 20, CpuShares: 500, CpuQuota: 50000, CpuPeriod: 100000}
-			}))
-			for script, want := range map[string]string{
-				"echo $STAYS,$GOES,$CHANGES,$NEW,$FROM_CDI":              "1,,2,3,yes",
-				"cat /from-nri/file":                                     "from the host",
-				"touch /from-nri/x 2>/dev/null || echo read-only":        "read-only",
-				"test -c /dev/nri-null && echo x >/dev/nri-null && echo": "",
-				"test -e /dev/goes || echo gone":                         "gone",
-				"awk '/Max processes/ {print $3, $4}' /proc/1/limits":    "5000 6000",
-				"cat /proc/1/oom_score_adj":                              "777",
-				"tr '\\0' ' ' </proc/1/cmdline":                          "sleep 1234",
-				"cat /proc/sys/net/ipv4/ip_default_ttl":                  "77",
-				readLimits:                                               "83886080 30000",
-			} {
-				if out, code := n.exec(id, script); out != want || code != 0 {
-					t.Errorf("%s: %q, %d, want %q", script, out, code, want)
-				}
-			}
-			if data, _ := os.ReadFile(filepath.Join(trace, name)); !strings.Contains(string(data), id) {
-				t.Errorf("the hook was told %q", data)
-			}
-			checkGroup(t, n, id, group, "pids.max", "44")
-			n.checkMerged(t, id)
-			if got := p.of(id)[2].container; got.Annotations["example.com/nri"] != "was here" || got.Linux.CgroupsPath != group {
-				t.Errorf("PostCreateContainer tells of annotations %v, cgroup %s", got.Annotations, got.Linux.CgroupsPath)
-			}
-			n.remove(podID)
-			for _, controller := range []string{"pids", ""} {
-				if _, err := os.Stat(filepath.Join("/sys/fs/cgroup", controller, group)); err == nil {
-					t.Errorf("cgroup %s is left in %q", group, controller)
-				}
-			}
-		})
-	}
+		}
+	})
 }
 
 // adjustment changes one thing of each kind.

@@ -89,11 +89,7 @@ func TestSELinux(t *testing.T) {
 	needSELinux(t)
 	programs := handlerPrograms(t)
 	n := newLabelledNode(t, handlerConfig(programs))
-	programs["builtin"] = ""
-	for handler := range programs {
-		t.Run(handler, func(t *testing.T) { n.t = t; checkLabels(t, n, handler) })
-	}
-	n.t = t
+	n.onEach(programs, func(t *testing.T, handler string) { checkLabels(t, n, handler) })
 }
 
 const (
@@ -105,10 +101,7 @@ func checkLabels(t *testing.T, n *node, handler string) {
 	n.pull("docker.io/criserver/layers")
 	n.pull(busyboxImage)
 	pod := n.podConfig()
-	podID, err := n.runPodWith(handler, pod)
-	if err != nil {
-		t.Fatal(err)
-	}
+	podID := n.runPodOn(handler, pod)
 	host := filepath.Join(t.TempDir(), "volume")
 	if err := os.MkdirAll(filepath.Join(host, "kept"), 0o755); err != nil {
 		t.Fatal(err)
@@ -148,10 +141,7 @@ func checkLabels(t *testing.T, n *node, handler string) {
 
 func checkOwnLabels(t *testing.T, n *node, handler, other string) {
 	pod := n.podConfig(podLabel(&label{Level: "s0:c5,c6"}), func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true })
-	podID, err := n.runPodWith(handler, pod)
-	if err != nil {
-		t.Fatal(err)
-	}
+	podID := n.runPodOn(handler, pod)
 	for name, c := range map[string]struct {
 		change func(*runtimeapi.ContainerConfig)
 		want   string

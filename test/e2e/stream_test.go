@@ -105,10 +105,7 @@ func TestTerminals(t *testing.T) {
 	n := newNode(t, handlerConfig(programs), "[streaming]\nhang_up_grace = \"20s\"")
 	for _, handler := range append([]string{"builtin"}, slices.Sorted(maps.Keys(programs))...) {
 		pod := n.podConfig()
-		podID, err := n.runPodWith(handler, pod)
-		if err != nil {
-			t.Fatal(err)
-		}
+		podID := n.runPodOn(handler, pod)
 		id := n.run(podID, pod, shell("shell", "sleep 1000 & wait"))
 		t.Run(handler+"/exec", func(t *testing.T) { terminalOutlivesDaemon(t, n, id) })
 		t.Run(handler+"/exec without client", func(t *testing.T) { terminalHangsUp(t, n, id) })

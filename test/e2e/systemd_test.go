@@ -40,21 +40,12 @@ func TestSystemdDriver(t *testing.T) {
 	if err != nil || c.Linux.CgroupDriver != runtimeapi.CgroupDriver_SYSTEMD {
 		t.Errorf("driver = %v, %v", c, err)
 	}
-	names := []string{"builtin"}
-	for name := range handlerPrograms(t) {
-		names = append(names, name)
-	}
-	for _, handler := range names {
-		t.Run(handler, func(t *testing.T) {
-			outer := n.t
-			n.t = t
-			defer func() { n.t = outer }()
-			checkSystemdPod(t, n, handler, "", "/criserver.slice/criserver-e2e.slice/criserver-e2e-")
-			// As the kubelet names a pod's.
-			parent := "/kubepods.slice/kubepods-e2e.slice/kubepods-e2e-" + strings.ReplaceAll(handler, "-", "_") + ".slice"
-			checkSystemdPod(t, n, handler, parent, parent)
-		})
-	}
+	n.onEach(handlerPrograms(t), func(t *testing.T, handler string) {
+		checkSystemdPod(t, n, handler, "", "/criserver.slice/criserver-e2e.slice/criserver-e2e-")
+		// As the kubelet names a pod's.
+		parent := "/kubepods.slice/kubepods-e2e.slice/kubepods-e2e-" + strings.ReplaceAll(handler, "-", "_") + ".slice"
+		checkSystemdPod(t, n, handler, parent, parent)
+	})
 	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/kubepods/pod1" })
 	if _, err := n.runPodWith("", pod); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "linux.cgroup_parent") {
 		t.Errorf("a parent of the other driver: %v", err)
@@ -83,10 +74,7 @@ func checkSystemdPod(t *testing.T, n *node, handler, parent, begins string) {
 		c.Linux.CgroupParent = parent
 		c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
 	})
-	podID, err := n.runPodWith(handler, pod)
-	if err != nil {
-		t.Fatalf("run pod: %v\n%s", err, n.log())
-	}
+	podID := n.runPodOn(handler, pod)
 	id := n.run(podID, pod, shell("main", "while :; do sleep 0.1; done", func(c *runtimeapi.ContainerConfig) {
 		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuShares: 512}
 	}))
@@ -101,7 +89,7 @@ func checkSystemdPod(t *testing.T, n *node, handler, parent, begins string) {
 	if got := file("memory.max"); got != strconv.Itoa(64<<20) {
 		t.Errorf("memory.max = %s", got)
 	}
-	_, err = n.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
+	_, err := n.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
 		ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 << 20, CpuQuota: 50000, CpuPeriod: 100000, CpusetCpus: "0"},
 	})
 	if err != nil {

@@ -51,12 +51,7 @@ func usersHandlers(t *testing.T, n *node) []string {
 func TestUserNamespace(t *testing.T) {
 	n := newNode(t, handlerConfig(handlerPrograms(t)))
 	for _, handler := range usersHandlers(t, n) {
-		t.Run(handler, func(t *testing.T) {
-			outer := n.t
-			n.t = t
-			defer func() { n.t = outer }()
-			checkUserNamespace(t, n, handler)
-		})
+		n.sub(handler, func(t *testing.T) { checkUserNamespace(t, n, handler) })
 	}
 }
 
@@ -64,10 +59,7 @@ func checkUserNamespace(t *testing.T, n *node, handler string) {
 	pod := n.podConfig(usersPod, func(c *runtimeapi.PodSandboxConfig) {
 		c.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "kernel.shm_rmid_forced": "1"}
 	})
-	podID, err := n.runPodWith(handler, pod)
-	if err != nil {
-		t.Fatalf("run pod: %v\n%s", err, n.log())
-	}
+	podID := n.runPodOn(handler, pod)
 	st, err := n.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: podID})
 	if err != nil || fmt.Sprint(st.Status.Linux.Namespaces.Options.UsernsOptions) != fmt.Sprint(pod.Linux.SecurityContext.NamespaceOptions.UsernsOptions) {
 		t.Errorf("the status has %v, %v", st, err)
@@ -175,10 +167,7 @@ func TestUserNamespaceKinds(t *testing.T) {
 		"privileged": {func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true },
 			"mkdir /m && mount -t tmpfs x /m && echo mounted; ip link set lo down && echo down; mknod /n c 1 3 2>&1 | grep -o permitted", "mounted\ndown\npermitted"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			outer := n.t
-			n.t = t
-			defer func() { n.t = outer }()
+		n.sub(name, func(t *testing.T) {
 			pod := n.podConfig(usersPod, row.pod)
 			out, _ := n.output(n.runPod(pod), pod, shell("c", row.script, func(c *runtimeapi.ContainerConfig) {
 				c.Linux.SecurityContext.NamespaceOptions = pod.Linux.SecurityContext.NamespaceOptions
