@@ -103,9 +103,9 @@ func (n *Network) Close() error {
 func (n *Network) Ready() error { return n.of(n.config.DefaultHandler).state() }
 
 // Setup switches on the pod's loopback interface and attaches the pod to the networks of its handler. A pod that is
-// attached already, by a Setup that was cut off, is taken down first. After an error nothing of the attachment is left, or, if the error
-// says so, what is left is removed by Teardown or GC. Errors may be ErrInvalid, ErrNotReady, ErrPortTaken, ErrExhausted
-// or ErrUnlimitable.
+// attached already, by a Setup that was cut off, is taken down first. After an error nothing of the attachment is left, or,
+// if the error says so, what is left is removed by Teardown or GC. Errors may be ErrInvalid, ErrNotReady, ErrPortTaken,
+// ErrExhausted or ErrUnlimitable.
 func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
 	if err := p.validate(); err != nil {
 		return Result{}, err
@@ -184,10 +184,10 @@ func warnUnlimited(all []attachment, p Pod) {
 	}
 }
 
-// Teardown detaches the pod from the networks it was attached to, with the configuration of then, in reverse order. Only p.ID is needed, and p.NetNS unless it is
-// gone. It is no error if the pod is not attached. A plugin that fails or hangs keeps no other one from its DEL; the errors
-// are joined, and the pod stays attached for another Teardown, or GC. A plugin that is not installed any more is passed
-// over with a warning in the log.
+// Teardown detaches the pod from the networks it was attached to, with the configuration of then, in reverse order. Only
+// p.ID is needed, and p.NetNS unless it is gone. It is no error if the pod is not attached. A plugin that fails or hangs
+// keeps no other one from its DEL; the errors are joined, and the pod stays attached for another Teardown, or GC. A plugin
+// that is not installed any more is passed over with a warning in the log.
 func (n *Network) Teardown(ctx context.Context, p Pod) error {
 	if err := utils.ValidateContainerID(p.ID); err != nil {
 		return fmt.Errorf("%w: pod id %q: %w", ErrInvalid, p.ID, err)

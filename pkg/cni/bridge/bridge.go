@@ -7,8 +7,7 @@
 // and go with the last pod. Two sysctls that make the node a router are switched on and stay on. Which address and
 // which host port belongs to which pod is on disk, and what the kernel holds follows from that alone: the names of a
 // pod's link and of the device that limits what it sends (package shape) from its id, its hardware address from its
-// address. So a pod's network can be taken down at any time,
-// by another process, with its namespace long gone.
+// address. So a pod's network can be taken down at any time, by another process, with its namespace long gone.
 //
 // # Subnets
 //
@@ -313,7 +312,8 @@ func (b *Bridge) ownVeths() func(name string) bool {
 }
 
 // Repair restores what somebody removed of the bridge, of the pods' links to it and of the table, and removes links of
-// pods that are unknown, and what is left of former subnets that no pod is in any more. Without a pod it removes bridge and table, once they have lingered.
+// pods that are unknown, and what is left of former subnets that no pod is in any more. Without a pod it removes bridge and
+// table, once they have lingered.
 func (b *Bridge) Repair(ctx context.Context) error {
 	strays := b.removeStrays()
 	if b.claims.empty() {

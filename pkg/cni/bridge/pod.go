@@ -65,10 +65,17 @@ func configurePod(ctx context.Context, h *netlink.Handle, a Attachment, addresse
 			return fmt.Errorf("give interface %s address %s: %w", name, p, err)
 		}
 	}
-	for _, p := range addresses {
-		if !a.DefaultRoute {
-			break
+	if a.DefaultRoute {
+		if err := setDefaultRoutes(h, link, addresses); err != nil {
+			return err
 		}
+	}
+	return awaitNeighbours(ctx, name, addresses)
+}
+
+// setDefaultRoutes leads all traffic of the families of the addresses to the bridge.
+func setDefaultRoutes(h *netlink.Handle, link netlink.Link, addresses []netip.Prefix) error {
+	for _, p := range addresses {
 		gw := gateway(p.Masked())
 		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if gw.Is6() {
@@ -79,7 +86,7 @@ func configurePod(ctx context.Context, h *netlink.Handle, a Attachment, addresse
 			return fmt.Errorf("set default route by %s: %w", gw, err)
 		}
 	}
-	return awaitNeighbours(ctx, name, addresses)
+	return nil
 }
 
 // checkPod returns an error unless the pod's interface is up and has its addresses.

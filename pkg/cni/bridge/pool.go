@@ -36,8 +36,7 @@ func checkSubnet(s netip.Prefix) error {
 		return fmt.Errorf("subnet %s has host bits set: %s?", s, s.Masked())
 	case s.Addr().BitLen()-s.Bits() < 2:
 		return fmt.Errorf("subnet %s is too small: at least 2 bits are needed for a gateway and a pod", s)
-	case s.Addr().IsLoopback() || s.Addr().IsMulticast() || s.Addr().IsLinkLocalUnicast() || s.Bits() == 0 ||
-		slices.ContainsFunc(special, s.Overlaps):
+	case slices.ContainsFunc(special, s.Overlaps):
 		return fmt.Errorf("subnet %s is not for pods", s)
 	}
 	return nil

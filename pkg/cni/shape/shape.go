@@ -6,7 +6,7 @@
 // drop what is too much (tc-police(8)), needs no device, but TCP, which sees losses instead of a slow link, gets far less
 // than the rate, and kernels without act_police are met.
 //
-// What is on the pod's link goes with it; the device has to be removed. Its name is the caller's to choose.
+// What is on the pod's link goes with it; the device is the caller's to name, and to remove as any other link.
 package shape
 
 import (
@@ -37,7 +37,7 @@ const (
 )
 
 // Apply limits the link of that name, which must have no limits yet. device is the name for the intermediate device; one
-// that is left over is replaced. After an error Remove is due, if the link stays. ErrUnsupported.
+// that is left over is replaced. After an error there may be a device all the same. ErrUnsupported.
 func Apply(h *netlink.Handle, link, device string, r Rates) error {
 	if r == (Rates{}) {
 		return nil
@@ -106,7 +106,7 @@ func makeDevice(h *netlink.Handle, name string, mtu int) (netlink.Link, error) {
 	a.Name, a.MTU = name, mtu
 	err := h.LinkAdd(&netlink.Ifb{LinkAttrs: a})
 	if errors.Is(err, unix.EEXIST) {
-		if err = Remove(h, name); err == nil {
+		if err = remove(h, name); err == nil {
 			err = h.LinkAdd(&netlink.Ifb{LinkAttrs: a})
 		}
 	}
@@ -123,8 +123,8 @@ func makeDevice(h *netlink.Handle, name string, mtu int) (netlink.Link, error) {
 	return link, nil
 }
 
-// Remove removes an intermediate device; it is no error if there is none.
-func Remove(h *netlink.Handle, device string) error {
+// remove removes an intermediate device; it is no error if there is none.
+func remove(h *netlink.Handle, device string) error {
 	link, err := h.LinkByName(device)
 	if err == nil {
 		err = h.LinkDel(link)
