@@ -83,7 +83,7 @@ type Bridge struct {
 	// base is held by who makes, changes or removes the bridge or the table. It is a channel as its wait ends with the
 	// caller's context.
 	base chan struct{}
-	// adopted says that the table is one that this process has made: an earlier one may have had other subnets.
+	// adopted says that the table is one that this process has made of the subnets that there are now.
 	adopted bool
 	linger  time.Duration
 	// used is when the last pod was taken down, in nanoseconds of Unix time.

@@ -124,6 +124,31 @@ func TestTakeThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestSubnetThatCannotBeForgotten: it stays known, so that it is tried again.
+func TestSubnetThatCannotBeForgotten(t *testing.T) {
+	c := open(t, t.TempDir(), "10.0.0.0/24")
+	if err := c.change([]netip.Prefix{netip.MustParsePrefix("10.0.1.0/24")}); err != nil {
+		t.Fatal(err)
+	}
+	former := netip.MustParsePrefix("10.0.0.0/24")
+	path := c.subnetPath(former)
+	if err := errors.Join(os.Remove(path), os.MkdirAll(filepath.Join(path, "in the way"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.forgetSubnet(former); err == nil {
+		t.Error("there is no error")
+	}
+	if got := c.unusedSubnets(); !slices.Equal(got, []netip.Prefix{former}) {
+		t.Errorf("unused subnets = %v, want %v", got, former)
+	}
+	if err := os.RemoveAll(filepath.Join(path, "in the way")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.forgetSubnet(former); err != nil || len(c.unusedSubnets()) > 0 {
+		t.Errorf("then it is forgotten: %v, unused subnets = %v", err, c.unusedSubnets())
+	}
+}
+
 func TestCheckSubnet(t *testing.T) {
 	for _, s := range []string{"10.0.0.1/24", "10.0.0.0/31", "fd00::/127", "127.0.0.0/8", "::ffff:10.0.0.0/120", "0.0.0.0/0", "fe80::/64", "224.0.0.0/4",
 		"0.0.0.0/8", "240.0.0.0/4", "255.255.255.0/24", "::/96", "128.0.0.0/1", "8000::/1"} {

@@ -54,26 +54,29 @@ func (b *Bridge) followSubnets(ctx context.Context) error {
 	return errors.Join(b.replaceTable(), b.dropFormer())
 }
 
+// setSubnets makes known which there are now. The table is not that of them until it is made anew.
 func (b *Bridge) setSubnets(all []netip.Prefix) {
 	b.links.subnets, b.links.made = all, 0
 	b.table.SetSubnets(all)
+	b.adopted = false
 }
 
-// dropFormer ends the service for former subnets that no pod has an address of. Its caller holds base.
+// dropFormer ends the service for former subnets that no pod has an address of. What cannot be ended stays known, and is tried
+// again. Its caller holds base.
 func (b *Bridge) dropFormer() error {
-	dropped := b.claims.dropFormer()
-	if len(dropped) == 0 {
+	unused := b.claims.unusedSubnets()
+	if len(unused) == 0 {
 		return nil
 	}
-	b.setSubnets(b.claims.subnets())
 	var errs []error
-	for _, s := range dropped {
+	for _, s := range unused {
 		err := b.links.removeAddress(netip.PrefixFrom(gateway(s), s.Bits()))
 		if err == nil {
 			err = b.claims.forgetSubnet(s)
 		}
 		errs = append(errs, err)
 	}
+	b.setSubnets(b.claims.subnets())
 	if there, err := b.table.Exists(); err != nil || there {
 		errs = append(errs, err, b.replaceTable())
 	}
@@ -169,18 +172,16 @@ func (c *claims) subnet(a netip.Addr) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// dropFormer forgets in memory the former subnets that no pod has an address of, and returns them.
-func (c *claims) dropFormer() (dropped []netip.Prefix) {
+// unusedSubnets are the former ones that no pod has an address of.
+func (c *claims) unusedSubnets() (unused []netip.Prefix) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pools = slices.DeleteFunc(c.pools, func(p *pool) bool {
-		drop := p.former && p.used == 0
-		if drop {
-			dropped = append(dropped, p.prefix)
+	for _, p := range c.pools {
+		if p.former && p.used == 0 {
+			unused = append(unused, p.prefix)
 		}
-		return drop
-	})
-	return dropped
+	}
+	return unused
 }
 
 // A subnet is recorded before an address of it is taken, so that its length and gateway are known as long as a pod needs
@@ -203,6 +204,9 @@ func (c *claims) forgetSubnet(s netip.Prefix) error {
 	if err := removeIfThere(c.subnetPath(s)); err != nil {
 		return fmt.Errorf("forget subnet %s: %w", s, err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pools = slices.DeleteFunc(c.pools, func(p *pool) bool { return p.prefix == s })
 	return nil
 }
 
