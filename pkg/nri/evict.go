@@ -57,8 +57,8 @@ func (p *Plugins) evictAsked(ctx context.Context, unmarshal ttrpc.Unmarshaler, _
 func (p *Plugins) evict(all []*api.ContainerEviction) {
 	for _, e := range all {
 		log := logrus.WithFields(logrus.Fields{"container": e.GetContainerId(), "reason": e.GetReason()})
-		st, err := p.runtime.Container(e.GetContainerId())
-		if err != nil || st.ID != e.GetContainerId() {
+		st, err := p.named(e.GetContainerId())
+		if err != nil {
 			log.Warn("an NRI plugin evicts a container that is not there")
 			continue
 		}

@@ -107,14 +107,21 @@ func (p *Plugins) update(ctx context.Context, u *api.ContainerUpdate) error {
 	return err
 }
 
+// named is the container that a plugin means: plugins have whole IDs, and beginnings of them name nothing.
+func (p *Plugins) named(id string) (ledger.ContainerStatus, error) {
+	st, err := p.runtime.Container(id)
+	if err == nil && st.ID != id {
+		err = fmt.Errorf("container %s: %w", id, ledger.ErrNotFound)
+	}
+	return st, err
+}
+
 func (p *Plugins) limit(ctx context.Context, u *api.ContainerUpdate) error {
-	st, err := p.runtime.Container(u.GetContainerId())
-	switch {
-	case err != nil:
+	st, err := p.named(u.GetContainerId())
+	if err != nil {
 		return err
-	case st.ID != u.GetContainerId():
-		return fmt.Errorf("container %s: %w", u.GetContainerId(), ledger.ErrNotFound)
-	case st.Phase == ledger.ContainerCreating: // its slot is held by who may wait for this
+	}
+	if st.Phase == ledger.ContainerCreating { // its slot is held by who may wait for this
 		return fmt.Errorf("container %s is being made: %w", st.ID, ledger.ErrState)
 	}
 	return p.runtime.LimitContainer(ctx, st.ID, changeOf(st.ID, u.GetLinux().GetResources()))

@@ -32,6 +32,7 @@ func Pod(p ledger.PodStatus, namespaces []specs.LinuxNamespace) *api.PodSandbox 
 
 // Container is a container with its specification, nil for one whose specification is lost.
 func Container(c ledger.ContainerStatus, s *specs.Spec) *api.Container {
+	now := FromResources(c.Config.Resources)
 	out := &api.Container{
 		Id: c.ID, PodSandboxId: c.PodID, Name: c.Config.Name, State: state(c.Phase),
 		Labels: maps.Clone(c.Config.Labels), Annotations: map[string]string{},
@@ -40,7 +41,7 @@ func Container(c ledger.ContainerStatus, s *specs.Spec) *api.Container {
 		User:  &api.User{Uid: c.User.UID, Gid: c.User.GID, AdditionalGids: slices.Clone(c.User.AdditionalGIDs)},
 		Image: &api.Image{Name: c.Config.ImageName, Digest: c.ImageRef, ConfigDigest: c.ImageID},
 		Linux: &api.LinuxContainer{
-			Resources: FromResources(c.Config.Resources), CgroupsPath: c.CgroupPath, SeccompProfile: seccompProfile(c),
+			Resources: now, CgroupsPath: c.CgroupPath, SeccompProfile: seccompProfile(c),
 		},
 	}
 	for _, name := range c.Config.CDIDevices {
@@ -49,7 +50,6 @@ func Container(c ledger.ContainerStatus, s *specs.Spec) *api.Container {
 	if s != nil {
 		addSpec(out, s)
 		// The limits may have changed since the specification was made.
-		now := FromResources(c.Config.Resources)
 		out.Linux.Resources.Cpu, out.Linux.Resources.Memory = now.GetCpu(), withLimits(out.Linux.Resources.GetMemory(), now.GetMemory())
 		out.Linux.Resources.HugepageLimits, out.Linux.Resources.Unified = now.GetHugepageLimits(), now.GetUnified()
 	}
