@@ -7,8 +7,8 @@ import (
 
 // Labelled are the mounts with an SELinux label, such as "system_u:object_r:container_file_t:s0:c1,c2", on all that is in them, whatever
 // label it has where it is stored (mount(8), "context="); "" changes nothing. Bind mounts have the labels of their sources. One that is
-// read-only becomes an overlay, for which empty is an empty directory that stays as long as the mount, or "" to have it keep its labels; for a writable one
-// the caller has the directory to itself, and labels that.
+// read-only becomes an overlay, for which empty is an empty directory that stays as long as the mount, or "" to have it keep its
+// labels; for a writable one the caller has the directory to itself, and labels that.
 func Labelled(mounts []Mount, label, empty string) []Mount {
 	if label == "" {
 		return mounts

@@ -90,12 +90,12 @@ func (s *Store) mount(id string, v Viewer, mounts []snapshot.Mount, target strin
 	if v.MountLabel == "" {
 		return mount(mounts, target)
 	}
-	if err := os.Mkdir(s.empty(id), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("make bundle: %w", err)
-	}
-	empty := s.empty(id)
-	if v.Pod.Users != nil { // overlays of mapped layers are of one file system, which this directory is not on
-		empty = ""
+	var empty string
+	if v.Pod.Users == nil { // overlays of mapped layers are of one file system, which this directory is not on
+		empty = s.empty(id)
+		if err := os.Mkdir(empty, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("make bundle: %w", err)
+		}
 	}
 	if err := mount(snapshot.Labelled(mounts, v.MountLabel, empty), target); err != nil {
 		return err

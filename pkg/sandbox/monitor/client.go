@@ -101,12 +101,11 @@ func (c *Client) Dump(ctx context.Context, r DumpRequest) error {
 		_ = conn.SetReadDeadline(time.Now().Add(partLimit))
 		_ = conn.CloseWrite()
 	})()
-	if err := receive(ctx, conn, nil); err != nil && ctx.Err() != nil {
+	err = receive(ctx, conn, nil)
+	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
-	} else if err != nil {
-		return err
 	}
-	return nil
+	return err
 }
 
 // Delete kills what is left of a container and forgets it: processes, cgroup, runtime state. It is idempotent, and

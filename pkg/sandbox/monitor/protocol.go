@@ -93,10 +93,10 @@ type CreateRequest struct {
 	// LogPath is the CRI log file, appended to; "" discards the output.
 	LogPath string `json:"log_path,omitempty"`
 	// LogRate and LogBurst limit what goes to the log, in bytes a second and bytes; a rate of 0 is no limit.
-	LogRate int64 `json:"log_rate,omitempty"`
+	LogRate  int64 `json:"log_rate,omitempty"`
+	LogBurst int64 `json:"log_burst,omitempty"`
 	// Journal are the fields of messages to systemd's journal, which has a copy of the log if there are any.
-	Journal  map[string]string `json:"journal,omitempty"`
-	LogBurst int64             `json:"log_burst,omitempty"`
+	Journal map[string]string `json:"journal,omitempty"`
 	// Stdin keeps the container's stdin open for those who attach; otherwise it is /dev/null. StdinOnce ends it with the
 	// first of them. A container with a terminal has its stdin there.
 	Stdin     bool `json:"stdin,omitempty"`
