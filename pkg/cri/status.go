@@ -23,15 +23,17 @@ func (s *runtimeService) Version(context.Context, *runtimeapi.VersionRequest) (*
 }
 
 func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	handlers := s.b.Handlers()
 	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
 			condition(runtimeapi.RuntimeReady, "RuntimeNotReady", s.b.RuntimeReady()),
 			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.b.NetworkReady()),
 		}},
-		RuntimeHandlers: encodeHandlers(s.b.Handlers()),
-		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: slices.ContainsFunc(s.b.Handlers(), func(h handler.Usable) bool {
-			return h.Features.UserNamespaces
-		})},
+		RuntimeHandlers: encodeHandlers(handlers),
+		Features: &runtimeapi.RuntimeFeatures{
+			SupplementalGroupsPolicy: true, MountOptions: true,
+			UserNamespacesHostNetwork: slices.ContainsFunc(handlers, func(h handler.Usable) bool { return h.Features.UserNamespaces }),
+		},
 	}
 	if r.GetVerbose() && s.b.Info != nil {
 		resp.Info = s.b.Info()

@@ -1,5 +1,5 @@
 // Package config reads criserver's configuration. It tells what an operator has said, checked for form; what each
-// package needs is made of it where the daemon is wired up, and no other package sees a Config.
+// package needs is made of it here, or where the daemon is wired up, and no other package sees a Config.
 //
 // The file is TOML. Files in config.d beside it are read after it, in the order of their names: a later value replaces
 // an earlier one key by key, tables are merged, arrays are replaced.
@@ -13,6 +13,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"criserver/pkg/imagesvc/registry/hosts"
+	"criserver/pkg/sandbox/cgroup/driver"
 )
 
 // Config is the whole configuration. Comments in the field tags are those of the sample file.
@@ -289,7 +290,7 @@ func Default() *Config {
 		Root:   "/var/lib/criserver",
 		Log:    Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
-			CgroupRoot: "/criserver", CgroupDriver: "cgroupfs", LogBurst: 1 << 20, CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
+			CgroupRoot: "/criserver", CgroupDriver: string(driver.Cgroupfs), LogBurst: 1 << 20, CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		},
 		Streaming: Streaming{
 			Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour), CreationTimeout: Duration(30 * time.Second),

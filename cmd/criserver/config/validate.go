@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"criserver/pkg/imagesvc/registry/hosts"
+	"criserver/pkg/sandbox/cgroup/driver"
 )
 
 // maxSocketPath is the longest address of a Unix socket, see unix(7): 108 bytes with the NUL.
@@ -87,7 +88,7 @@ func (v *validator) runtime(r Runtime) {
 		v.check(path.IsAbs(dir), "runtime.cdi_spec_dirs", "%q is not absolute", dir)
 	}
 	v.check(path.Clean(r.CgroupRoot) != "/", "runtime.cgroup_root", "cannot be the root cgroup")
-	v.oneOf("runtime.cgroup_driver", r.CgroupDriver, "cgroupfs", "systemd")
+	v.oneOf("runtime.cgroup_driver", r.CgroupDriver, string(driver.Cgroupfs), string(driver.Systemd))
 	v.check(r.LogRate >= 0, "runtime.log_rate", "%d is negative", r.LogRate)
 	v.check(r.LogBurst >= 0, "runtime.log_burst", "%d is negative", r.LogBurst)
 }
