@@ -243,12 +243,15 @@ func TestAbortedSessions(t *testing.T) {
 	}
 	for name, abort := range kinds {
 		t.Run(name, func(t *testing.T) {
+			// crimonitor collects its garbage, pidfds among it, once it was left alone for a second; to count is a call, too.
+			const quiet = 2 * time.Second
 			abortMany(t, abort, 20) // what stays for good is there then
-			time.Sleep(2 * time.Second)
+			time.Sleep(quiet)
 			before := n.held(id)
 			abortMany(t, abort, aborted)
 			var after map[string]int
-			for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+			for deadline := time.Now().Add(30 * time.Second); ; {
+				time.Sleep(quiet)
 				after = n.held(id)
 				// Threads of the Go runtime come and stay.
 				if more := slices.DeleteFunc(grown(before, after), func(s string) bool { return strings.Contains(s, "threads") }); len(more) == 0 {
