@@ -84,7 +84,8 @@ func (n *network) Teardown(ctx context.Context, p cni.Pod) error {
 
 func (n *network) GC(context.Context, []string) error { return nil }
 
-const testCgroup = "/criserver-test-sandbox"
+// testCgroup is this run's own: another one may be under way.
+var testCgroup = fmt.Sprintf("/criserver-test-sandbox-%d", os.Getpid())
 
 // fixture is a service with real snapshots, real records and a real crimonitor.
 type fixture struct {

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -11,7 +12,7 @@ func TestLifecycle(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("cgroups need root")
 	}
-	const path = "/criserver-test-cgroup"
+	path := fmt.Sprintf("/criserver-test-cgroup-%d", os.Getpid())
 	t.Cleanup(func() { _ = Remove(path) })
 	for range 2 {
 		if err := Create(path + "/a/b"); err != nil {

@@ -13,7 +13,8 @@ import (
 	"criserver/pkg/sandbox/cgroup"
 )
 
-const testCgroup = "/criserver-test-kill"
+// testCgroup is this run's own: another one may be under way.
+var testCgroup = fmt.Sprintf("/criserver-test-kill-%d", os.Getpid())
 
 // newCgroup makes the cgroup, with one below it.
 func newCgroup(t *testing.T) string {

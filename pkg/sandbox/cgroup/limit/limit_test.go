@@ -2,6 +2,7 @@ package limit
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -20,7 +21,8 @@ import (
 	"criserver/pkg/sandbox/cgroup/hierarchy"
 )
 
-const testCgroup = "/criserver-test-limit"
+// testCgroup is this run's own: another one may be under way.
+var testCgroup = fmt.Sprintf("/criserver-test-limit-%d", os.Getpid())
 
 func newCgroup(t *testing.T) {
 	t.Helper()

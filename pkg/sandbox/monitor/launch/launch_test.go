@@ -3,6 +3,8 @@ package launch
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,7 +14,7 @@ import (
 )
 
 func TestAwait(t *testing.T) {
-	const group = "/criserver-test-launch"
+	group := fmt.Sprintf("/criserver-test-launch-%d", os.Getpid())
 	t.Cleanup(func() { cgroup.PruneWait(context.Background(), group) })
 	silent, broken := errors.New("it is silent"), errors.New("it is broken")
 	for name, test := range map[string]struct {

@@ -78,7 +78,8 @@ func newFixture(t *testing.T, c *runtime.Command) *fixture {
 	return &fixture{Client: monitor.NewClient(socket), t: t, dir: dir, server: s, runtime: c}
 }
 
-const cgroupRoot = "criserver-test-monitor"
+// cgroupRoot is this run's own: another one may be under way.
+var cgroupRoot = fmt.Sprintf("criserver-test-monitor-%d", os.Getpid())
 
 // bundle makes a container directory whose process is a busybox shell that runs the script.
 func (f *fixture) bundle(id, script string, change ...func(*specs.Spec)) string {
