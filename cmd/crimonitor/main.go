@@ -1,7 +1,7 @@
 // Crimonitor is the parent of all containers of a node; criserver starts it and calls it, see package monitor.
 //
-// It is executed again as the init process of every container and of every command that is run in one ("crimonitor
-// init"), so each package that it imports is paid for each time.
+// It is executed again as the init process of every container ("crimonitor init"), so each package that it imports is paid for each
+// time. It is executed for every command that is run in one, too, but most become that before Go code runs: see package enter.
 package main
 
 import (

@@ -1,11 +1,12 @@
 // Package builtin runs containers with the OCI runtime library libcontainer, in the calling process: no runtime
-// binary is executed but the caller's own, once per container, as its init.
+// binary is executed but the caller's own: once per container, as its init, and once per command that is run in one.
 //
 // The main package must import libcontainer/nsenter and call Init first thing, see cmd/crimonitor.
 package builtin
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,13 +24,16 @@ import (
 
 	"criserver/pkg/sandbox/cgroup/kill"
 	"criserver/pkg/sandbox/runtime"
+	"criserver/pkg/sandbox/runtime/builtin/enter"
 	"criserver/pkg/sandbox/runtime/group"
 )
 
 // Runtime implements runtime.Runtime. It keeps nothing of a running container in memory: libcontainer's state file
 // has it, since a container's configuration with its seccomp profile is larger than all else a monitor holds.
 type Runtime struct {
-	root string
+	root    string
+	enterer *enter.Enterer
+	rooms   rooms
 
 	mu sync.Mutex
 	// created are the containers between Create and Start.
@@ -38,7 +42,10 @@ type Runtime struct {
 
 // New returns a runtime that keeps its state files below root.
 func New(root string) *Runtime {
-	return &Runtime{root: root, created: map[string]*libcontainer.Container{}}
+	return &Runtime{
+		root: root, enterer: enter.New(root), rooms: rooms{root: root, all: map[string]*room{}, filters: map[[sha256.Size]byte]*filter{}},
+		created: map[string]*libcontainer.Container{},
+	}
 }
 
 // configuration reads the specification of a bundle, and makes of it what the library takes.
@@ -115,22 +122,6 @@ func (r *Runtime) Start(_ context.Context, id string) error {
 	return nil
 }
 
-// Exec implements runtime.Runtime.
-func (r *Runtime) Exec(_ context.Context, id string, p *specs.Process, io runtime.Stdio) (int, error) {
-	c, err := r.load(id)
-	if err != nil {
-		return 0, err
-	}
-	process, err := newProcess(p, io)
-	if err != nil {
-		return 0, err
-	}
-	if err := c.Run(process); err != nil {
-		return 0, err
-	}
-	return process.Pid()
-}
-
 // Kill implements runtime.Runtime.
 func (r *Runtime) Kill(_ context.Context, id string) error {
 	c, err := r.load(id)
@@ -158,6 +149,7 @@ func (r *Runtime) Delete(ctx context.Context, id, bundle string) error {
 	r.mu.Lock()
 	delete(r.created, id)
 	r.mu.Unlock()
+	r.rooms.forget(id)
 	m, err := r.cgroup(id, bundle)
 	if errors.Is(err, runtime.ErrNotFound) {
 		return nil

@@ -41,12 +41,20 @@ func newProcess(p *specs.Process, io runtime.Stdio) (*libcontainer.Process, erro
 			Ambient:     c.Ambient,
 		}
 	}
-	for _, l := range p.Rlimits {
+	var err error
+	if lp.Rlimits, err = rlimits(p.Rlimits); err != nil {
+		return nil, err
+	}
+	return lp, nil
+}
+
+func rlimits(list []specs.POSIXRlimit) (limits []configs.Rlimit, err error) {
+	for _, l := range list {
 		kind, ok := runtime.Rlimits[l.Type]
 		if !ok {
 			return nil, fmt.Errorf("unknown rlimit %q", l.Type)
 		}
-		lp.Rlimits = append(lp.Rlimits, configs.Rlimit{Type: kind, Hard: l.Hard, Soft: l.Soft})
+		limits = append(limits, configs.Rlimit{Type: kind, Hard: l.Hard, Soft: l.Soft})
 	}
-	return lp, nil
+	return limits, nil
 }
