@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/containerd/nri/pkg/api"
+	"golang.org/x/sys/unix"
 )
 
 const busyboxImage = "registry.k8s.io/e2e-test-images/busybox:1.29-2"
@@ -25,6 +26,7 @@ func TestMain(m *testing.M) {
 		os.Exit(runLaunchedPlugin())
 	}
 	os.Exit(func() int {
+		defer alone()()
 		stop, err := startRegistry()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
@@ -33,6 +35,19 @@ func TestMain(m *testing.M) {
 		defer stop()
 		return m.Run()
 	}())
+}
+
+// alone waits for other runs on this machine, in another checkout: they have interfaces, cgroups and tables of the same names.
+func alone() (done func()) {
+	lock, err := os.Open(os.TempDir()) // a file would be left behind
+	if err == nil {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e: cannot lock other runs out:", err)
+		return func() {}
+	}
+	return func() { _ = lock.Close() }
 }
 
 // startRegistry runs a docker-registry with the test images on a loopback port.

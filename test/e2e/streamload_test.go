@@ -245,7 +245,8 @@ func TestAbortedSessions(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			// crimonitor collects its garbage, pidfds among it, once it was left alone for a second; to count is a call, too.
 			const quiet = 2 * time.Second
-			abortMany(t, abort, 20) // what stays for good is there then
+			abortMany(t, abort, 20) // what stays for good is there then, also of a command
+			n.held(id)
 			time.Sleep(quiet)
 			before := n.held(id)
 			abortMany(t, abort, aborted)
