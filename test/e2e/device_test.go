@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -32,6 +34,41 @@ func TestDevices(t *testing.T) {
 		"CDI by annotation": {"echo $GPU", func(c *runtimeapi.ContainerConfig) {
 			c.Annotations = map[string]string{"cdi.k8s.io/plugin": "vendor.example/gpu=a"}
 		}, "a"},
+	})
+}
+
+// TestCDIHooks has hooks of a CDI device run, with handlers that have hooks of their own and those that have none.
+func TestCDIHooks(t *testing.T) {
+	dir, trace := t.TempDir(), t.TempDir()
+	if err := os.Chmod(trace, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	hook := fmt.Sprintf(`{"hookName": "createContainer", "path": "/bin/sh", "args": ["sh", "-c", "cat >>%s/cdi"]}`, trace)
+	text := `{"cdiVersion": "0.6.0", "kind": "vendor.example/gpu", "devices": [{"name": "a", "containerEdits": {"hooks": [` + hook + `]}}]}`
+	if err := os.WriteFile(filepath.Join(dir, "vendor.json"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	programs := handlerPrograms(t)
+	n := newStoppedNode(t, handlerConfig(programs), "[runtimes.hooks]\ntype = \"builtin\"\n"+
+		fmt.Sprintf("hooks = [{stage = \"createContainer\", path = \"/bin/sh\", args = [\"sh\", \"-c\", \"cat >>%s/handler\"]}]\n", trace))
+	n.configure(fmt.Sprintf("[runtime]\ncdi_spec_dirs = [%q]\n", dir))
+	n.serve()
+	told := func(t *testing.T, who, id string) {
+		t.Helper()
+		if data, err := os.ReadFile(filepath.Join(trace, who)); err != nil || !strings.Contains(string(data), id) {
+			t.Errorf("the hook of %s was not told of %s: %q, %v", who, id, data, err)
+		}
+	}
+	programs["hooks"] = ""
+	n.onEach(programs, func(t *testing.T, handler string) {
+		pod := n.podConfig()
+		id := n.run(n.runPodOn(handler, pod), pod, shell("c", "true", func(c *runtimeapi.ContainerConfig) {
+			c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.example/gpu=a"}}
+		}))
+		told(t, "cdi", id)
+		if handler == "hooks" {
+			told(t, "handler", id)
+		}
 	})
 }
 

@@ -110,6 +110,50 @@ func TestHooks(t *testing.T) {
 	}
 }
 
+// TestOwnHooks gives specifications that have hooks, as of CDI devices, to handlers without and with hooks of each kind.
+func TestOwnHooks(t *testing.T) {
+	every := func(path string) specs.Hooks {
+		h := []specs.Hook{{Path: path}}
+		return specs.Hooks{Prestart: h, CreateRuntime: h, CreateContainer: h, StartContainer: h, Poststart: h, Poststop: h}
+	}
+	dir := t.TempDir()
+	hook := `{"version":"1.0.0","hook":{"path":"/bin/true"},"when":{"always":true},` +
+		`"stages":["createRuntime","createContainer","startContainer","poststart","poststop"]}`
+	if err := os.WriteFile(filepath.Join(dir, "a.json"), []byte(hook), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		handler Defaults
+		want    []string
+	}{
+		"none":                {Defaults{}, []string{"/cdi"}},
+		"the handler's":       {Defaults{Hooks: every("/handler")}, []string{"/cdi", "/handler"}},
+		"and its directory's": {Defaults{Hooks: every("/handler"), HooksDirs: []string{dir}}, []string{"/cdi", "/handler", "/bin/true"}},
+	} {
+		u := Usable{Handler: Handler{Name: "h", Command: &runtime.Command{}, Defaults: c.handler}}
+		s := newSpec()
+		s.Hooks = new(every("/cdi"))
+		if err := u.Adapt(t.Context(), s, nil); err != nil {
+			t.Fatal(err)
+		}
+		for i, kind := range [][]specs.Hook{
+			s.Hooks.Prestart, s.Hooks.CreateRuntime, s.Hooks.CreateContainer, s.Hooks.StartContainer, s.Hooks.Poststart, s.Hooks.Poststop,
+		} {
+			var got []string
+			for _, h := range kind {
+				got = append(got, h.Path)
+			}
+			want := c.want
+			if i == 0 && len(c.handler.HooksDirs) > 0 {
+				want = want[:2] // of oci-hooks(5) "prestart" is another name of "createRuntime"
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: kind %d: %q, want %q", name, i, got, want)
+			}
+		}
+	}
+}
+
 func TestAllowedUlimits(t *testing.T) {
 	var own unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {

@@ -14,17 +14,21 @@ import (
 // errPoststop: crimonitor's own runtime removes what is left of a container without its specification at hand.
 var errPoststop = errors.New("poststop hooks are run by handlers of type oci only")
 
-// addHooks adds the handler's hooks, and those of its directories that are meant for such a container.
+// addHooks adds the handler's hooks, and those of its directories that are meant for such a container, after those that the
+// specification has: CDI devices bring some.
 func (u Usable) addHooks(ctx context.Context, s *specs.Spec, annotations map[string]string) error {
-	all := specs.Hooks{
-		Prestart:        slices.Clone(u.Hooks.Prestart), //nolint:staticcheck // deprecated, and what most hooks still are
-		CreateRuntime:   slices.Clone(u.Hooks.CreateRuntime),
-		CreateContainer: slices.Clone(u.Hooks.CreateContainer),
-		StartContainer:  slices.Clone(u.Hooks.StartContainer),
-		Poststart:       slices.Clone(u.Hooks.Poststart),
-		Poststop:        slices.Clone(u.Hooks.Poststop),
+	var own specs.Hooks
+	if s.Hooks != nil {
+		own = *s.Hooks
 	}
-	s.Hooks = &all
+	s.Hooks = &specs.Hooks{
+		Prestart:        slices.Concat(own.Prestart, u.Hooks.Prestart), //nolint:staticcheck // deprecated, and what most hooks still are
+		CreateRuntime:   slices.Concat(own.CreateRuntime, u.Hooks.CreateRuntime),
+		CreateContainer: slices.Concat(own.CreateContainer, u.Hooks.CreateContainer),
+		StartContainer:  slices.Concat(own.StartContainer, u.Hooks.StartContainer),
+		Poststart:       slices.Concat(own.Poststart, u.Hooks.Poststart),
+		Poststop:        slices.Concat(own.Poststop, u.Hooks.Poststop),
+	}
 	for _, dir := range u.HooksDirs {
 		found, err := hooks.New(ctx, []string{dir}, nil)
 		if errors.Is(err, fs.ErrNotExist) {
