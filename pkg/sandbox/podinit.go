@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 
 	"criserver/pkg/sandbox/monitor"
-	"criserver/pkg/sandbox/spec"
-	"criserver/pkg/sandbox/specfile"
 	"criserver/pkg/wholefile"
 )
 
@@ -17,18 +15,9 @@ import (
 func podInitID(podID string) string { return podID + "-init" }
 
 func (s *Service) startPodInit(ctx context.Context, st PodStatus) error {
-	dir := s.spaces.InitBundle(st.ID)
-	rootfs := filepath.Join(dir, "rootfs")
-	err := os.MkdirAll(rootfs, 0o711)
-	if users := st.Config.Namespaces.Users; users != nil && err == nil { // whose root makes mount points in it
-		uid, gid := users.Root()
-		err = os.Chown(rootfs, uid, gid)
-	}
-	if err != nil {
-		return fmt.Errorf("make pod init: %w", err)
-	}
 	id := podInitID(st.ID)
-	if err := specfile.Write(dir, spec.PodInit(s.spaces.Spec(st), id, rootfs, s.config.Monitor.Binary)); err != nil {
+	dir, err := s.spaces.MakeInit(ctx, st, id, s.config.Monitor.Binary)
+	if err != nil {
 		return fmt.Errorf("make pod init: %w", err)
 	}
 	if _, err := s.monitor.Create(ctx, monitor.CreateRequest{ID: id, Bundle: dir}); err != nil {

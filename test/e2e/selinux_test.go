@@ -137,6 +137,17 @@ func checkLabels(t *testing.T, n *node, handler string) {
 		}
 	}
 	checkOwnLabels(t, n, handler, level)
+	checkInitLabel(t, n, handler)
+}
+
+// checkInitLabel looks at process 1 of a pod whose containers share a PID namespace: it has their label.
+func checkInitLabel(t *testing.T, n *node, handler string) {
+	pod := n.podConfig(sharedPIDs)
+	podID := n.runPodOn(handler, pod)
+	want := n.labelOf(n.run(podID, pod, shell("a", "sleep 1000")))
+	if own, err := os.ReadFile(filepath.Join("/proc", n.podInitPID(podID), "attr/current")); strings.TrimRight(string(own), "\x00") != want {
+		t.Errorf("label of the pod's init = %s, want %s; %v", own, want, err)
+	}
 }
 
 func checkOwnLabels(t *testing.T, n *node, handler, other string) {

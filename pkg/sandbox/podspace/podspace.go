@@ -1,5 +1,5 @@
-// Package podspace keeps what the containers of a pod share beside its network and its process 1: a directory with the files
-// that each of them sees, and the pod's namespaces, pinned in it.
+// Package podspace keeps what the containers of a pod share beside its network: a directory with the files that each of them
+// sees, the pod's namespaces, pinned in it, and what its process 1 is made of.
 package podspace
 
 import (

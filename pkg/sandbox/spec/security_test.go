@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"criserver/pkg/sandbox/spec/spectest"
 )
 
 // containerdDefault is the specification that containerd's own library makes of nothing.
@@ -152,4 +154,24 @@ func TestAnnotations(t *testing.T) {
 func TestHiddenPathsAreAbsolute(t *testing.T) {
 	wantError(t, "security_context.masked_paths", func(_ *Pod, c *Container) { c.MaskedPaths = list("/proc/kcore", "proc/keys") })
 	wantError(t, "security_context.readonly_paths", func(_ *Pod, c *Container) { c.ReadonlyPaths = list("") })
+}
+
+// TestPodInit has process 1 of a pod confined, whoever it is there.
+func TestPodInit(t *testing.T) {
+	p := plainPod()
+	for _, privileged := range []bool{false, true} {
+		p.Privileged = privileged
+		s := PodInit(p, Init{ID: "i", RootFS: "/r", Binary: "/b", AppArmorProfile: "profile", ProcessLabel: "label"})
+		spectest.Check(t, s)
+		if s.Linux.Seccomp == nil || s.Linux.Seccomp.DefaultAction != specs.ActErrno || !s.Process.NoNewPrivileges ||
+			s.Process.ApparmorProfile != "profile" || s.Process.SelinuxLabel != "label" || len(s.Process.Capabilities.Bounding) > 0 {
+			t.Errorf("process = %+v, filter = %v", s.Process, s.Linux.Seccomp)
+		}
+		for _, call := range []string{"bpf", "mount", "ptrace", "unshare"} { // ptrace is allowed without capabilities: the kernel is not older than 4.8
+			allowed := slices.ContainsFunc(s.Linux.Seccomp.Syscalls, func(c specs.LinuxSyscall) bool { return slices.Contains(c.Names, call) })
+			if allowed != (call == "ptrace") {
+				t.Errorf("%s: allowed %v", call, allowed)
+			}
+		}
+	}
 }

@@ -35,6 +35,7 @@ func (b *builder) shapes() {
 			Labels:     map[string]string{"from": "image"},
 		},
 	}, own+"config:latest")
+	b.add(image.Spec{Layers: b.onBase(image.File{Path: "bin/attach", Mode: 0o755, Body: b.tools})}, own+"attacks:latest")
 	b.index(marker)
 }
 

@@ -1,7 +1,8 @@
 // The tools program runs in test containers under several names, for what Debian's busybox lacks:
-// ipcs and pgrep, the pause container's process, and a program to be made setuid. By the name it is
-// called with:
+// ipcs and pgrep, the pause container's process, a program to be made setuid, and attempts at what containers must not do.
+// By the name it is called with:
 //
+//	attach PID  becomes the tracer of a process, and lets it go; exit status 1 if it may not
 //	ipcs        lists System V shared memory segments
 //	pgrep NAME  prints the pids of processes whose name contains NAME; exit status 1 if there is none
 //	nnp         prints the effective user
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,6 +32,11 @@ func main() {
 
 func run(name string, args []string) (status int, err error) {
 	switch name {
+	case "attach":
+		if len(args) != 1 {
+			return 0, errors.New("usage: attach PID")
+		}
+		return attach(args[0])
 	case "ipcs":
 		return 0, ipcs()
 	case "pgrep":
@@ -88,6 +95,24 @@ func pgrep(name string) (status int, err error) {
 		}
 	}
 	return status, nil
+}
+
+// attach calls ptrace(2).
+func attach(arg string) (status int, err error) {
+	pid, err := strconv.Atoi(arg)
+	if err != nil {
+		return 0, err
+	}
+	runtime.LockOSThread() // a tracer is a thread
+	if err := syscall.PtraceAttach(pid); err != nil {
+		fmt.Println("attach:", err)
+		return 1, nil
+	}
+	if _, err := syscall.Wait4(pid, nil, syscall.WALL, nil); err != nil {
+		return 0, err
+	}
+	fmt.Println("attached")
+	return 0, syscall.PtraceDetach(pid)
 }
 
 func pause() {
