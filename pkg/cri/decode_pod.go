@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"math"
 	"slices"
 	"strings"
 
@@ -54,13 +55,35 @@ func decodePod(c *runtimeapi.PodSandboxConfig, handler string) (want.Pod, error)
 	return out, nil
 }
 
+// checkPodSecurity refuses what is wrong of what has no meaning here: whoever asks for it is mistaken, and other runtimes refuse it.
+// Profiles of the pod are such: containers are confined by their own, and process 1 of a shared PID namespace always.
 func checkPodSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error {
 	const field = "config.linux.security_context."
-	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
-		return invalid(field+"run_as_group", "run_as_user must be set with it")
+	ids := map[string][]int64{"supplemental_groups": sc.GetSupplementalGroups()}
+	for name, id := range map[string]*runtimeapi.Int64Value{"run_as_user": sc.GetRunAsUser(), "run_as_group": sc.GetRunAsGroup()} {
+		if id != nil {
+			ids[name] = []int64{id.GetValue()}
+		}
 	}
-	// Seccomp and AppArmor profiles of the pod confine its containers only by their own settings.
-	return nil
+	for name, ids := range ids {
+		if i := slices.IndexFunc(ids, func(id int64) bool { return id < 0 || id > math.MaxInt32 }); i >= 0 {
+			return invalid(field+name, "%d is not from 0 to %d", ids[i], math.MaxInt32)
+		}
+	}
+	switch {
+	case sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil:
+		return invalid(field+"run_as_group", "run_as_user must be set with it")
+	case runtimeapi.SupplementalGroupsPolicy_name[int32(sc.GetSupplementalGroupsPolicy())] == "":
+		return invalid(field+"supplemental_groups_policy", "%v", sc.GetSupplementalGroupsPolicy())
+	}
+	//nolint:staticcheck // deprecated, but old clients still send it
+	if _, err := oldProfile(field+"seccomp_profile_path", sc.GetSeccompProfilePath()); err != nil {
+		return err
+	}
+	if err := checkProfile(field+"seccomp", sc.GetSeccomp()); err != nil {
+		return err
+	}
+	return checkProfile(field+"apparmor", sc.GetApparmor())
 }
 
 // checkDNS keeps a value from adding lines of its own to resolv.conf.

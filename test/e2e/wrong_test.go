@@ -30,6 +30,8 @@ func checkWrong(t *testing.T, n *node, rows map[string]wrong) {
 // refusal drops the answer of a call.
 func refusal[T any](_ T, err error) error { return err }
 
+type podSecurity = runtimeapi.LinuxSandboxSecurityContext
+
 // TestWrongPods has a row for each value of a pod's configuration that can never work.
 func TestWrongPods(t *testing.T) {
 	n := newNode(t)
@@ -44,6 +46,9 @@ func TestWrongPods(t *testing.T) {
 	type change = func(*runtimeapi.PodSandboxConfig)
 	options := func(fn func(*runtimeapi.NamespaceOption)) change {
 		return func(c *runtimeapi.PodSandboxConfig) { fn(c.Linux.SecurityContext.NamespaceOptions) }
+	}
+	confined := func(fn func(*podSecurity)) change {
+		return func(c *runtimeapi.PodSandboxConfig) { fn(c.Linux.SecurityContext) }
 	}
 	for name, row := range map[string]struct {
 		change change
@@ -76,6 +81,21 @@ func TestWrongPods(t *testing.T) {
 		"group without user": {func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 1}
 		}, "run_as_group"},
+		"negative user":  {confined(func(s *podSecurity) { s.RunAsUser = &runtimeapi.Int64Value{Value: -1} }), "run_as_user"},
+		"too large user": {confined(func(s *podSecurity) { s.RunAsUser = &runtimeapi.Int64Value{Value: 1 << 32} }), "run_as_user"},
+		"negative group": {confined(func(s *podSecurity) {
+			s.RunAsUser, s.RunAsGroup = &runtimeapi.Int64Value{Value: 1}, &runtimeapi.Int64Value{Value: -1}
+		}), "run_as_group"},
+		"negative groups":    {confined(func(s *podSecurity) { s.SupplementalGroups = []int64{1, -1} }), "supplemental_groups"},
+		"policy of groups":   {confined(func(s *podSecurity) { s.SupplementalGroupsPolicy = 9 }), "supplemental_groups_policy"},
+		"seccomp type":       {confined(func(s *podSecurity) { s.Seccomp = &runtimeapi.SecurityProfile{ProfileType: 9} }), "seccomp.profile_type"},
+		"seccomp of no file": {confined(func(s *podSecurity) { s.Seccomp = localhost("") }), "seccomp.localhost_ref"},
+		"seccomp and a file": {confined(func(s *podSecurity) { s.Seccomp = &runtimeapi.SecurityProfile{LocalhostRef: "/x"} }), "seccomp.localhost_ref"},
+		"AppArmor type":      {confined(func(s *podSecurity) { s.Apparmor = &runtimeapi.SecurityProfile{ProfileType: 9} }), "apparmor.profile_type"},
+		"AppArmor of none":   {confined(func(s *podSecurity) { s.Apparmor = localhost("") }), "apparmor.localhost_ref"},
+		"old seccomp": {confined(func(s *podSecurity) {
+			s.SeccompProfilePath = "no/such" //nolint:staticcheck // deprecated, still sent
+		}), "seccomp_profile_path"},
 		"Windows": {func(c *runtimeapi.PodSandboxConfig) { c.Windows = &runtimeapi.WindowsPodSandboxConfig{} }, "windows"},
 	} {
 		rows[name] = wrong{func(ctx context.Context, n *node) error {
