@@ -12,6 +12,7 @@ import (
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/flight"
+	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/want"
@@ -25,6 +26,9 @@ func (s *Service) RunPod(ctx context.Context, c want.Pod) (string, error) {
 	}
 	if err := s.config.CgroupDriver.CheckParent(c.CgroupParent); err != nil {
 		return "", fmt.Errorf("linux.cgroup_parent: %w: %w", want.ErrInvalid, err)
+	}
+	if err := host.CheckPod(&c.Resources, &c.Overhead); err != nil {
+		return "", err
 	}
 	key := ledger.KeyOf(c)
 	return s.podFlights.Do(ctx, key, runPodLimit, func(ctx context.Context) (string, error) {

@@ -4,16 +4,20 @@ import (
 	"context"
 	"fmt"
 
+	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/spec"
 )
 
 // UpdatePod records what the pod's containers may take in all, and what the pod takes beside them. The kubelet, which owns
-// the pod's cgroup, has changed its limits already (api.proto, UpdatePodSandboxResources).
+// the pod's cgroup, has changed its limits already (api.proto, UpdatePodSandboxResources). spec.ErrInvalid: no cgroup can have such limits.
 func (s *Service) UpdatePod(ctx context.Context, id string, overhead, resources *spec.Resources) error {
 	p, err := s.ledger.Pod(id)
 	if err != nil {
 		return err
+	}
+	if err := host.CheckPod(resources, overhead); err != nil {
+		return fmt.Errorf("update pod %s: %w", id, err)
 	}
 	if err := p.Acquire(ctx); err != nil {
 		return err

@@ -67,9 +67,21 @@ func TestUpdateContainerResources(t *testing.T) {
 	if err := update(&runtimeapi.LinuxContainerResources{CpuQuota: 30000}); status.Code(err) != codes.NotFound {
 		t.Errorf("update of an unknown container: %v", err)
 	}
+	limits := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 30}
+	for names, r := range map[string]*runtimeapi.UpdatePodSandboxResourcesRequest{
+		"resources.memory_limit_in_bytes": {Resources: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: -7}},
+		"resources.cpu_period":            {Resources: &runtimeapi.LinuxContainerResources{CpuPeriod: 5}, Overhead: limits},
+		"overhead.cpu_period":             {Resources: limits, Overhead: &runtimeapi.LinuxContainerResources{CpuPeriod: 5}},
+		"overhead.cpuset_cpus":            {Overhead: &runtimeapi.LinuxContainerResources{CpusetCpus: "a"}},
+	} {
+		r.PodSandboxId = podID
+		if _, err := n.UpdatePodSandboxResources(t.Context(), r); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), names) {
+			t.Errorf("update of a pod: %v, want an error that names %s", err, names)
+		}
+	}
 	for sandbox, code := range map[string]codes.Code{podID: codes.OK, "nobody": codes.NotFound} {
 		if _, err := n.UpdatePodSandboxResources(t.Context(), &runtimeapi.UpdatePodSandboxResourcesRequest{
-			PodSandboxId: sandbox, Resources: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 30},
+			PodSandboxId: sandbox, Resources: limits,
 		}); status.Code(err) != code {
 			t.Errorf("update of pod %s: %v", sandbox, err)
 		}

@@ -96,6 +96,12 @@ func TestWrongPods(t *testing.T) {
 		"old seccomp": {confined(func(s *podSecurity) {
 			s.SeccompProfilePath = "no/such" //nolint:staticcheck // deprecated, still sent
 		}), "seccomp_profile_path"},
+		"memory": {func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: -7}
+		}, "resources.memory_limit_in_bytes"},
+		"period": {func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Overhead = &runtimeapi.LinuxContainerResources{CpuPeriod: 5}
+		}, "overhead.cpu_period"},
 		"Windows": {func(c *runtimeapi.PodSandboxConfig) { c.Windows = &runtimeapi.WindowsPodSandboxConfig{} }, "windows"},
 	} {
 		rows[name] = wrong{func(ctx context.Context, n *node) error {

@@ -17,6 +17,26 @@ import (
 // below has the kernel kill it (v2), or is refused by the kernel (v1).
 const leastMemory = 2 << 20
 
+// CheckPod refuses limits of a pod that no container could have, with a spec.FieldError; nil are none.
+func CheckPod(resources, overhead *spec.Resources) error {
+	for part, r := range map[string]*spec.Resources{"resources": resources, "overhead": overhead} {
+		if r == nil {
+			continue
+		}
+		_, err := Limits(*r)
+		if err == nil {
+			err = spec.CheckOOMScore(*r)
+		}
+		if f, ok := errors.AsType[*spec.FieldError](err); ok {
+			return &spec.FieldError{Field: part + strings.TrimPrefix(f.Field, "resources"), Reason: f.Reason}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkStart refuses limits with which no container can start.
 func checkStart(r spec.Resources) error {
 	if r.MemoryLimit > 0 && r.MemoryLimit < leastMemory {
