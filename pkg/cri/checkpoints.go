@@ -63,11 +63,14 @@ func (s *runtimeService) decodeRestored(ctx context.Context, config *runtimeapi.
 	if out.Config, err = decodeContainer(config); err != nil {
 		return out, err
 	}
+	if err := s.b.checkImage("image", config.GetImage()); err != nil {
+		return out, err
+	}
 	img, err := s.b.Images.Ready(ctx, config.GetImage().GetImage())
 	if err != nil {
 		return out, err
 	}
 	out.Image = containerImage(img)
-	out.Config.Volumes, err = decodeVolumes(ctx, config.GetMounts(), s.b.Images)
+	out.Config.Volumes, err = decodeVolumes(ctx, config.GetMounts(), s.b)
 	return out, err
 }

@@ -17,6 +17,9 @@ func (s *runtimeService) CreateContainer(ctx context.Context, r *runtimeapi.Crea
 	if err != nil {
 		return nil, err
 	}
+	if err := s.b.checkImage("image", r.GetConfig().GetImage()); err != nil {
+		return nil, err
+	}
 	img, dir, err := s.b.Checkpoints.Find(ctx, r.GetConfig().GetImage().GetImage())
 	if err != nil {
 		return nil, err
@@ -28,7 +31,7 @@ func (s *runtimeService) CreateContainer(ctx context.Context, r *runtimeapi.Crea
 	if img.Artifact {
 		return nil, invalid("image", "%s is an artifact: it has files to be mounted, no root file system", r.GetConfig().GetImage().GetImage())
 	}
-	if config.Volumes, err = decodeVolumes(ctx, r.GetConfig().GetMounts(), s.b.Images); err != nil {
+	if config.Volumes, err = decodeVolumes(ctx, r.GetConfig().GetMounts(), s.b); err != nil {
 		return nil, err
 	}
 	id, err := s.b.Containers.CreateContainer(ctx, r.GetPodSandboxId(), config, containerImage(img))

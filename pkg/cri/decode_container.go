@@ -76,9 +76,6 @@ func checkContainer(c *runtimeapi.ContainerConfig) error {
 	if c == nil {
 		return invalid("config", "missing")
 	}
-	if err := checkImageSpec("image", c.GetImage()); err != nil {
-		return err
-	}
 	sc := c.GetLinux().GetSecurityContext()
 	switch {
 	case c.GetWindows() != nil:
@@ -177,17 +174,17 @@ func decodeMountUsers(m *runtimeapi.Mount) *idmap.Mappings {
 }
 
 // decodeVolumes finds the images that are to be mounted.
-func decodeVolumes(ctx context.Context, in []*runtimeapi.Mount, images Images) ([]want.ImageVolume, error) {
+func decodeVolumes(ctx context.Context, in []*runtimeapi.Mount, b Backends) ([]want.ImageVolume, error) {
 	var out []want.ImageVolume
 	for i, m := range in {
 		name := m.GetImage().GetImage()
 		if name == "" {
 			continue
 		}
-		if err := checkImageSpec(fmt.Sprintf("mounts[%d].image", i), m.GetImage()); err != nil {
+		if err := b.checkImage(fmt.Sprintf("mounts[%d].image", i), m.GetImage()); err != nil {
 			return nil, err
 		}
-		img, err := images.Ready(ctx, name)
+		img, err := b.Images.Ready(ctx, name)
 		if err != nil {
 			return nil, fmt.Errorf("%w of %s: %w", sandbox.ErrImageVolume, m.GetContainerPath(), err)
 		}

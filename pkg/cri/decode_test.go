@@ -91,7 +91,6 @@ func TestSELinux(t *testing.T) {
 
 func TestWrongFieldsAreRefused(t *testing.T) {
 	for field, change := range map[string]func(*runtimeapi.ContainerConfig){
-		"image": func(c *runtimeapi.ContainerConfig) { c.Image = nil },
 		"run_as_username": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{}
 			c.Linux.SecurityContext.RunAsUsername = "x"

@@ -15,7 +15,7 @@ import (
 )
 
 func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
-	if err := checkImageSpec("image", r.GetImage()); err != nil {
+	if err := s.b.checkImage("image", r.GetImage()); err != nil {
 		return nil, err
 	}
 	id, err := s.b.Images.Pull(ctx, r.GetImage().GetImage(), decodeAuth(r.GetAuth()))
@@ -47,6 +47,9 @@ func (s *imageService) StreamImages(r *runtimeapi.StreamImagesRequest, stream gr
 }
 
 func (s *imageService) listImages(f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+	if err := s.b.CheckHandler(f.GetImage().GetRuntimeHandler()); err != nil {
+		return nil, invalid("filter.image.runtime_handler", "%v", err)
+	}
 	images := s.b.Images.List()
 	if name := f.GetImage().GetImage(); name != "" {
 		img, err := s.b.Images.Resolve(name)
@@ -66,7 +69,7 @@ func (s *imageService) listImages(f *runtimeapi.ImageFilter) ([]*runtimeapi.Imag
 }
 
 func (s *imageService) ImageStatus(_ context.Context, r *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
-	if err := checkImageSpec("image", r.GetImage()); err != nil {
+	if err := s.b.checkImage("image", r.GetImage()); err != nil {
 		return nil, err
 	}
 	resp := &runtimeapi.ImageStatusResponse{}
@@ -90,7 +93,7 @@ func (s *imageService) ImageStatus(_ context.Context, r *runtimeapi.ImageStatusR
 }
 
 func (s *imageService) RemoveImage(ctx context.Context, r *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
-	if err := checkImageSpec("image", r.GetImage()); err != nil {
+	if err := s.b.checkImage("image", r.GetImage()); err != nil {
 		return nil, err
 	}
 	if err := s.b.Images.Remove(ctx, r.GetImage().GetImage()); err != nil && !errors.Is(err, imagesvc.ErrNotFound) {
@@ -128,14 +131,4 @@ func decodeAuth(a *runtimeapi.AuthConfig) registry.Auth {
 		Username: a.GetUsername(), Password: a.GetPassword(), Auth: a.GetAuth(), ServerAddress: a.GetServerAddress(),
 		IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken(),
 	}
-}
-
-func checkImageSpec(field string, spec *runtimeapi.ImageSpec) error {
-	if spec.GetImage() == "" {
-		return invalid(field, "no image is named")
-	}
-	if h := spec.GetRuntimeHandler(); h != "" {
-		return invalid(field+".runtime_handler", "%q is not configured", h)
-	}
-	return nil
 }

@@ -97,6 +97,8 @@ type Backends struct {
 	SetPodCIDRs func(ctx context.Context, cidrs []netip.Prefix) error
 	// Handlers lists the runtime handlers that can be used, the default one, named "", first.
 	Handlers func() []handler.Usable
+	// CheckHandler refuses the name of a runtime handler that is not configured.
+	CheckHandler func(name string) error
 	// CgroupDriver makes the cgroups; the kubelet must have the same.
 	CgroupDriver driver.Kind
 	// Version of this program.
@@ -120,6 +122,17 @@ func Options() []grpc.ServerOption {
 		grpc.ChainUnaryInterceptor(logUnary, mapUnary, recoverUnary),
 		grpc.ChainStreamInterceptor(logStream, mapStream, recoverStream),
 	}
+}
+
+// checkImage refuses an image without a name, or of a runtime handler that is not configured. All handlers have the same images.
+func (b Backends) checkImage(field string, spec *runtimeapi.ImageSpec) error {
+	if spec.GetImage() == "" {
+		return invalid(field, "no image is named")
+	}
+	if err := b.CheckHandler(spec.GetRuntimeHandler()); err != nil {
+		return invalid(field+".runtime_handler", "%v", err)
+	}
+	return nil
 }
 
 type runtimeService struct {

@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -74,5 +77,58 @@ func TestImageCalls(t *testing.T) {
 	}
 	if got := n.status(id); got.ImageId != st.Image.Id || got.ImageRef == "" {
 		t.Errorf("its status has image %q %q", got.ImageId, got.ImageRef)
+	}
+}
+
+// TestImagesOfHandlers names runtime handlers beside images: all have the same ones, but they must be there.
+func TestImagesOfHandlers(t *testing.T) {
+	n := newNode(t, "[runtimes.other]\ntype = \"builtin\"\n")
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	n.pull(busyboxImage)
+	calls := map[string]func(*runtimeapi.ImageSpec) error{
+		"pull": func(i *runtimeapi.ImageSpec) error {
+			return refusal(n.images.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: i}))
+		},
+		"list": func(i *runtimeapi.ImageSpec) error {
+			return refusal(n.images.ListImages(t.Context(), &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: i}}))
+		},
+		"status": func(i *runtimeapi.ImageSpec) error {
+			r, err := n.images.ImageStatus(t.Context(), &runtimeapi.ImageStatusRequest{Image: i})
+			if err == nil && r.Image == nil {
+				t.Errorf("%q has not the image of the others", i.RuntimeHandler)
+			}
+			return err
+		},
+		"container": func(i *runtimeapi.ImageSpec) error {
+			return refusal(n.create(podID, pod, shell("of-"+i.RuntimeHandler, "true", func(c *runtimeapi.ContainerConfig) { c.Image = i })))
+		},
+		"mount": func(i *runtimeapi.ImageSpec) error {
+			return refusal(n.create(podID, pod, shell("with-"+i.RuntimeHandler, "true", func(c *runtimeapi.ContainerConfig) {
+				c.Mounts = []*runtimeapi.Mount{{Image: i, ContainerPath: "/image"}}
+			})))
+		},
+	}
+	remove := func(i *runtimeapi.ImageSpec) error {
+		return refusal(n.images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: i}))
+	}
+	for _, handler := range []string{"", "builtin", "other"} {
+		image := &runtimeapi.ImageSpec{Image: busyboxImage, RuntimeHandler: handler}
+		for name, call := range calls {
+			if err := call(image); err != nil {
+				t.Errorf("%s of an image of %q: %v", name, handler, err)
+			}
+		}
+		if err := remove(image); err != nil {
+			t.Errorf("removal of an image of %q: %v", handler, err)
+		}
+		n.pull(busyboxImage)
+	}
+	calls["removal"] = remove
+	for name, call := range calls {
+		err := call(&runtimeapi.ImageSpec{Image: busyboxImage, RuntimeHandler: "nobody"})
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "image.runtime_handler") || !strings.Contains(err.Error(), "builtin, other") {
+			t.Errorf("%s of an image of an unknown handler: %v", name, err)
+		}
 	}
 }

@@ -137,6 +137,14 @@ func (s *Set) Find(ctx context.Context, name string) (Usable, error) {
 	return st.usable, st.err
 }
 
+// Check refuses the name of a handler that is not configured: ErrUnknown. "" is the default one.
+func (s *Set) Check(name string) error {
+	if _, ok := s.handlers[cmp.Or(name, s.standard)]; !ok {
+		return s.unknown(name)
+	}
+	return nil
+}
+
 // List returns the handlers that were found usable, by name, and the default one, whose name is "" here, first.
 func (s *Set) List() []Usable {
 	s.mu.Lock()
