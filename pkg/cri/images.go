@@ -3,10 +3,8 @@ package cri
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
-	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/imagesvc"
@@ -28,22 +26,6 @@ func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageReq
 func (s *imageService) ListImages(_ context.Context, r *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
 	images, err := s.listImages(r.GetFilter())
 	return &runtimeapi.ListImagesResponse{Images: images}, err
-}
-
-// streamChunk is how many images are sent in one message: some 100 KiB.
-const streamChunk = 200
-
-func (s *imageService) StreamImages(r *runtimeapi.StreamImagesRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
-	images, err := s.listImages(r.GetFilter())
-	if err != nil {
-		return err
-	}
-	for chunk := range slices.Chunk(images, streamChunk) {
-		if err := stream.Send(&runtimeapi.StreamImagesResponse{Images: chunk}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (s *imageService) listImages(f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
