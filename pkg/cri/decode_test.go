@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/confine"
 	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/signals"
@@ -40,8 +41,14 @@ func TestStopSignals(t *testing.T) {
 			t.Errorf("%s came back as %s", name, got)
 		}
 	}
-	if got := encodeSignal("15"); got != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
-		t.Errorf("a number became %s", got)
+	for written, want := range map[string]runtimeapi.Signal{
+		"15": runtimeapi.Signal_SIGNAL_SIGTERM, "37": runtimeapi.Signal_SIGNAL_SIGRTMINPLUS3, "64": runtimeapi.Signal_SIGNAL_SIGRTMAX,
+		"54": runtimeapi.Signal_SIGNAL_SIGRTMAXMINUS10, "RTMIN+20": runtimeapi.Signal_SIGNAL_SIGRTMAXMINUS10, "quit": runtimeapi.Signal_SIGNAL_SIGQUIT,
+		"SIGNONE": runtimeapi.Signal_SIGNAL_SIGTERM, "33": runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT,
+	} {
+		if got := encodeSignal(written); got != want {
+			t.Errorf("%q became %s, want %s", written, got, want)
+		}
 	}
 }
 
@@ -81,6 +88,11 @@ func TestSELinux(t *testing.T) {
 	got, err := decodeContainer(c)
 	if err != nil || got.SELinux != want || !got.Mounts[0].Relabel || got.Mounts[1].Relabel {
 		t.Errorf("container: %+v, %v", got, err)
+	}
+	for i, m := range encodeContainerStatus(sandbox.ContainerStatus{Config: got}).Mounts {
+		if m.SelinuxRelabel != c.Mounts[i].SelinuxRelabel {
+			t.Errorf("mount %d came back as %v", i, m)
+		}
 	}
 	pod, err := decodePod(&runtimeapi.PodSandboxConfig{Linux: &runtimeapi.LinuxPodSandboxConfig{
 		SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{SelinuxOptions: c.Linux.SecurityContext.SelinuxOptions}}}, "")

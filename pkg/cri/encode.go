@@ -14,6 +14,7 @@ import (
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/idmap"
+	"criserver/pkg/sandbox/signals"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -126,7 +127,7 @@ func encodeContainerStatus(c sandbox.ContainerStatus) *runtimeapi.ContainerStatu
 	for _, m := range c.Config.Mounts {
 		mount := &runtimeapi.Mount{
 			ContainerPath: m.Destination, HostPath: m.Source, Readonly: m.ReadOnly,
-			RecursiveReadOnly: m.RecursiveReadOnly, MountOptions: m.Options,
+			RecursiveReadOnly: m.RecursiveReadOnly, MountOptions: m.Options, SelinuxRelabel: m.Relabel,
 			Propagation: map[spec.Propagation]runtimeapi.MountPropagation{
 				spec.PropagationPrivate:         runtimeapi.MountPropagation_PROPAGATION_PRIVATE,
 				spec.PropagationHostToContainer: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER,
@@ -159,13 +160,20 @@ func encodeResources(r spec.Resources) *runtimeapi.LinuxContainerResources {
 	return out
 }
 
-// encodeSignal is the CRI's value of a signal's name; images may name signals that it has no value for.
-func encodeSignal(name string) runtimeapi.Signal {
-	name = strings.NewReplacer("+", "PLUS", "-", "MINUS").Replace(strings.ToUpper(name))
-	if !strings.HasPrefix(name, "SIG") {
-		name = "SIG" + name
+// encodeSignal is the CRI's value of a signal as an image or a pod writes it. It has none for two numbers that images may have too.
+func encodeSignal(written string) runtimeapi.Signal {
+	value := func(name string) runtimeapi.Signal {
+		name = strings.TrimPrefix(strings.ToUpper(name), "SIG")
+		return runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_SIG"+strings.NewReplacer("+", "PLUS", "-", "MINUS").Replace(name)])
 	}
-	return runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_"+name])
+	if s := value(written); s != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
+		return s // before another name of the same
+	}
+	n, err := signals.Parse(written)
+	if err != nil {
+		return runtimeapi.Signal_SIGNAL_SIGTERM // what a stop sends then
+	}
+	return value(signals.Name(n))
 }
 
 func encodeImage(img imagesvc.Image) *runtimeapi.Image {

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"criserver/pkg/sandbox/compose"
 	"criserver/pkg/sandbox/confine"
@@ -45,6 +46,7 @@ func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodSt
 	if err != nil {
 		return u, err
 	}
+	u.AdditionalGIDs = slices.Sorted(slices.Values(out.Process.User.AdditionalGids)) // devices and plugins may have added some
 	if st.Config.Checkpoint != "" {
 		if u, err = s.adaptRestored(st, out); err != nil {
 			return u, err

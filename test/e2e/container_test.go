@@ -159,9 +159,17 @@ func TestStopSignalAndGrace(t *testing.T) {
 	quits := n.run(podID, pod, shell("quits", "trap 'exit 4' QUIT; while :; do sleep 0.05; done", func(c *runtimeapi.ContainerConfig) {
 		c.StopSignal = runtimeapi.Signal_SIGNAL_SIGQUIT
 	}))
+	numbered := n.run(podID, pod, shell("numbered", "trap 'exit 5' USR2; while :; do sleep 0.05; done", func(c *runtimeapi.ContainerConfig) {
+		c.Image.Image = "docker.io/criserver/stop-number"
+	}))
+	for id, want := range map[string]runtimeapi.Signal{quits: runtimeapi.Signal_SIGNAL_SIGQUIT, numbered: runtimeapi.Signal_SIGNAL_SIGUSR2} {
+		if got := n.status(id).StopSignal; got != want {
+			t.Errorf("the status tells of the stop signal %s, want %s", got, want)
+		}
+	}
 	deaf := n.run(podID, pod, shell("deaf", "trap '' TERM; while :; do sleep 0.05; done"))
 	time.Sleep(300 * time.Millisecond) // until the traps are set: nothing tells from outside
-	for id, want := range map[string]int32{quits: 4, deaf: 137} {
+	for id, want := range map[string]int32{quits: 4, numbered: 5, deaf: 137} {
 		if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 1}); err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -44,7 +45,7 @@ func TestCDIHooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	hook := fmt.Sprintf(`{"hookName": "createContainer", "path": "/bin/sh", "args": ["sh", "-c", "cat >>%s/cdi"]}`, trace)
-	text := `{"cdiVersion": "0.6.0", "kind": "vendor.example/gpu", "devices": [{"name": "a", "containerEdits": {"hooks": [` + hook + `]}}]}`
+	text := `{"cdiVersion": "0.7.0", "kind": "vendor.example/gpu", "devices": [{"name": "a", "containerEdits": {"additionalGids": [4711, 44], "hooks": [` + hook + `]}}]}`
 	if err := os.WriteFile(filepath.Join(dir, "vendor.json"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -62,10 +63,16 @@ func TestCDIHooks(t *testing.T) {
 	programs["hooks"] = ""
 	n.onEach(programs, func(t *testing.T, handler string) {
 		pod := n.podConfig()
-		id := n.run(n.runPodOn(handler, pod), pod, shell("c", "true", func(c *runtimeapi.ContainerConfig) {
+		id := n.run(n.runPodOn(handler, pod), pod, shell("c", "exec sleep 1000", func(c *runtimeapi.ContainerConfig) {
 			c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.example/gpu=a"}}
 		}))
 		told(t, "cdi", id)
+		if groups := n.status(id).User.Linux.SupplementalGroups; !slices.Equal(groups, []int64{0, 44, 4711}) {
+			t.Errorf("the status tells of the groups %v", groups)
+		}
+		if out, _ := n.exec(id, "grep Groups /proc/1/status | cut -f2"); out != "0 44 4711" {
+			t.Errorf("groups = %q", out)
+		}
 		if handler == "hooks" {
 			told(t, "handler", id)
 		}

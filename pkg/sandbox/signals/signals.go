@@ -1,4 +1,4 @@
-// Package signals reads the names of signals.
+// Package signals reads and writes the names of signals.
 package signals
 
 import (
@@ -17,6 +17,21 @@ const (
 
 // aliases are second names of signals (signal(7)).
 var aliases = map[string]unix.Signal{"IOT": unix.SIGIOT, "POLL": unix.SIGPOLL, "CLD": unix.SIGCHLD}
+
+// Name is the name of a signal that programs see, "SIGTERM" or "SIGRTMIN+3"; "" if it has none.
+func Name(s unix.Signal) string {
+	switch n := int(s); {
+	case n == sigRTMin:
+		return "SIGRTMIN"
+	case n > sigRTMin && n <= (sigRTMin+sigRTMax)/2:
+		return fmt.Sprintf("SIGRTMIN+%d", n-sigRTMin)
+	case n > sigRTMin && n < sigRTMax:
+		return fmt.Sprintf("SIGRTMAX-%d", sigRTMax-n)
+	case n == sigRTMax:
+		return "SIGRTMAX"
+	}
+	return unix.SignalName(s)
+}
 
 // Parse reads a signal as images and pods write it: "SIGTERM", "term", "15", "SIGRTMIN+3", "RTMAX-1".
 func Parse(s string) (unix.Signal, error) {

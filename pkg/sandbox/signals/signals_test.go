@@ -14,6 +14,12 @@ func TestParse(t *testing.T) {
 			t.Errorf("Parse(%q) = %d, %v; want %d", s, got, err, want)
 		}
 	}
+	for n := unix.Signal(1); n <= 64; n++ {
+		name := Name(n)
+		if got, err := Parse(name); n != 32 && n != 33 && (got != n || err != nil) {
+			t.Errorf("signal %d is %q, which is %d, %v", n, name, got, err)
+		}
+	}
 	for _, s := range []string{"", "SIGNONE", "0", "65", "-1", "SIGRTMIN+31", "SIGRTMAX+1", "RTMIN+x"} {
 		if got, err := Parse(s); err == nil {
 			t.Errorf("Parse(%q) = %d, want an error", s, got)

@@ -36,6 +36,7 @@ func (b *builder) shapes() {
 		},
 	}, own+"config:latest")
 	b.add(image.Spec{Layers: b.onBase(image.File{Path: "bin/attach", Mode: 0o755, Body: b.tools})}, own+"attacks:latest")
+	b.add(image.Spec{Layers: b.onBase(marker), Config: v1.ImageConfig{StopSignal: "12"}}, own+"stop-number:latest")
 	b.index(marker)
 }
 
