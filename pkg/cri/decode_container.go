@@ -80,8 +80,6 @@ func checkContainer(c *runtimeapi.ContainerConfig) error {
 	switch {
 	case c.GetWindows() != nil:
 		return unsupported("windows", "a Windows container")
-	case c.GetStdinOnce() && !c.GetStdin():
-		return invalid("stdin_once", "stdin is not set")
 	case runtimeapi.SupplementalGroupsPolicy_name[int32(sc.GetSupplementalGroupsPolicy())] == "":
 		return invalid("linux.security_context.supplemental_groups_policy", "%v", sc.GetSupplementalGroupsPolicy())
 	case sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil && sc.GetRunAsUsername() == "":

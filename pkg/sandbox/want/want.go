@@ -75,7 +75,7 @@ type Container struct {
 	Annotations   map[string]string
 	// LogPath is relative to the pod's LogDirectory; "" discards the output.
 	LogPath string
-	// TTY gives the workload a terminal. Stdin keeps its stdin open for those who attach, StdinOnce until the first has
+	// TTY gives the workload a terminal. Stdin keeps its stdin open for those who attach, with StdinOnce until the first has
 	// come and gone.
 	TTY, Stdin, StdinOnce      bool
 	Resources                  spec.Resources
