@@ -88,6 +88,30 @@ func TestFields(t *testing.T) {
 	})
 }
 
+// TestNodesNamespaces runs containers in a pod that has the node's network and IPC: those that ask for it, and those that say nothing.
+func TestNodesNamespaces(t *testing.T) {
+	n := newNode(t)
+	node := func(o *runtimeapi.NamespaceOption) {
+		o.Network, o.Ipc = runtimeapi.NamespaceMode_NODE, runtimeapi.NamespaceMode_NODE
+	}
+	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+		c.Hostname = ""
+		node(c.Linux.SecurityContext.NamespaceOptions)
+	})
+	var want []string
+	for _, kind := range []string{"net", "ipc"} {
+		link, err := os.Readlink("/proc/self/ns/" + kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, link)
+	}
+	own := fieldRow{script: "readlink /proc/self/ns/net; readlink /proc/self/ns/ipc", want: strings.Join(want, "\n")}
+	asks := own
+	asks.change = security(func(s *runtimeapi.LinuxContainerSecurityContext) { node(s.NamespaceOptions) })
+	n.checkFields(t, pod, map[string]fieldRow{"asks": asks, "says nothing": own})
+}
+
 // readLimits prints the memory limit and the CPU quota, of cgroup v1 or v2.
 const readLimits = `if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
 	echo $(cat /sys/fs/cgroup/memory.max) $(cut -d' ' -f1 /sys/fs/cgroup/cpu.max)
@@ -98,6 +122,9 @@ fi`
 // TestRefusals has a row for each wrong or unsupported value: the code that comes back, and what the message names.
 func TestRefusals(t *testing.T) {
 	n := newNode(t)
+	options := func(fn func(*runtimeapi.NamespaceOption)) containerChange {
+		return security(func(s *runtimeapi.LinuxContainerSecurityContext) { fn(s.NamespaceOptions) })
+	}
 	n.checkRefusals(t, n.podConfig(), map[string]refusalRow{
 		"device": {func(c *runtimeapi.ContainerConfig) { c.Devices = []*runtimeapi.Device{{HostPath: "/etc/passwd"}} }, codes.InvalidArgument, "/etc/passwd"},
 		"device permissions": {func(c *runtimeapi.ContainerConfig) {
@@ -113,6 +140,9 @@ func TestRefusals(t *testing.T) {
 		}), codes.InvalidArgument, "FOO"},
 		"unknown user":       {security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.RunAsUsername = "nobody-here" }), codes.InvalidArgument, "nobody-here"},
 		"group without user": {security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.RunAsGroup = &runtimeapi.Int64Value{Value: 1} }), codes.InvalidArgument, "run_as_group"},
+		"node's network":     {options(func(o *runtimeapi.NamespaceOption) { o.Network = runtimeapi.NamespaceMode_NODE }), codes.InvalidArgument, "namespace_options.network"},
+		"node's IPC":         {options(func(o *runtimeapi.NamespaceOption) { o.Ipc = runtimeapi.NamespaceMode_NODE }), codes.InvalidArgument, "namespace_options.ipc"},
+		"shared PIDs":        {options(func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_POD }), codes.InvalidArgument, "namespace_options.pid"},
 		"log path":           {func(c *runtimeapi.ContainerConfig) { c.LogPath = "../../x" }, codes.InvalidArgument, "log_path"},
 		"relative host path": {func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", HostPath: "v"}}

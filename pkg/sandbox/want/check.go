@@ -69,6 +69,27 @@ func (c Pod) checkUsers() error {
 	return nil
 }
 
+// checkNamespaces refuses other namespaces than the pod's, where a container can have no others. POD is no contradiction in a pod that
+// has the node's: it means those that all containers of the pod have (api.proto, NamespaceMode), and is what a caller sends who says nothing.
+func (c Container) checkNamespaces(pod Namespaces) error {
+	own := c.Namespaces
+	switch {
+	case own.Network == NamespaceNode && pod.Network != NamespaceNode:
+		return fmt.Errorf("namespace_options.network: %w: NODE, and the pod has a network of its own", ErrInvalid)
+	case own.IPC == NamespaceNode && pod.IPC != NamespaceNode:
+		return fmt.Errorf("namespace_options.ipc: %w: NODE, and the pod has an IPC namespace of its own", ErrInvalid)
+	case own.PID == NamespaceTarget && own.TargetID == "":
+		return fmt.Errorf("namespace_options.target_id: %w: empty", ErrInvalid)
+	case own.PID == NamespacePod && pod.PID != NamespacePod:
+		return fmt.Errorf("namespace_options.pid: %w: the pod has no PID namespace to share", ErrInvalid)
+	case own.Users != nil && !reflect.DeepEqual(own.Users, pod.Users):
+		return fmt.Errorf("namespace_options.userns_options: %w: not those of the pod", ErrInvalid)
+	case own.PID == NamespaceNode && pod.Users != nil:
+		return fmt.Errorf("namespace_options.pid: %w: NODE does not go with the pod's user namespace", ErrInvalid)
+	}
+	return nil
+}
+
 // Check refuses what can never work in the pod: an ErrInvalid that names the field of the CRI.
 func (c Container) Check(p Pod) error {
 	switch {
@@ -78,17 +99,9 @@ func (c Container) Check(p Pod) error {
 		return fmt.Errorf("security_context.privileged: %w: the pod is not privileged", ErrInvalid)
 	case c.LogPath != "" && !filepath.IsLocal(c.LogPath):
 		return fmt.Errorf("log_path: %w: %q leaves the pod's log directory", ErrInvalid, c.LogPath)
-	case c.Namespaces.PID == NamespaceTarget && c.Namespaces.TargetID == "":
-		return fmt.Errorf("namespace_options.target_id: %w: empty", ErrInvalid)
 	}
-	if c.Namespaces.PID == NamespacePod && p.Namespaces.PID != NamespacePod {
-		return fmt.Errorf("namespace_options.pid: %w: the pod has no PID namespace to share", ErrInvalid)
-	}
-	if c.Namespaces.Users != nil && !reflect.DeepEqual(c.Namespaces.Users, p.Namespaces.Users) {
-		return fmt.Errorf("namespace_options.userns_options: %w: not those of the pod", ErrInvalid)
-	}
-	if p.Namespaces.Users != nil && c.Namespaces.PID == NamespaceNode {
-		return fmt.Errorf("namespace_options.pid: %w: NODE does not go with the pod's user namespace", ErrInvalid)
+	if err := c.checkNamespaces(p.Namespaces); err != nil {
+		return err
 	}
 	if c.StopSignal != "" {
 		if _, err := signals.Parse(c.StopSignal); err != nil {
