@@ -42,6 +42,10 @@ exec hack/vm/run-in-vm --selinux --timeout 900 --mem 3072 --share "$(readlink -f
   cp "$1/e2e.test" "$1/confine.test" "$1/images" /tmp/
   (cd pkg/sandbox/confine && /tmp/confine.test -test.v -test.run SELinux)
   export CRISERVER_E2E_IMAGES=/tmp/images
+  # The directory that is shared has no labels.
+  cp -r bin /tmp/bin
+  chcon -t bin_t /tmp/bin/*
+  mount --bind /tmp/bin bin
   cd test/e2e
   failed=0
   for enforce in 0 1; do
