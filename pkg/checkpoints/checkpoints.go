@@ -73,6 +73,9 @@ type Service struct {
 	restoring claim.Claims // the pods that are being restored
 }
 
+// FindCRIU is the path of criu, which all checkpoints need. checkpoint.ErrNoCRIU.
+func (s *Service) FindCRIU() (string, error) { return s.Tools.FindCRIU() }
+
 // CheckpointContainer writes a running container into an archive at the absolute path location, where nothing may be: the state of
 // its processes and what they have written. They are stopped meanwhile and go on then, whatever comes of it. A timeout of 0 is
 // the default. Errors are those of sandbox: ErrInvalid, ErrExists, ErrState (it does not run), ErrUnavailable (there is no criu),

@@ -78,6 +78,7 @@ type Images interface {
 // checkpoints.Service for the contracts.
 type Checkpoints interface {
 	CheckpointContainer(ctx context.Context, id, location string, timeout time.Duration) error
+	FindCRIU() (string, error)
 	Find(ctx context.Context, name string) (imagesvc.Image, checkpoint.Dir, error)
 	CheckpointPod(ctx context.Context, podID, output string, containerIDs []string, options map[string]string) error
 	RestorePod(ctx context.Context, path string, pod want.Pod, containers []checkpoints.PodContainer, options map[string]string) (string, []string, error)

@@ -37,8 +37,25 @@ func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) 
 	}
 	if r.GetVerbose() && s.b.Info != nil {
 		resp.Info = s.b.Info()
+		_, err := s.b.Checkpoints.FindCRIU()
+		resp.Info["checkpoints"] = verbose(checkpointInfo(handlers, err))["info"]
 	}
 	return resp, nil
+}
+
+// checkpointInfo tells which handlers make and restore checkpoints, for which the status has no field. Without criu none does.
+func checkpointInfo(handlers []handler.Usable, noCRIU error) any {
+	info := struct {
+		Handlers map[string]bool `json:"handlers"`
+		Reason   string          `json:"reason,omitempty"`
+	}{Handlers: map[string]bool{}}
+	for _, h := range handlers {
+		info.Handlers[h.Name] = h.Features.Checkpoints && noCRIU == nil
+	}
+	if noCRIU != nil {
+		info.Reason = noCRIU.Error()
+	}
+	return info
 }
 
 func encodeHandlers(handlers []handler.Usable) []*runtimeapi.RuntimeHandler {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -262,6 +263,53 @@ hooks = [{stage = "createRuntime", path = "/bin/sh", args = ["sh", "-c", "cat >>
 				t.Errorf("the hook was not told of the container: %q", data)
 			}
 		})
+	}
+}
+
+// TestHandlersThatCheckpoint asks verbose Status which handlers can make checkpoints, with criu and without.
+func TestHandlersThatCheckpoint(t *testing.T) {
+	programs := handlerPrograms(t)
+	n := newStoppedNode(t, handlerConfig(programs))
+	criu := filepath.Join(n.dir, "criu") // need not work to be found
+	if err := os.WriteFile(criu, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n.configure(fmt.Sprintf("[runtime]\ncriu = %q\n", criu))
+	n.serve()
+	told := func() (info struct {
+		Handlers map[string]bool
+		Reason   string
+	}) {
+		t.Helper()
+		st, err := n.Status(t.Context(), &runtimeapi.StatusRequest{Verbose: true})
+		if err == nil {
+			err = json.Unmarshal([]byte(st.Info["checkpoints"]), &info)
+		}
+		if err != nil || len(info.Handlers) != len(st.RuntimeHandlers) {
+			t.Errorf("handlers = %v, %v; there are %v", info, err, st.GetRuntimeHandlers())
+		}
+		return info
+	}
+	with := told()
+	if !with.Handlers[""] || !with.Handlers["builtin"] || with.Reason != "" {
+		t.Errorf("with criu: %+v", with)
+	}
+	for name, path := range programs {
+		version, _ := exec.Command(path, "--version").Output()
+		features, _ := exec.Command(path, "features").Output()
+		want := strings.Contains(string(version), "+CRIU") || strings.Contains(string(features), `runc.checkpoint.enabled": "true"`)
+		if with.Handlers[name] != want {
+			t.Errorf("%s: %v, want %v", name, with.Handlers[name], want)
+		}
+	}
+	if err := os.Remove(criu); err != nil {
+		t.Fatal(err)
+	}
+	without := told()
+	for name, can := range without.Handlers {
+		if can || !strings.Contains(without.Reason, criu) {
+			t.Errorf("without criu: %q: %v, for %q", name, can, without.Reason)
+		}
 	}
 }
 

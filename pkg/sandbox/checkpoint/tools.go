@@ -35,19 +35,24 @@ func (t Tools) Of(id string) Dir { return Dir(filepath.Join(t.Root, id)) }
 
 // Images are criu's images and log in a directory of a checkpoint. ErrNoCRIU.
 func (t Tools) Images(d Dir) (runtime.Images, error) {
-	images := runtime.Images{Dir: d.Images(), Work: string(d), CRIU: t.CRIU, Helper: t.Helper}
-	var err error
-	if images.CRIU == "" {
-		if images.CRIU, err = exec.LookPath("criu"); err == nil {
-			images.CRIU, err = filepath.Abs(images.CRIU)
+	criu, err := t.FindCRIU()
+	return runtime.Images{Dir: d.Images(), Work: string(d), CRIU: criu, Helper: t.Helper}, err
+}
+
+// FindCRIU finds the program criu. ErrNoCRIU.
+func (t Tools) FindCRIU() (path string, err error) {
+	path = t.CRIU
+	if path == "" {
+		if path, err = exec.LookPath("criu"); err == nil {
+			path, err = filepath.Abs(path)
 		}
 	} else {
-		_, err = exec.LookPath(images.CRIU)
+		_, err = exec.LookPath(path)
 	}
 	if err != nil {
-		return images, fmt.Errorf("%w, see runtime.criu in the configuration: %w", ErrNoCRIU, err)
+		return path, fmt.Errorf("%w, see runtime.criu in the configuration: %w", ErrNoCRIU, err)
 	}
-	return images, nil
+	return path, nil
 }
 
 // Remove removes the checkpoint of a container that was restored, or is not to be any more. It is idempotent.

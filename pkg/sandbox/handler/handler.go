@@ -52,6 +52,8 @@ type Usable struct {
 // Features are what a handler can do beyond what each one can.
 type Features struct {
 	RecursiveReadOnlyMounts, UserNamespaces bool
+	// Checkpoints: it makes and restores them, where criu is.
+	Checkpoints bool
 }
 
 // Set holds the handlers of a node.

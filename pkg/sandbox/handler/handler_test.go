@@ -74,10 +74,17 @@ func TestDefault(t *testing.T) {
 
 func TestFeatures(t *testing.T) {
 	told := program(t, `case "$*" in *--version) echo spec: 1.0.2;; *features) echo '{"ociVersionMax":"1.3.0","mountOptions":["ro","rro"],'`+
-		`'"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}}}';; esac`)
+		`'"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}},'`+
+		`'"annotations":{"org.opencontainers.runc.checkpoint.enabled":"true"}}';; esac`)
 	spec, f, err := ask(t.Context(), *told)
-	if err != nil || spec != "1.3.0" || !f.RecursiveReadOnlyMounts || !f.UserNamespaces {
+	if err != nil || spec != "1.3.0" || f != (Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, Checkpoints: true}) {
 		t.Errorf("told = %s %+v %v", spec, f, err)
+	}
+	for words, want := range map[string]bool{"+CRIU +YAJL": true, "+YAJL": false} {
+		old := program(t, `case "$*" in *--version) echo "`+words+`";; *) exit 1;; esac`)
+		if _, f, err := ask(t.Context(), *old); err != nil || f != (Features{Checkpoints: want}) {
+			t.Errorf("%s without features = %+v %v", words, f, err)
+		}
 	}
 	for _, name := range []string{"runc", "crun"} {
 		path, err := exec.LookPath(name)

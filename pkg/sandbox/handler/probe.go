@@ -26,10 +26,13 @@ const askLimit = 10 * time.Second
 // leastSpec is the version of the specification that all runtimes know.
 const leastSpec = "1.0.0"
 
+// checkpointsTold is the annotation of "features" by which runc and crun tell that they call criu.
+const checkpointsTold = "org.opencontainers.runc.checkpoint.enabled"
+
 // builtinSpec and builtinFeatures are what crimonitor's own runtime can do.
 var (
 	builtinSpec     = specs.Version
-	builtinFeatures = Features{RecursiveReadOnlyMounts: true, UserNamespaces: true}
+	builtinFeatures = Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, Checkpoints: true}
 )
 
 // ask finds out whether a runtime works, and what it can do: by "--version", which all have, and "features", which is young.
@@ -44,11 +47,13 @@ func ask(ctx context.Context, c runtime.Command) (spec string, f Features, err e
 		}
 	}
 	spec = cmp.Or(spec, leastSpec)
+	f.Checkpoints = slices.Contains(strings.Fields(version), "+CRIU") // a crun that has no "features"
 	text, err := output(ctx, c, "features")
 	var told features.Features
 	if err != nil || json.Unmarshal([]byte(text), &told) != nil {
 		return spec, f, ctx.Err()
 	}
+	f.Checkpoints = told.Annotations[checkpointsTold] == "true"
 	f.RecursiveReadOnlyMounts = slices.Contains(told.MountOptions, "rro")
 	if l := told.Linux; l != nil {
 		// Volumes of such pods are ID-mapped mounts.
