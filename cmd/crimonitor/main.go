@@ -72,6 +72,9 @@ func run(args []string) error {
 		}
 		return err
 	}
+	if flags.NArg() > 0 { // as a workload with the interpreter /proc/self/exe is executed: not to become a monitor in its container
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
 	if err := openLog(*logFile, *level); err != nil {
 		return err
 	}

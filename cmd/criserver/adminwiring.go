@@ -33,7 +33,7 @@ func (d *daemon) backends() cri.Backends {
 		Checkpoints:  d.checkpoints,
 		RuntimeReady: d.pods.Ready, NetworkReady: d.network.Ready, SetPodCIDRs: d.network.SetPodCIDRs, Handlers: d.handlers.List,
 		CgroupDriver: d.cgroupDriver, CheckHandler: d.handlers.Check,
-		Version:      version,
+		Version: version,
 		Info: func() map[string]string {
 			return map[string]string{"config": strconv.Quote("criserver config default lists the keys"), "pid": strconv.Itoa(os.Getpid())}
 		},

@@ -119,17 +119,19 @@ func TestStreamedLists(t *testing.T) {
 	l := many()
 	conn := serveLists(t, l)
 	runtimes, images := runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn)
+	even := map[string]string{"even": "true"}
 	for name, f := range map[string]struct {
 		pods       *runtimeapi.PodSandboxFilter
 		containers *runtimeapi.ContainerFilter
 		items      int
 	}{
 		"all":    {nil, nil, len(l.pods)},
-		"labels": {&runtimeapi.PodSandboxFilter{LabelSelector: map[string]string{"even": "true"}}, &runtimeapi.ContainerFilter{LabelSelector: map[string]string{"even": "true"}}, len(l.pods)/2 + 1},
+		"labels": {&runtimeapi.PodSandboxFilter{LabelSelector: even}, &runtimeapi.ContainerFilter{LabelSelector: even}, len(l.pods)/2 + 1},
 		"one":    {&runtimeapi.PodSandboxFilter{Id: "p00003"}, &runtimeapi.ContainerFilter{PodSandboxId: "p00003"}, 1},
 		"none":   {&runtimeapi.PodSandboxFilter{Id: "x"}, &runtimeapi.ContainerFilter{Id: "x"}, 0},
 		"state": {&runtimeapi.PodSandboxFilter{State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_NOTREADY}},
-			&runtimeapi.ContainerFilter{State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_EXITED}}, len(l.pods)/4 + 1},
+			&runtimeapi.ContainerFilter{State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_EXITED}},
+			len(l.pods)/4 + 1},
 	} {
 		ctx := t.Context()
 		pods, err := runtimes.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: f.pods})

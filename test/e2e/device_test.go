@@ -45,7 +45,8 @@ func TestCDIHooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	hook := fmt.Sprintf(`{"hookName": "createContainer", "path": "/bin/sh", "args": ["sh", "-c", "cat >>%s/cdi"]}`, trace)
-	text := `{"cdiVersion": "0.7.0", "kind": "vendor.example/gpu", "devices": [{"name": "a", "containerEdits": {"additionalGids": [4711, 44], "hooks": [` + hook + `]}}]}`
+	text := `{"cdiVersion": "0.7.0", "kind": "vendor.example/gpu", "devices": [
+		{"name": "a", "containerEdits": {"additionalGids": [4711, 44], "hooks": [` + hook + `]}}]}`
 	if err := os.WriteFile(filepath.Join(dir, "vendor.json"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -114,6 +114,7 @@ func TestHooks(t *testing.T) {
 func TestOwnHooks(t *testing.T) {
 	every := func(path string) specs.Hooks {
 		h := []specs.Hook{{Path: path}}
+		//nolint:staticcheck // Prestart is deprecated, and what most hooks still are
 		return specs.Hooks{Prestart: h, CreateRuntime: h, CreateContainer: h, StartContainer: h, Poststart: h, Poststop: h}
 	}
 	dir := t.TempDir()
@@ -137,7 +138,8 @@ func TestOwnHooks(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, kind := range [][]specs.Hook{
-			s.Hooks.Prestart, s.Hooks.CreateRuntime, s.Hooks.CreateContainer, s.Hooks.StartContainer, s.Hooks.Poststart, s.Hooks.Poststop,
+			s.Hooks.Prestart, //nolint:staticcheck // see above
+			s.Hooks.CreateRuntime, s.Hooks.CreateContainer, s.Hooks.StartContainer, s.Hooks.Poststart, s.Hooks.Poststop,
 		} {
 			var got []string
 			for _, h := range kind {

@@ -3,6 +3,10 @@
 // A thread that asks such a file system is in uninterruptible sleep until that answers, and a process with such a thread does
 // not end: its lock and its sockets stay taken. So this process asks only what the kernel tells from its caches, and of file
 // systems that need nobody's answer; a process of its own asks the others, one for each path, whoever else wants it.
+//
+// A source is followed if it is a link, as the CRI demands (api.proto, Mount), and once: what is mounted is the path that was found. So
+// whoever may change a directory on the way to a source decides what a container sees, links or not, and must be trusted by who names it.
+// The kubelet keeps to that: directories of volumes are in ones that are root's, and a subPath it mounts on such a directory itself.
 package hostpath
 
 import (

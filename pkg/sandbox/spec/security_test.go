@@ -167,7 +167,7 @@ func TestPodInit(t *testing.T) {
 			s.Process.ApparmorProfile != "profile" || s.Process.SelinuxLabel != "label" || len(s.Process.Capabilities.Bounding) > 0 {
 			t.Errorf("process = %+v, filter = %v", s.Process, s.Linux.Seccomp)
 		}
-		for _, call := range []string{"bpf", "mount", "ptrace", "unshare"} { // ptrace is allowed without capabilities: the kernel is not older than 4.8
+		for _, call := range []string{"bpf", "mount", "ptrace", "unshare"} { // ptrace needs no capability: no kernel is older than 4.8
 			allowed := slices.ContainsFunc(s.Linux.Seccomp.Syscalls, func(c specs.LinuxSyscall) bool { return slices.Contains(c.Names, call) })
 			if allowed != (call == "ptrace") {
 				t.Errorf("%s: allowed %v", call, allowed)

@@ -69,8 +69,9 @@ func (c Pod) checkUsers() error {
 	return nil
 }
 
-// checkNamespaces refuses other namespaces than the pod's, where a container can have no others. POD is no contradiction in a pod that
-// has the node's: it means those that all containers of the pod have (api.proto, NamespaceMode), and is what a caller sends who says nothing.
+// checkNamespaces refuses other namespaces than the pod's, where a container can have no others. POD is no contradiction in a pod
+// that has the node's: it means those that all containers of the pod have (api.proto, NamespaceMode), and is what a caller sends who
+// says nothing.
 func (c Container) checkNamespaces(pod Namespaces) error {
 	own := c.Namespaces
 	switch {

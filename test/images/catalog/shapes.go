@@ -35,7 +35,12 @@ func (b *builder) shapes() {
 			Labels:     map[string]string{"from": "image"},
 		},
 	}, own+"config:latest")
-	b.add(image.Spec{Layers: b.onBase(image.File{Path: "bin/attach", Mode: 0o755, Body: b.tools})}, own+"attacks:latest")
+	b.add(image.Spec{Layers: b.onBase(
+		image.File{Path: "bin/attach", Mode: 0o755, Body: b.tools},
+		image.Hardlink("bin/overwrite", "bin/attach"), image.Hardlink("bin/syscalls", "bin/attach"),
+		image.File{Path: "self", Mode: 0o755, Body: []byte("#!/proc/self/exe\n")},
+		image.Symlink("data", "/etc"), image.Symlink("up", "../../../../../../../../etc"),
+	)}, own+"attacks:latest")
 	b.add(image.Spec{Layers: b.onBase(marker), Config: v1.ImageConfig{StopSignal: "12"}}, own+"stop-number:latest")
 	b.index(marker)
 }

@@ -3,6 +3,9 @@
 // By the name it is called with:
 //
 //	attach PID  becomes the tracer of a process, and lets it go; exit status 1 if it may not
+//	overwrite SECONDS
+//	            tries so long to write to the programs of all processes that run other ones than the image's
+//	syscalls    makes system calls that a container has no use for, with arguments that do nothing
 //	ipcs        lists System V shared memory segments
 //	pgrep NAME  prints the pids of processes whose name contains NAME; exit status 1 if there is none
 //	nnp         prints the effective user
@@ -15,7 +18,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,6 +39,14 @@ func run(name string, args []string) (status int, err error) {
 			return 0, errors.New("usage: attach PID")
 		}
 		return attach(args[0])
+	case "overwrite":
+		if len(args) != 1 {
+			return 0, errors.New("usage: overwrite SECONDS")
+		}
+		return 0, overwrite(args[0])
+	case "syscalls":
+		syscalls()
+		return 0, nil
 	case "ipcs":
 		return 0, ipcs()
 	case "pgrep":
@@ -95,24 +105,6 @@ func pgrep(name string) (status int, err error) {
 		}
 	}
 	return status, nil
-}
-
-// attach calls ptrace(2).
-func attach(arg string) (status int, err error) {
-	pid, err := strconv.Atoi(arg)
-	if err != nil {
-		return 0, err
-	}
-	runtime.LockOSThread() // a tracer is a thread
-	if err := syscall.PtraceAttach(pid); err != nil {
-		fmt.Println("attach:", err)
-		return 1, nil
-	}
-	if _, err := syscall.Wait4(pid, nil, syscall.WALL, nil); err != nil {
-		return 0, err
-	}
-	fmt.Println("attached")
-	return 0, syscall.PtraceDetach(pid)
 }
 
 func pause() {
