@@ -23,6 +23,6 @@ func newCRIU() *cobra.Command {
 func (d *daemon) checkpointTools(c *config.Config) (checkpoint.Tools, error) {
 	self, err := os.Executable()
 	return checkpoint.Tools{
-		Root: filepath.Join(c.Root, "checkpoints"), CRIU: c.Runtime.CRIU, Helper: self, FillLayer: d.images.FillLayer,
+		Root: filepath.Join(c.Root, "checkpoints"), CRIU: c.Runtime.CRIU, Helper: self, FillLayer: d.images.FillLayer, FillVolumes: d.images.FillVolumes,
 	}, err
 }

@@ -58,6 +58,7 @@ type Images interface {
 	CopyFiles(ctx context.Context, img imagesvc.Image, dir string) error
 	CopyTree(ctx context.Context, from, to string) error
 	WriteLayer(ctx context.Context, key string, w io.Writer) error
+	WriteVolumes(ctx context.Context, key string, w io.Writer) error
 }
 
 // Service makes and finds checkpoints. Its methods may be called at the same time.
@@ -226,6 +227,10 @@ func (s *Service) capture(ctx context.Context, c sandbox.ContainerStatus, dir ch
 	}
 	err = dir.WriteLayer(func(w io.Writer) error { return s.Images.WriteLayer(ctx, c.ID, w) })
 	if err != nil {
+		return err
+	}
+	err = dir.WriteVolumes(func(w io.Writer) error { return s.Images.WriteVolumes(ctx, c.ID, w) })
+	if err != nil && !errors.Is(err, imagesvc.ErrNotFound) {
 		return err
 	}
 	spec, err := s.Pods.Specification(c.ID)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/ctxreader"
+	"criserver/pkg/imagesvc/layertar"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/snapshot"
 )
@@ -42,6 +43,38 @@ func (s *Service) FillLayer(ctx context.Context, key string, r io.Reader) error 
 		return result.Implied, err
 	})
 	return s.noSpace(ctx, invalid(err))
+}
+
+// FillVolumes unpacks a tar, made by WriteVolumes, into the volumes of a snapshot. ErrInvalid, ErrNoSpace.
+func (s *Service) FillVolumes(ctx context.Context, key string, r io.Reader) error {
+	dir, err := s.volumes(ctx, key)
+	if err != nil {
+		return err
+	}
+	_, err = unpack.Apply(ctx, dir, r, s.config.Limits)
+	return s.noSpace(ctx, invalid(err))
+}
+
+// WriteVolumes writes a tar of what is in the volumes of a snapshot, by their names. Who writes into them must not meanwhile.
+// ErrNotFound: it has none.
+func (s *Service) WriteVolumes(ctx context.Context, key string, w io.Writer) error {
+	dir, err := s.volumes(ctx, key)
+	if err != nil {
+		return err
+	}
+	return layertar.Changes(ctx, dir, w)
+}
+
+func (s *Service) volumes(ctx context.Context, key string) (string, error) {
+	driver, ok := s.layers.(snapshot.Volumes)
+	if !ok {
+		return "", fmt.Errorf("%w: the storage driver has no volumes", ErrNotFound)
+	}
+	dir, err := driver.Volumes(ctx, key)
+	if errors.Is(err, snapshot.ErrNotFound) {
+		err = fmt.Errorf("%w: container %s has no volumes", ErrNotFound, key)
+	}
+	return dir, err
 }
 
 // UnpackFiles unpacks a tar, which may be compressed, into the empty directory dir. It may have files and directories only:

@@ -103,6 +103,10 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		return err
 	}
 	mounts = append(mounts, volumes...)
+	if volumes, err = s.bundles.DeclareVolumes(ctx, st.ID, viewer, img, mounts, s.fillVolumes(ctx, st)); err != nil {
+		return err
+	}
+	mounts = append(mounts, volumes...)
 	user, err := s.writeBundle(ctx, st, pod, h, img, mounts, labels)
 	if err != nil {
 		return err

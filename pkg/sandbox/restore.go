@@ -33,6 +33,18 @@ func (s *Service) fillRestored(ctx context.Context, st ContainerStatus) func() e
 	}
 }
 
+// fillVolumes returns what puts into a container's volumes what it had there, nil for one that is not restored.
+func (s *Service) fillVolumes(ctx context.Context, st ContainerStatus) func() (bool, error) {
+	if st.Config.Checkpoint == "" {
+		return nil
+	}
+	return func() (bool, error) {
+		tools := s.config.Checkpoints
+		there, err := tools.Of(st.ID).Volumes(func(tar io.Reader) error { return tools.FillVolumes(ctx, st.ID, tar) })
+		return there, invalidCheckpoint(err)
+	}
+}
+
 // adaptRestored makes a specification that of the container that is restored, and tells who it runs as.
 func (s *Service) adaptRestored(st ContainerStatus, out *specs.Spec) (spec.User, error) {
 	var wanted []string

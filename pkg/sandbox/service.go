@@ -64,6 +64,8 @@ type Config struct {
 	LogRate, LogBurst int64
 	// LogToJournal copies each container's log to systemd's journal.
 	LogToJournal bool
+	// IgnoreImageVolumes gives containers no directories where their images declare volumes.
+	IgnoreImageVolumes bool
 	// Monitor tells how to start crimonitor.
 	Monitor launch.Config
 	// Handlers are the runtime handlers.
@@ -127,7 +129,7 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snaps
 	if svc.plugins = c.Plugins; c.Plugins == nil {
 		svc.plugins = plugin.None{}
 	}
-	svc.bundles = &bundle.Store{Root: filepath.Join(c.StateDir, "containers"), Snapshots: s}
+	svc.bundles = &bundle.Store{Root: filepath.Join(c.StateDir, "containers"), Snapshots: s, IgnoreDeclared: c.IgnoreImageVolumes}
 	svc.spaces = podspace.Store{Root: filepath.Join(c.StateDir, "pods"), Helper: c.Monitor.Binary}
 	for _, dir := range []string{svc.spaces.Root, svc.bundles.Root} {
 		if err := makeStateDir(dir); err != nil {

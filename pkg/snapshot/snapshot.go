@@ -159,6 +159,18 @@ type Filler interface {
 	Fill(ctx context.Context, key string, unpack func(dir string) (implied []string, err error)) error
 }
 
+// Volumes is implemented by a driver that gives writable snapshots directories beside their layers: what is in one is no change of the
+// layers, and is not seen through them.
+type Volumes interface {
+	// Volume makes an empty directory of a name (see CheckKey) that belongs to a writable snapshot, and returns its path. What is written
+	// there counts as written to the snapshot, for Usage and for limits (which a process with CAP_SYS_RESOURCE may be above, see package
+	// quota), and goes with it. Nothing needs to be mounted.
+	// ErrNotFound: there is no writable snapshot of that key. ErrExists: it has a volume of that name.
+	Volume(ctx context.Context, key, name string) (dir string, err error)
+	// Volumes returns the directory that has the volumes of a snapshot by their names. ErrNotFound: there are none.
+	Volumes(ctx context.Context, key string) (dir string, err error)
+}
+
 // Layers is the part of a driver that the image service uses.
 type Layers interface {
 	// Stage starts the layer chain[len(chain)-1], whose lower layers are chain[:len(chain)-1], lowest first.

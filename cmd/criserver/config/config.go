@@ -91,6 +91,7 @@ type Runtime struct {
 	RDTConfig     string   `toml:"rdt_config" comment:"The file of goresctrl with the RDT classes (cache, memory bandwidth), which the annotation\nrdt.resources.beta.kubernetes.io/pod chooses from, among others. Empty is none: containers that want one are refused."`
 	CRIU          string   `toml:"criu" comment:"The program criu, for checkpoints, whose name must be just that. Empty: it is looked for in PATH when it is needed."`
 	RestoreImages bool     `toml:"restore_images" comment:"Whether containers may be restored from images that are checkpoints. Such an image says itself who its processes are and what they\nmay do, and criu, which is root, does what it says: allow it only where all who can choose an image may be root on the node."`
+	ImageVolumes  string   `toml:"image_volumes" comment:"What containers have where their image declares a volume (VOLUME) and nothing is mounted: directory, one of their own, which begins with\nwhat the image has there and goes with the container, or ignore, just what the image has there. Counts for containers that are made from\nthen on."`
 	BlockIOConfig string   `toml:"blockio_config" comment:"The same for block I/O: blockio.resources.beta.kubernetes.io/pod."`
 }
 
@@ -290,7 +291,7 @@ func Default() *Config {
 		Root:   "/var/lib/criserver",
 		Log:    Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
-			CgroupRoot: "/criserver", CgroupDriver: string(driver.Cgroupfs), LogBurst: 1 << 20, CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
+			CgroupRoot: "/criserver", CgroupDriver: string(driver.Cgroupfs), ImageVolumes: "directory", LogBurst: 1 << 20, CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		},
 		Streaming: Streaming{
 			Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour), CreationTimeout: Duration(30 * time.Second),

@@ -89,6 +89,7 @@ func (v *validator) runtime(r Runtime) {
 	}
 	v.check(path.Clean(r.CgroupRoot) != "/", "runtime.cgroup_root", "cannot be the root cgroup")
 	v.oneOf("runtime.cgroup_driver", r.CgroupDriver, string(driver.Cgroupfs), string(driver.Systemd))
+	v.oneOf("runtime.image_volumes", r.ImageVolumes, "directory", "ignore")
 	v.check(r.LogRate >= 0, "runtime.log_rate", "%d is negative", r.LogRate)
 	v.check(r.LogBurst >= 0, "runtime.log_burst", "%d is negative", r.LogBurst)
 }

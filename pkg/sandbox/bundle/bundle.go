@@ -22,12 +22,13 @@ import (
 	"criserver/pkg/snapshot"
 )
 
-// Snapshots gives containers their file systems; see snapshot.Snapshotter.
+// Snapshots gives containers their file systems; see snapshot.Snapshotter and snapshot.Volumes.
 type Snapshots interface {
 	Prepare(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error)
 	View(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error)
 	Remove(ctx context.Context, key string) error
 	Snapshots(ctx context.Context) ([]string, error)
+	Volume(ctx context.Context, key, name string) (dir string, err error)
 }
 
 // Store holds the bundles below a directory, by the IDs of containers. Who is root in a container's user namespace passes Root, and
@@ -35,6 +36,8 @@ type Snapshots interface {
 type Store struct {
 	Root      string
 	Snapshots Snapshots
+	// IgnoreDeclared makes no volumes that images declare.
+	IgnoreDeclared bool
 }
 
 // Dir is a container's bundle, RootFS where its root file system is mounted.

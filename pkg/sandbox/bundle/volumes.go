@@ -21,7 +21,7 @@ var ErrVolume = errors.New("image volume")
 // Image volumes are read-only snapshots, mounted in the container's bundle for as long as it may run.
 
 // volumeKey is the key of the snapshot of a container's n-th image volume.
-func volumeKey(id string, n int) string { return id + "-volume-" + strconv.Itoa(n) }
+func volumeKey(id, n string) string { return id + "-volume-" + n }
 
 // Owner is the ID of the container that a snapshot is of.
 func Owner(key string) string {
@@ -50,7 +50,7 @@ func (s *Store) MountVolumes(ctx context.Context, id string, viewer Viewer, volu
 }
 
 func (s *Store) mountVolume(ctx context.Context, id string, viewer Viewer, n int, v want.ImageVolume) (source string, err error) {
-	mounts, err := s.Snapshots.View(ctx, volumeKey(id, n), v.Layers)
+	mounts, err := s.Snapshots.View(ctx, volumeKey(id, strconv.Itoa(n)), v.Layers)
 	if err != nil {
 		return "", fmt.Errorf("prepare snapshot: %w", err)
 	}

@@ -6,6 +6,7 @@
 //	status            its times, for checkpointctl
 //	checkpoint/       criu's images of its processes
 //	rootfs-diff.tar   what it has written, as a layer of an image
+//	volumes.tar       what is in the volumes that its image declares, by their names (snapshot.Volumes); criserver's own
 //	deleted.files     what it has deleted, a list in JSON, where the layer has no whiteouts (CRI-O, Podman); read, not written
 //	dump.log, stats-dump  what criu said and counted
 package checkpoint
@@ -35,6 +36,7 @@ const (
 	ImagesDir = metadata.CheckpointDirectory
 	LayerTar  = metadata.RootFsDiffTar
 	SpecFile  = metadata.SpecDumpFile
+	VolumeTar = "volumes.tar"
 )
 
 // Dir is a directory in which a checkpoint is being made, on the disk of the daemon.
@@ -111,14 +113,27 @@ func (d Dir) Describe(c Config, spec []byte, started time.Time) error {
 }
 
 // WriteLayer has write write what the container has written.
-func (d Dir) WriteLayer(write func(w io.Writer) error) (err error) {
-	f, err := os.OpenFile(filepath.Join(string(d), LayerTar), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func (d Dir) WriteLayer(write func(w io.Writer) error) error {
+	return d.write(LayerTar, "what the container has written", write)
+}
+
+// WriteVolumes has write write what is in the container's volumes. If that fails there is no such file.
+func (d Dir) WriteVolumes(write func(w io.Writer) error) error {
+	err := d.write(VolumeTar, "what is in the container's volumes", write)
 	if err != nil {
-		return fmt.Errorf("write what the container has written: %w", err)
+		err = errors.Join(err, os.RemoveAll(filepath.Join(string(d), VolumeTar)))
+	}
+	return err
+}
+
+func (d Dir) write(name, what string, write func(w io.Writer) error) (err error) {
+	f, err := os.OpenFile(filepath.Join(string(d), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", what, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if err := write(f); err != nil {
-		return fmt.Errorf("write what the container has written: %w", err)
+		return fmt.Errorf("write %s: %w", what, err)
 	}
 	return nil
 }

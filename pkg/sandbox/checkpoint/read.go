@@ -117,6 +117,22 @@ func (d Dir) EachLayer(unpack func(tar io.Reader) error) error {
 	return nil
 }
 
+// Volumes calls unpack with the tar of what was in the container's volumes, and tells whether there is one. ErrInvalid.
+func (d Dir) Volumes(unpack func(tar io.Reader) error) (bool, error) {
+	f, err := d.open(VolumeTar)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	if err := unpack(f); err != nil {
+		return false, fmt.Errorf("write what was in the container's volumes: %w", err)
+	}
+	return true, nil
+}
+
 // whiteouts is a layer that deletes files of those below (image-spec, layer.md).
 func whiteouts(deleted []string) (io.Reader, error) {
 	var out bytes.Buffer

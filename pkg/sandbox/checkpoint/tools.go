@@ -28,6 +28,8 @@ type Tools struct {
 	CRIU, Helper string
 	// FillLayer unpacks the tar of a layer into the writable layer of a snapshot.
 	FillLayer func(ctx context.Context, key string, r io.Reader) error
+	// FillVolumes unpacks a tar into the volumes of a snapshot, whose names are the first parts of the names in it.
+	FillVolumes func(ctx context.Context, key string, r io.Reader) error
 }
 
 // Of is the directory of the checkpoint that a container is to be restored from.

@@ -85,3 +85,18 @@ func (p *projects) wait(ctx context.Context) error {
 	}
 	return nil
 }
+
+// waitOn returns when wait has, or with the context's error.
+func waitOn(ctx context.Context, wait func()) error {
+	done := make(chan struct{})
+	go func() {
+		wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

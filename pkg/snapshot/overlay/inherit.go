@@ -8,9 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/snapshot/treecopy"
 )
 
 // Implied directories (see snapshot.Inheritor) get the attributes of the layers below not in the layer, which is shared
@@ -146,52 +147,13 @@ func (t tree) find(name string) (path string, ends bool, err error) {
 
 // copyTo makes the directory below upper, unless it is there, look like the example. The parents exist.
 func (d inheritedDir) copyTo(upper string) error {
-	info, err := os.Lstat(d.example)
-	if err != nil {
-		return fmt.Errorf("read implied directory: %w", err)
+	var st unix.Stat_t
+	if err := unix.Lstat(d.example, &st); err != nil {
+		return fmt.Errorf("read implied directory %s: %w", d.example, err)
 	}
-	st := info.Sys().(*syscall.Stat_t)
 	path := filepath.Join(upper, d.name)
 	if err := unix.Mkdir(path, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make directory %s: %w", path, err)
 	}
-	if err := unix.Lchown(path, int(st.Uid), int(st.Gid)); err != nil {
-		return fmt.Errorf("set owner of %s: %w", path, err)
-	}
-	if err := unix.Chmod(path, st.Mode&0o7777); err != nil { // after chown, which clears bits
-		return fmt.Errorf("set mode of %s: %w", path, err)
-	}
-	return copyXattrs(d.example, path)
-}
-
-// copyXattrs leaves out trusted attributes: overlayfs keeps its own marks there.
-func copyXattrs(from, to string) error {
-	names, err := xattr(func(buf []byte) (int, error) { return unix.Llistxattr(from, buf) })
-	if err != nil {
-		return fmt.Errorf("list attributes of %s: %w", from, err)
-	}
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
-		if name == "" || strings.HasPrefix(name, "trusted.") {
-			continue
-		}
-		value, err := xattr(func(buf []byte) (int, error) { return unix.Lgetxattr(from, name, buf) })
-		if err == nil {
-			err = unix.Lsetxattr(to, name, value, 0)
-		}
-		if err != nil {
-			return fmt.Errorf("copy attribute %s of %s: %w", name, from, err)
-		}
-	}
-	return nil
-}
-
-// xattr calls get with a buffer of the size that get says it needs.
-func xattr(get func([]byte) (int, error)) ([]byte, error) {
-	n, err := get(nil)
-	if err != nil || n == 0 {
-		return nil, err
-	}
-	buf := make([]byte, n)
-	n, err = get(buf)
-	return buf[:max(n, 0)], err
+	return treecopy.Attributes(d.example, path, &st)
 }

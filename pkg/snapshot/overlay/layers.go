@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/snapshot"
+	"criserver/pkg/snapshot/syncfs"
 )
 
 // layer is a committed layer.
@@ -168,7 +169,7 @@ func (st *stage) commit(ctx context.Context, record layerRecord) error {
 	if there && !st.again {
 		return st.Abort(ctx)
 	}
-	if err := s.syncer.run(ctx); err != nil {
+	if err := s.syncer.Run(ctx); err != nil {
 		return err
 	}
 	if there {
@@ -199,7 +200,7 @@ func (st *stage) publish(record layerRecord) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("publish %s: %w", final, err), removeFile(file))
 	}
-	if err := syncDir(filepath.Dir(final)); err != nil {
+	if err := syncfs.Names(filepath.Dir(final)); err != nil {
 		return errors.Join(err, unix.Rename(final, st.path), removeFile(file))
 	}
 	st.s.mu.Lock()

@@ -8,11 +8,12 @@
 //	l/<name>/meta          what the image service keeps with it
 //	l/<name>.<unique>      a layer that was replaced, while snapshots may have it mounted
 //	s/<key>/u, s/<key>/w   upper and work directory of a snapshot
+//	s/<key>/v/<name>       a volume of it
 //	s/<key>/snapshot.json  its record
 //	stage/                 what is being made; becomes visible by one rename, and is thrown away by New
 //	trash/                 what was removed by one rename and is deleted in the background
 //
-// Where the file system has project quotas, u and w of a writable snapshot belong to a project of their own, which counts
+// Where the file system has project quotas, u, w and v of a writable snapshot belong to a project of their own, which counts
 // what the container writes and limits it. The directories say themselves which one it is: the record only repeats it.
 //
 // The directories are the records: whatever is below l and s is whole, whenever the process died.
@@ -41,6 +42,7 @@ import (
 	"criserver/pkg/snapshot"
 	"criserver/pkg/snapshot/measure"
 	"criserver/pkg/snapshot/sweep"
+	"criserver/pkg/snapshot/syncfs"
 )
 
 const (
@@ -54,6 +56,7 @@ const (
 	layerMeta   = "meta"
 	upperDir    = "u"
 	workDir     = "w"
+	volumesDir  = "v"
 	snapshotRec = "snapshot.json"
 )
 
@@ -63,7 +66,7 @@ type Snapshotter struct {
 	features features
 	lock     *os.File
 	claims   claim.Claims
-	syncer   *syncer
+	syncer   *syncfs.Syncer
 	sweeper  *sweep.Sweeper
 	projects *projects         // nil if the file system of root has no project quotas
 	measurer *measure.Measurer // of the snapshots without a project
@@ -119,7 +122,7 @@ func New(root string, o Options) (*Snapshotter, error) {
 		root:      root,
 		lock:      lock,
 		run:       strconv.FormatInt(time.Now().UnixNano(), 36),
-		syncer:    newSyncer(root),
+		syncer:    syncfs.New(root),
 		layers:    map[digest.Digest]*layer{},
 		snapshots: map[string]snapshotRecord{},
 	}
@@ -156,7 +159,7 @@ func (s *Snapshotter) start(o Options) error {
 // Close waits for disk work in the background, but not beyond the context's end; what remains is done after the next
 // New. No other method may run or be called any more.
 func (s *Snapshotter) Close(ctx context.Context) error {
-	err := errors.Join(s.syncer.wait(ctx), s.sweeper.Stop(ctx), s.measurer.Stop(ctx), s.projects.wait(ctx))
+	err := errors.Join(waitOn(ctx, s.syncer.Wait), s.sweeper.Stop(ctx), s.measurer.Stop(ctx), s.projects.wait(ctx))
 	if err == nil { // else somebody may still use it
 		err = s.projects.close()
 	}

@@ -289,7 +289,7 @@ func TestMostLayers(t *testing.T) {
 		t.Skipf("this kernel has no lowerdir+ (%v)", err)
 	}
 	s, _ := open(t, t.TempDir(), Options{})
-	s.syncer.sync = func(string) error { return nil } // 499 of them, of nothing
+	s.syncer.Sync = func(string) error { return nil } // 499 of them, of nothing
 	var layers []digest.Digest
 	for i := range maxLayers {
 		layers = append(layers, commit(t, s, fmt.Sprint(i), func(dir string) error {

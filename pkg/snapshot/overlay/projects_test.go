@@ -153,6 +153,34 @@ func TestQuotaCountsAndLimits(t *testing.T) {
 	})
 }
 
+// A volume is of its snapshot's project, in which both together have one limit. Who has CAP_SYS_RESOURCE is above it on ext4, so that
+// the limit is seen here by the layer, where nobody is.
+func TestVolumeIsOfTheProject(t *testing.T) {
+	eachQuota(t, func(t *testing.T, root string) {
+		s, _ := open(t, root, Options{WritableBytes: 10 << 20})
+		rootfs := mountAt(t, prepare(t, s, "a", commit(t, s, "layer", nil)))
+		id := projectOf(t, s, "a")
+		for _, name := range []string{"0", "1"} {
+			dir, err := s.Volume(t.Context(), "a", name)
+			if err == nil {
+				err = os.MkdirAll(filepath.Join(dir, "below"), 0o755)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, path := range []string{filepath.Dir(dir), dir, filepath.Join(dir, "below")} {
+				if got, err := quota.Project(path); err != nil || got != id {
+					t.Errorf("%s is of project %d, %v; want %d", path, got, err, id)
+				}
+			}
+			if err := os.WriteFile(filepath.Join(dir, "below/four"), make([]byte, 4<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantFull(t, os.WriteFile(filepath.Join(rootfs, "four"), make([]byte, 4<<20), 0o600))
+	})
+}
+
 func TestRemovalFreesTheProject(t *testing.T) {
 	eachQuota(t, func(t *testing.T, root string) {
 		s, _ := open(t, root, Options{WritableBytes: 10 << 20})

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/snapshot"
+	"criserver/pkg/snapshot/syncfs"
 )
 
 // Tree implements snapshot.Trees.
@@ -113,7 +114,7 @@ func (st *stage) replace(record layerRecord) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("replace %s: %w", final, err), s.discard(aside))
 	}
-	synced := syncDir(filepath.Dir(final)) // whatever comes of it, the new one is in place
+	synced := syncfs.Names(filepath.Dir(final)) // whatever comes of it, the new one is in place
 	s.mu.Lock()
 	l := s.layers[st.diffID]
 	was, is := l.usage(), record.usage()

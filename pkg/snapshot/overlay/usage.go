@@ -2,7 +2,9 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -45,7 +47,15 @@ func (s *Snapshotter) Totals(ctx context.Context) (snapshot.Totals, error) {
 	return snapshot.Totals{Layers: layers, Writable: s.measurer.Total().Add(counted)}, nil
 }
 
-// measure walks the upper directory of a snapshot, for the measurer.
+// measure walks the upper directory and the volumes of a snapshot, for the measurer.
 func (s *Snapshotter) measure(ctx context.Context, key string) (snapshot.Usage, error) {
-	return snapshot.DiskUsage(ctx, filepath.Join(s.snapshotPath(key), upperDir))
+	layer, err := snapshot.DiskUsage(ctx, filepath.Join(s.snapshotPath(key), upperDir))
+	if err != nil {
+		return layer, err
+	}
+	volumes, err := snapshot.DiskUsage(ctx, filepath.Join(s.snapshotPath(key), volumesDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return layer.Add(volumes), err
 }

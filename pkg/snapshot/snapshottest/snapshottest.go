@@ -62,6 +62,7 @@ func Run(t *testing.T, name string, open New) {
 		{"MountsAgain", testMountsAgain},
 		{"Usage", testUsage},
 		{"Totals", testTotals},
+		{"Volumes", testVolumes},
 		{"StageErrors", testStageErrors},
 		{"SnapshotErrors", testSnapshotErrors},
 		{"LayerInUse", testLayerInUse},
