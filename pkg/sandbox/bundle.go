@@ -41,7 +41,7 @@ func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodSt
 		Handler: h, CDISpecDirs: s.config.CDISpecDirs,
 	})
 	if err == nil {
-		err = s.adjust(ctx, st, h, out)
+		err = s.adjust(ctx, st, out)
 	}
 	if err != nil {
 		return u, err

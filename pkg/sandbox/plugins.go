@@ -7,7 +7,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"criserver/pkg/sandbox/freezer"
-	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/limiter"
 	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/spec"
@@ -15,12 +14,9 @@ import (
 
 // adjust has plugins change the specification of a container. Limits and cgroup become what the container is known by: later
 // updates and its end count on them.
-func (s *Service) adjust(ctx context.Context, st ContainerStatus, h handler.Usable, out *specs.Spec) error {
+func (s *Service) adjust(ctx context.Context, st ContainerStatus, out *specs.Spec) error {
 	group := out.Linux.CgroupsPath
 	limits, err := s.plugins.CreateContainer(ctx, st, out)
-	if err == nil {
-		err = h.CheckHooks(out)
-	}
 	if err != nil {
 		return err
 	}

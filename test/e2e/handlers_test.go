@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -259,8 +261,8 @@ hooks = [{stage = "createRuntime", path = "/bin/sh", args = ["sh", "-c", "cat >>
 				t.Error("no pids.max was found")
 			}
 			data, _ := os.ReadFile(trace)
-			if !strings.Contains(string(data), id) {
-				t.Errorf("the hook was not told of the container: %q", data)
+			if !strings.Contains(string(data), fmt.Sprintf(`"bundle":"%s/state/containers/%s"`, n.dir, id)) {
+				t.Errorf("the hook was not told of the container and its bundle: %q", data)
 			}
 		})
 	}
@@ -309,6 +311,111 @@ func TestHandlersThatCheckpoint(t *testing.T) {
 	for name, can := range without.Handlers {
 		if can || !strings.Contains(without.Reason, criu) {
 			t.Errorf("without criu: %q: %v, for %q", name, can, without.Reason)
+		}
+	}
+}
+
+// hooksOf are the configuration of hooks at the end of containers, each of a shell script.
+func hooksOf(scripts ...string) string {
+	var hooks []string
+	for _, s := range scripts {
+		hooks = append(hooks, fmt.Sprintf(`{stage = "poststop", path = "/bin/sh", args = ["sh", "-c", %q], timeout = "2s"}`, s))
+	}
+	return "hooks = [" + strings.Join(hooks, ", ") + "]\n"
+}
+
+// ended is what a poststop hook was told.
+type ended struct{ ID, Status, Bundle string }
+
+// told reads what hooks have written, one state a line.
+func told(t *testing.T, trace string) (all []ended) {
+	t.Helper()
+	data, err := os.ReadFile(trace)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		var e ended
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%v: %q", err, line)
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// TestPoststopHooks has each runtime execute hooks when containers have ended, in whatever way, once each.
+func TestPoststopHooks(t *testing.T) {
+	programs := handlerPrograms(t)
+	trace := filepath.Join(t.TempDir(), "trace")
+	hook := hooksOf("{ cat; echo; } >>" + trace)
+	config := "[runtimes.builtin]\ntype = \"builtin\"\n" + hook
+	for name, path := range programs {
+		config += fmt.Sprintf("[runtimes.%s]\ntype = \"oci\"\npath = %q\n", name, path) + hook
+	}
+	n := newNode(t, config)
+	n.onEach(programs, func(t *testing.T, handler string) {
+		pod := n.podConfig()
+		podID := n.runPodOn(handler, pod)
+		exited := n.run(podID, pod, shell("exited", "true"))
+		n.awaitExit(exited)
+		orphan := n.run(podID, pod, shell("orphan", "sleep 1000"))
+		pid := n.pid(orphan)
+		created, err := n.create(podID, pod, shell("created", "true"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: created}); err != nil {
+			t.Fatal(err)
+		}
+		n.kill()
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		n.start()
+		n.awaitExit(orphan)
+		n.remove(podID)
+		times := map[string]int{}
+		for _, e := range told(t, trace) {
+			times[e.ID]++
+			if filepath.Base(e.Bundle) != e.ID || e.Status != "stopped" {
+				t.Errorf("the hook was told %+v", e)
+			}
+		}
+		for name, id := range map[string]string{"exited": exited, "orphan": orphan, "created": created} {
+			if times[id] != 1 {
+				t.Errorf("the hook of the container %s was executed %d times", name, times[id])
+			}
+		}
+	})
+}
+
+// TestWrongPoststopHooks: hooks that fail, hang, or leave somebody behind who holds their output, hold nothing up.
+func TestWrongPoststopHooks(t *testing.T) {
+	trace := filepath.Join(t.TempDir(), "trace")
+	n := newNode(t, "[runtimes.builtin]\ntype = \"builtin\"\n"+
+		hooksOf("echo too bad >&2; exit 3", "sleep 1000", "sleep 3 & { cat; echo; } >>"+trace))
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	id := n.run(podID, pod, shell("c", "true"))
+	n.awaitExit(id)
+	begin := time.Now()
+	if _, err := n.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 15*time.Second {
+		t.Errorf("the removal took %s", took)
+	}
+	if got := told(t, trace); len(got) != 1 || got[0].ID != id {
+		t.Errorf("the last hook was told %+v", got)
+	}
+	log, err := os.ReadFile(filepath.Join(n.dir, "state/crimonitor.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"exit status 3: too bad", "not done after 2s"} {
+		if !strings.Contains(string(log), want) {
+			t.Errorf("%q is not in crimonitor's log:\n%s", want, log)
 		}
 	}
 }

@@ -55,7 +55,6 @@ func (v *validator) defaults(key string, h RuntimeHandler) {
 		stage := stageOf(&specs.Hooks{}, hook.Stage)
 		v.check(stage != nil, key+".hooks", "%q is no stage: there are prestart, createRuntime, createContainer, startContainer, "+
 			"poststart, poststop", hook.Stage)
-		v.check(hook.Stage != "poststop" || h.Type == typeOCI, key+".hooks", "poststop hooks are run by handlers of type oci only")
 		v.absolute(key+".hooks", hook.Path)
 		v.check(hook.Timeout >= 0 && time.Duration(hook.Timeout)%time.Second == 0, key+".hooks",
 			"the timeout %s is not a number of seconds", time.Duration(hook.Timeout))

@@ -28,7 +28,7 @@ func TestHandlers(t *testing.T) {
 		"time zone":      {"[runtimes.a]\ntimezone = \"../x\"\n" + runc, "runtimes.a.timezone: \"../x\" is neither local"},
 		"pids":           {"[runtimes.a]\npids_limit = -1\n" + runc, "runtimes.a.pids_limit: -1 is negative"},
 		"stage":          {"[runtimes.a]\nhooks = [{stage = \"before\", path = \"/x\"}]\n" + runc, "\"before\" is no stage"},
-		"poststop":       {"[runtimes.a]\ntype = \"builtin\"\nhooks = [{stage = \"poststop\", path = \"/x\"}]", "type oci only"},
+		"poststop":       {"[runtimes.a]\ntype = \"builtin\"\nhooks = [{stage = \"poststop\", path = \"/x\"}]", ""},
 		"all":            {"[runtimes.a]\nulimits = {nofile = {soft = 1, hard = 2}}\nsysctls = {\"net.ipv4.ip_forward\" = \"1\"}\ndevices = [\"/dev/fuse\"]\ntimezone = \"Europe/Berlin\"\npids_limit = 7\nhooks_dirs = [\"/h\"]\ncontainer_env = [\"A=b\"]\nhooks = [{stage = \"poststop\", path = \"/x\", timeout = \"3s\"}]\n" + runc, ""},
 		"network":        {"[runtimes.a]\ncni_conf_dir = \"/n\"\ncni_max_networks = 0\n" + runc, ""},
 		"network dir":    {"[runtimes.a]\ncni_conf_dir = \"n\"\n" + runc, "runtimes.a.cni_conf_dir: \"n\" is not an absolute path"},

@@ -98,10 +98,6 @@ func TestHooks(t *testing.T) {
 			t.Errorf("hooks = %+v, want %d of the directory", s.Hooks, want)
 		}
 	}
-	u.Command = nil
-	if err := u.Adapt(t.Context(), newSpec(), map[string]string{"want": "yes"}); err == nil || !strings.Contains(err.Error(), "type oci") {
-		t.Errorf("poststop with the built-in runtime: %v", err)
-	}
 	if err := os.WriteFile(filepath.Join(dir, "b.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -11,9 +11,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// errPoststop: crimonitor's own runtime removes what is left of a container without its specification at hand.
-var errPoststop = errors.New("poststop hooks are run by handlers of type oci only")
-
 // addHooks adds the handler's hooks, and those of its directories that are meant for such a container, after those that the
 // specification has: CDI devices bring some.
 func (u Usable) addHooks(ctx context.Context, s *specs.Spec, annotations map[string]string) error {
@@ -40,14 +37,6 @@ func (u Usable) addHooks(ctx context.Context, s *specs.Spec, annotations map[str
 		if err != nil {
 			return fmt.Errorf("OCI hooks of %s, of runtime handler %s: %w", dir, u.Name, err)
 		}
-	}
-	return u.CheckHooks(s)
-}
-
-// CheckHooks refuses hooks that the handler does not run.
-func (u Usable) CheckHooks(s *specs.Spec) error {
-	if u.Command == nil && s.Hooks != nil && len(s.Hooks.Poststop) > 0 {
-		return fmt.Errorf("runtime handler %s: %w", u.Name, errPoststop)
 	}
 	return nil
 }

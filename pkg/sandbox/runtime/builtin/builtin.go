@@ -58,6 +58,7 @@ func configuration(id, bundle string) (*specs.Spec, *configs.Config, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("convert specification: %w", err)
 	}
+	prepareHooks(config, bundle)
 	return spec, config, nil
 }
 
@@ -84,16 +85,30 @@ func (r *Runtime) Create(ctx context.Context, id, bundle string, io runtime.Stdi
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
-		return 0, errors.Join(err, c.Destroy())
+		return 0, errors.Join(err, destroy(c, id, bundle, config))
 	}
 	pid, err := process.Pid()
 	if err != nil {
-		return 0, errors.Join(err, c.Destroy())
+		return 0, errors.Join(err, destroy(c, id, bundle, config))
 	}
 	r.mu.Lock()
 	r.created[id] = c
 	r.mu.Unlock()
 	return pid, nil
+}
+
+// destroy undoes a Create, and has poststop hooks executed here: the library would wait for whoever holds their output open.
+func destroy(c *libcontainer.Container, id, bundle string, config *configs.Config) error {
+	var hooks []configs.Command
+	for _, h := range config.Hooks[configs.Poststop] {
+		if command, ok := h.(configs.CommandHook); ok {
+			hooks = append(hooks, *command.Command)
+		}
+	}
+	delete(config.Hooks, configs.Poststop)
+	err := c.Destroy()
+	poststop(id, bundle, config.Labels, hooks)
+	return err
 }
 
 // killInit kills what is in the cgroup of a container that is being made.
@@ -144,13 +159,18 @@ func (r *Runtime) OOMKilled(_ context.Context, id string) (bool, error) {
 }
 
 // Delete implements runtime.Runtime. It works on the cgroup and the state directory and not through libcontainer's
-// Destroy, since that needs a state file, which a Create that was cut off has not written.
+// Destroy, since that needs a state file, which a Create that was cut off has not written. Poststop hooks come before the state goes: if
+// this process dies in the middle, the next one executes them again.
 func (r *Runtime) Delete(ctx context.Context, id, bundle string) error {
 	r.mu.Lock()
 	delete(r.created, id)
 	r.mu.Unlock()
 	r.rooms.forget(id)
-	m, err := r.cgroup(id, bundle)
+	st, err := r.state(id)
+	if err != nil {
+		return err
+	}
+	m, err := st.cgroup(bundle)
 	if errors.Is(err, runtime.ErrNotFound) {
 		return nil
 	}
@@ -162,6 +182,9 @@ func (r *Runtime) Delete(ctx context.Context, id, bundle string) error {
 	}
 	if err := m.Destroy(); err != nil {
 		return fmt.Errorf("remove cgroup: %w", err)
+	}
+	if st != nil {
+		poststop(id, bundle, st.Config.Labels, st.Config.Hooks.Poststop)
 	}
 	if err := os.RemoveAll(filepath.Join(r.root, id)); err != nil {
 		return fmt.Errorf("remove runtime state: %w", err)
@@ -180,24 +203,48 @@ func (r *Runtime) load(id string) (*libcontainer.Container, error) {
 	return c, nil
 }
 
+// state is what Delete needs of libcontainer's state file.
+type state struct {
+	CgroupPaths map[string]string `json:"cgroup_paths"`
+	Config      struct {
+		Cgroups *cgroups.Cgroup `json:"cgroups"`
+		Labels  []string        `json:"labels"`
+		Hooks   struct {
+			Poststop []configs.Command `json:"poststop"`
+		} `json:"Hooks"`
+	} `json:"config"`
+}
+
+// state reads the state file; nil if there is none.
+func (r *Runtime) state(id string) (*state, error) {
+	data, err := os.ReadFile(filepath.Join(r.root, id, "state.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read runtime state: %w", err)
+	}
+	st := &state{}
+	if err := json.Unmarshal(data, st); err != nil {
+		return nil, fmt.Errorf("decode runtime state: %w", err)
+	}
+	return st, nil
+}
+
 // cgroup finds the container's cgroup: by the state file, or else by the bundle.
 func (r *Runtime) cgroup(id, bundle string) (cgroups.Manager, error) {
-	var state struct {
-		CgroupPaths map[string]string `json:"cgroup_paths"`
-		Config      struct {
-			Cgroups *cgroups.Cgroup `json:"cgroups"`
-		} `json:"config"`
+	st, err := r.state(id)
+	if err != nil {
+		return nil, err
 	}
-	data, err := os.ReadFile(filepath.Join(r.root, id, "state.json"))
-	switch {
-	case err == nil:
-		if err := json.Unmarshal(data, &state); err != nil {
-			return nil, fmt.Errorf("decode runtime state: %w", err)
-		}
-		return manager.NewWithPaths(state.Config.Cgroups, state.CgroupPaths)
-	case !errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("read runtime state: %w", err)
-	case bundle == "":
+	return st.cgroup(bundle)
+}
+
+func (st *state) cgroup(bundle string) (cgroups.Manager, error) {
+	if st != nil {
+		return manager.NewWithPaths(st.Config.Cgroups, st.CgroupPaths)
+	}
+	if bundle == "" {
 		return nil, runtime.ErrNotFound
 	}
 	m, err := group.OfBundle(bundle)
