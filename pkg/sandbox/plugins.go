@@ -54,6 +54,10 @@ func (s *Service) UpdateContainer(ctx context.Context, id string, change spec.Re
 	return s.plugins.ContainerEvent(ctx, plugin.ContainerUpdated, st)
 }
 
+func (s *Service) limiter() limiter.Limiter {
+	return limiter.Limiter{Ledger: s.ledger, Scores: s.bundles}
+}
+
 func (s *Service) freezer() freezer.Freezer { return freezer.Freezer{Ledger: s.ledger} }
 
 // Freeze stops the processes of a container, see freezer.Freezer.
@@ -63,7 +67,7 @@ func (s *Service) Freeze(ctx context.Context, id string) (thaw func(context.Cont
 
 // LimitContainer changes the limits of a container, and asks no plugin, see limiter.Limiter.
 func (s *Service) LimitContainer(ctx context.Context, id string, change spec.Resources) error {
-	return limiter.Limiter{Ledger: s.ledger}.Change(ctx, id, change)
+	return s.limiter().Change(ctx, id, change)
 }
 
 // ContainerSpec reads the specification that a container was made by.

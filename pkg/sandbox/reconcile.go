@@ -14,7 +14,6 @@ import (
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/ledger"
-	"criserver/pkg/sandbox/limiter"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/want"
 )
@@ -57,7 +56,7 @@ func (s *Service) reconcile(ctx context.Context, expected map[string]struct{}, s
 	default:
 	}
 	s.freezer().ThawAll(ctx)
-	limiter.Limiter{Ledger: s.ledger}.UndoAll(ctx)
+	s.limiter().UndoAll(ctx)
 	s.repairFirst(ctx, &repairs, seen)
 	close(s.synced)
 	s.background.Go(func() {

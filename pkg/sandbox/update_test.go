@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -74,12 +75,31 @@ func TestUpdateContainer(t *testing.T) {
 			t.Errorf("%s: limit = %d", when, got)
 		}
 	}
+	if err := f.UpdateContainer(t.Context(), id, spec.Resources{CPUShares: 99, OOMScoreAdj: 1001}); !errors.Is(err, spec.ErrInvalid) {
+		t.Errorf("an OOM score of 1001: %v", err)
+	}
 	check("after refusals")
+	if err := f.UpdateContainer(t.Context(), id, spec.Resources{OOMScoreAdj: 777}); err != nil {
+		t.Fatal(err)
+	}
+	score := func(when string, want int) {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(f.status(id).PID), "oom_score_adj"))
+		if got := strings.TrimSpace(string(data)); err != nil || got != strconv.Itoa(want) {
+			t.Errorf("%s: the process has the score %s, %v, want %d", when, got, err, want)
+		}
+		if got, err := f.bundles.Score(id); err != nil || got != want || f.status(id).Config.Resources.OOMScoreAdj != int64(want) {
+			t.Errorf("%s: the specification has the score %d, %v, want %d; the status %d", when, got, err, want,
+				f.status(id).Config.Resources.OOMScoreAdj)
+		}
+	}
+	score("after an update", 777)
 	f.reopen(nil)
 	check("after a restart")
 	f.cutOffUpdate(id)
 	f.reopen(nil)
 	check("after a restart in the middle of an update")
+	score("after a restart in the middle of an update", 777)
 	if err := f.StopContainer(t.Context(), id, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -106,8 +126,9 @@ func (f *fixture) cutOffUpdate(id string) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	plan = slices.Insert(plan, 0, limit.Score(f.status(id).CgroupPath, 777, 888))
 	f.ledger.UpdateContainer(c, func(st *ContainerStatus) { st.Updating = plan })
-	if err := errors.Join(f.ledger.SaveContainer(f.t.Context(), c), plan[:len(plan)-1].Apply()); err != nil {
+	if err := errors.Join(f.ledger.SaveContainer(f.t.Context(), c), plan[:len(plan)-1].Apply(), f.bundles.SetScore(id, 888)); err != nil {
 		f.t.Fatal(err)
 	}
 }

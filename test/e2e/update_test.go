@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
@@ -43,6 +44,7 @@ func TestUpdateContainerResources(t *testing.T) {
 		"swap below":      {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, MemorySwapLimitInBytes: 4096}, codes.InvalidArgument, "memory_swap_limit_in_bytes"},
 		"CPUs":            {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpusetCpus: "900"}, codes.InvalidArgument, "cpuset_cpus"},
 		"CPU list":        {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpusetCpus: "a"}, codes.InvalidArgument, "cpuset_cpus"},
+		"oom score":       {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, OomScoreAdj: 1001}, codes.InvalidArgument, "oom_score_adj"},
 		"period":          {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpuPeriod: 5}, codes.InvalidArgument, "cpu_period"},
 		"unified":         {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, Unified: map[string]string{"cgroup.procs": "1"}}, codes.InvalidArgument, "unified"},
 	} {
@@ -86,4 +88,53 @@ func TestUpdateContainerResources(t *testing.T) {
 			t.Errorf("update of pod %s: %v", sandbox, err)
 		}
 	}
+}
+
+// TestUpdateOOMScore changes the score of all processes of a container, as the kubelet does when the memory request changes.
+func TestUpdateOOMScore(t *testing.T) {
+	programs := handlerPrograms(t)
+	delete(programs, "runsc") // whose kernel tells of scores of its own
+	n := newNode(t, handlerConfig(programs))
+	n.onEach(programs, func(t *testing.T, handler string) {
+		pod := n.podConfig()
+		podID := n.runPodOn(handler, pod)
+		id := n.run(podID, pod, shell("c", "sleep 1000 & sleep 1000 & while :; do sleep 0.05; done", func(c *runtimeapi.ContainerConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{OomScoreAdj: 900, CpuShares: 100}
+		}))
+		update := func(score int64) {
+			t.Helper()
+			_, err := n.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
+				ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{OomScoreAdj: score, CpuShares: 200},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		check := func(when string, want int) {
+			t.Helper()
+			script := "cat /proc/[0-9]*/oom_score_adj 2>/dev/null | sort | uniq"
+			if handler != "builtin" {
+				script = "sleep 0.3; " + script // a program starts commands as the container was made
+			}
+			if out, _ := n.exec(id, script); out != strconv.Itoa(want) {
+				t.Errorf("%s: the processes, and a command, have the scores %q, want %d", when, out, want)
+			}
+			if got := n.status(id).GetResources().GetLinux().GetOomScoreAdj(); got != int64(want) {
+				t.Errorf("%s: the status has %d, want %d", when, got, want)
+			}
+		}
+		check("at first", 900)
+		update(500)
+		check("lower", 500)
+		update(0)
+		check("unset", 500)
+		n.kill()
+		n.start()
+		update(950)
+		check("higher, after a restart", 950)
+		update(-997)
+		if out, _ := n.exec(id, "sleep 0.3; cat /proc/1/oom_score_adj /proc/self/oom_score_adj | uniq"); out != strconv.Itoa(max(-997, lowestScore(t))) {
+			t.Errorf("as low as it may be: %q", out)
+		}
+	})
 }

@@ -161,6 +161,25 @@ func (s *Store) Spec(id string) (*specs.Spec, error) {
 	return out, specfile.Decode(s.Dir(id), out)
 }
 
+// Score is the oom_score_adj of a container's processes, as its specification says.
+func (s *Store) Score(id string) (int, error) {
+	p, err := s.Process(id)
+	if err != nil || p == nil || p.OOMScoreAdj == nil {
+		return 0, err
+	}
+	return *p.OOMScoreAdj, nil
+}
+
+// SetScore makes the specification say another.
+func (s *Store) SetScore(id string, score int) error {
+	out, err := s.Spec(id)
+	if err != nil {
+		return err
+	}
+	out.Process.OOMScoreAdj = &score
+	return s.WriteSpec(id, out)
+}
+
 // Process reads the process of a container's specification, the model of every command that is run in it.
 func (s *Store) Process(id string) (*specs.Process, error) {
 	var v struct {

@@ -24,9 +24,6 @@ func CheckPod(resources, overhead *spec.Resources) error {
 			continue
 		}
 		_, err := Limits(*r)
-		if err == nil {
-			err = spec.CheckOOMScore(*r)
-		}
 		if f, ok := errors.AsType[*spec.FieldError](err); ok {
 			return &spec.FieldError{Field: part + strings.TrimPrefix(f.Field, "resources"), Reason: f.Reason}
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -20,13 +21,20 @@ import (
 // undoLimit bounds what is done after a failure, whatever has become of the call.
 const undoLimit = 2 * time.Minute
 
+// Scores are the oom_score_adj in the specifications of containers, which later commands in them get.
+type Scores interface {
+	Score(id string) (int, error)
+	SetScore(id string, score int) error
+}
+
 // Limiter changes limits of the containers in a ledger.
 type Limiter struct {
 	Ledger *ledger.Ledger
+	Scores Scores
 }
 
-// Change changes the limits of a created or running container; what change leaves unset stays, and so does the OOM
-// score. All of it happens or nothing, whatever this process lives through: the plan is recorded before the first write, and
+// Change changes the limits of a created or running container, and the oom_score_adj of its processes; what change leaves unset stays.
+// All of it happens or nothing, whatever this process lives through: the plan is recorded before the first write, and
 // a start of the daemon takes back what no end was recorded of. ledger.ErrState; limit.ErrInUse: more memory is in use than the new
 // limit; limit.ErrRefused, spec.ErrInvalid: what the kernel or the CRI does not allow.
 func (l Limiter) Change(ctx context.Context, id string, change spec.Resources) error {
@@ -54,6 +62,9 @@ func (l Limiter) Change(ctx context.Context, id string, change spec.Resources) e
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", id, err)
 	}
+	if plan, err = l.addScore(plan, st, change); err != nil {
+		return fmt.Errorf("update container %s: %w", id, err)
+	}
 	if err := l.change(ctx, c, plan, limits, merged); err != nil {
 		if p := l.Ledger.ContainerStatus(c).Phase; p.Terminal() {
 			return fmt.Errorf("update container %s: it is %s: %w: %w", id, p, ledger.ErrState, err)
@@ -62,6 +73,40 @@ func (l Limiter) Change(ctx context.Context, id string, change spec.Resources) e
 	}
 	return nil
 }
+
+// addScore plans the change of the score, as far as this process may lower it.
+func (l Limiter) addScore(plan limit.Plan, st ledger.ContainerStatus, change spec.Resources) (limit.Plan, error) {
+	if change.OOMScoreAdj == 0 {
+		return plan, nil
+	}
+	score, err := host.OOMScore(int(change.OOMScoreAdj))
+	if err != nil {
+		return nil, err
+	}
+	old, err := l.Scores.Score(st.ID)
+	if err != nil || old == score {
+		return plan, err
+	}
+	return append(plan, limit.Score(st.CgroupPath, old, score)), nil
+}
+
+// writeScore makes the specification of a container say what its processes have: the new score of the plan, or the old one.
+func (l Limiter) writeScore(id string, plan limit.Plan, pick func(limit.Write) string) error {
+	for _, w := range plan {
+		if w.Processes == "" {
+			continue
+		}
+		score, err := strconv.Atoi(pick(w))
+		if err != nil {
+			return err
+		}
+		return l.Scores.SetScore(id, score)
+	}
+	return nil
+}
+
+func newScore(w limit.Write) string { return w.New }
+func oldScore(w limit.Write) string { return w.Old }
 
 // change needs the container's slot. limits are those of the plan, merged all that the container has with them.
 func (l Limiter) change(ctx context.Context, c *ledger.Container, plan limit.Plan, limits *specs.LinuxResources, merged spec.Resources) error {
@@ -77,6 +122,9 @@ func (l Limiter) change(ctx context.Context, c *ledger.Container, plan limit.Pla
 		err = driver.Sync(ctx, st.CgroupPath, limits)
 	}
 	if err == nil {
+		err = l.writeScore(st.ID, plan, newScore)
+	}
+	if err == nil {
 		l.Ledger.UpdateContainer(c, func(st *ledger.ContainerStatus) { st.Updating, st.Config.Resources = nil, merged })
 		err = l.Ledger.SaveContainer(ctx, c)
 	}
@@ -86,7 +134,7 @@ func (l Limiter) change(ctx context.Context, c *ledger.Container, plan limit.Pla
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 	defer cancel()
 	if applied {
-		err = errors.Join(err, plan.Undo(), syncLimits(ctx, st.CgroupPath, old))
+		err = errors.Join(err, plan.Undo(), syncLimits(ctx, st.CgroupPath, old), l.writeScore(st.ID, plan, oldScore))
 	}
 	l.Ledger.UpdateContainer(c, func(st *ledger.ContainerStatus) { st.Updating, st.Config.Resources = nil, old })
 	return errors.Join(err, l.Ledger.SaveContainer(ctx, c))
@@ -108,7 +156,7 @@ func (l Limiter) UndoAll(ctx context.Context) {
 		if err != nil || st.Updating == nil {
 			continue
 		}
-		err = errors.Join(st.Updating.Undo(), syncLimits(ctx, st.CgroupPath, st.Config.Resources))
+		err = errors.Join(st.Updating.Undo(), syncLimits(ctx, st.CgroupPath, st.Config.Resources), l.writeScore(st.ID, st.Updating, oldScore))
 		l.Ledger.UpdateContainer(c, func(st *ledger.ContainerStatus) { st.Updating = nil })
 		if err = errors.Join(err, l.Ledger.SaveContainer(ctx, c)); err != nil {
 			logrus.WithError(err).WithField("container", st.ID).Error("cannot take back an update that was cut off")

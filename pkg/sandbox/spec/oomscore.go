@@ -5,22 +5,10 @@ import "github.com/opencontainers/runtime-spec/specs-go"
 // setOOMScore sets oom_score_adj, always: else it would be the runtime's own, which is low. Lowering it below that of
 // the process that writes it needs CAP_SYS_RESOURCE (proc_pid_oom_score_adj(5)), and start would fail without.
 func setOOMScore(s *specs.Spec, _ Pod, c Container) error {
-	if err := CheckOOMScore(c.Resources); err != nil {
-		return err
-	}
 	score := int(c.Resources.OOMScoreAdj)
 	if !c.MayLowerOOMScore {
 		score = max(score, c.MinOOMScoreAdj)
 	}
 	s.Process.OOMScoreAdj = &score
-	return nil
-}
-
-// CheckOOMScore refuses what the kernel has not: a FieldError.
-func CheckOOMScore(r Resources) error {
-	const limit = 1000
-	if r.OOMScoreAdj < -limit || r.OOMScoreAdj > limit {
-		return Invalidf("resources.oom_score_adj", "%d is not from %d to %d", r.OOMScoreAdj, -limit, limit)
-	}
 	return nil
 }

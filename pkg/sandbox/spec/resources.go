@@ -45,7 +45,7 @@ func LinuxResources(r Resources, swapAccounting bool) (*specs.LinuxResources, er
 }
 
 // With returns the limits after the update change: what it leaves unset stays. Memory and swap limits go together, as at the
-// creation: a new memory limit alone forbids swap. The OOM score stays, which is of processes and not of the cgroup.
+// creation: a new memory limit alone forbids swap.
 func (r Resources) With(change Resources) Resources {
 	out := r
 	out.CPUPeriod = cmp.Or(change.CPUPeriod, r.CPUPeriod)
@@ -53,6 +53,7 @@ func (r Resources) With(change Resources) Resources {
 	out.CPUShares = cmp.Or(change.CPUShares, r.CPUShares)
 	out.CpusetCPUs = cmp.Or(change.CpusetCPUs, r.CpusetCPUs)
 	out.CpusetMems = cmp.Or(change.CpusetMems, r.CpusetMems)
+	out.OOMScoreAdj = cmp.Or(change.OOMScoreAdj, r.OOMScoreAdj)
 	if change.MemoryLimit != 0 || change.MemorySwap != 0 {
 		out.MemoryLimit, out.MemorySwap = cmp.Or(change.MemoryLimit, r.MemoryLimit), change.MemorySwap
 	}
@@ -76,11 +77,14 @@ func merged[V any](old, change map[string]V) map[string]V {
 
 func checkResources(r Resources) error {
 	const cpuMin, periodMax = 1000, 1_000_000 // µs, kernel/sched/core.c: min_cfs_quota_period, max_cfs_quota_period
+	const scoreMax = 1000                     // proc_pid_oom_score_adj(5)
 	switch {
 	case r.CPUPeriod != 0 && (r.CPUPeriod < cpuMin || r.CPUPeriod > periodMax):
 		return Invalidf("resources.cpu_period", "%d is not from %d to %d µs", r.CPUPeriod, cpuMin, periodMax)
 	case r.CPUQuota < -1 || r.CPUQuota > 0 && r.CPUQuota < cpuMin:
 		return Invalidf("resources.cpu_quota", "%d is neither -1 nor at least %d µs", r.CPUQuota, cpuMin)
+	case r.OOMScoreAdj < -scoreMax || r.OOMScoreAdj > scoreMax:
+		return Invalidf("resources.oom_score_adj", "%d is not from %d to %d", r.OOMScoreAdj, -scoreMax, scoreMax)
 	case r.CPUShares < 0:
 		return Invalidf("resources.cpu_shares", "%d is negative", r.CPUShares)
 	case r.MemoryLimit < -1:

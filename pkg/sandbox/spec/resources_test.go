@@ -109,7 +109,7 @@ func TestUpdateLeavesWhatItDoesNotHave(t *testing.T) {
 		CPUQuota: -1, MemoryLimit: 300, OOMScoreAdj: 9, HugepageLimits: map[string]uint64{"1GB": 2}, Unified: map[string]string{"memory.high": "2"},
 	})
 	want := old
-	want.CPUQuota, want.MemoryLimit, want.MemorySwap = -1, 300, 0
+	want.CPUQuota, want.MemoryLimit, want.MemorySwap, want.OOMScoreAdj = -1, 300, 0, 9
 	want.HugepageLimits = map[string]uint64{"2MB": 1, "1GB": 2}
 	want.Unified = map[string]string{"memory.high": "2"}
 	if !reflect.DeepEqual(got, want) {

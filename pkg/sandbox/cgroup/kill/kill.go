@@ -77,7 +77,7 @@ func thaw(dir string) error {
 
 func signalAll(dir string) error {
 	return walk(dir, func(dir string) error {
-		pids, err := pidsIn(dir)
+		pids, err := PidsIn(dir)
 		for _, pid := range pids {
 			err = errors.Join(err, signal(dir, pid))
 		}
@@ -92,7 +92,7 @@ func signal(dir string, pid int) error {
 		return nil // it has ended
 	}
 	defer unix.Close(fd)
-	if !member(dir, pid) {
+	if !Member(dir, pid) {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -101,7 +101,8 @@ func signal(dir string, pid int) error {
 	return nil
 }
 
-func member(dir string, pid int) bool {
+// Member tells whether a process is in the cgroup directory itself, or was when the call was made.
+func Member(dir string, pid int) bool {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil {
 		return false
@@ -120,14 +121,15 @@ func member(dir string, pid int) bool {
 func Pids(dir string) ([]int, error) {
 	var all []int
 	err := walk(dir, func(dir string) error {
-		pids, err := pidsIn(dir)
+		pids, err := PidsIn(dir)
 		all = append(all, pids...)
 		return err
 	})
 	return all, err
 }
 
-func pidsIn(dir string) ([]int, error) {
+// PidsIn lists the processes in the cgroup directory itself. A cgroup that is gone has none.
+func PidsIn(dir string) ([]int, error) {
 	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	// EOPNOTSUPP: a threaded cgroup, whose processes are in the one above (cgroup-v2.rst).
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {

@@ -5,15 +5,19 @@
 package limit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/cgroup/score"
 )
 
 // Errors of For and Apply, wrapped with the file and the values; test with errors.Is.
@@ -27,6 +31,38 @@ var (
 // Write is one file of a cgroup, what it is to hold, and what it held when the change was planned.
 type Write struct {
 	File, New, Old string
+	// Processes, in the place of File, is the cgroup whose processes are to have another oom_score_adj.
+	Processes string `json:",omitempty"`
+}
+
+// Score is the change of the oom_score_adj of all processes of the cgroup at path.
+func Score(path string, old, score int) Write {
+	return Write{Processes: path, Old: strconv.Itoa(old), New: strconv.Itoa(score)}
+}
+
+// put makes a file or the processes have a value.
+func (w Write) put(value string) error {
+	if w.Processes == "" {
+		return write(w.File, value)
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		return err
+	}
+	return score.SetAll(w.Processes, n)
+}
+
+// holds tells whether a file has a value.
+func (w Write) holds(value string) bool {
+	if w.Processes != "" {
+		return false
+	}
+	now, err := read(w.File)
+	return err == nil && now == value
+}
+
+func (w Write) String() string {
+	return cmp.Or(w.File, "oom_score_adj of the processes in "+w.Processes)
 }
 
 // Plan is a change of limits, in the order of its writes.
@@ -36,11 +72,11 @@ type Plan []Write
 // error says that this failed too.
 func (p Plan) Apply() error {
 	for i, w := range p {
-		err := write(w.File, w.New)
+		err := w.put(w.New)
 		if err == nil {
 			continue
 		}
-		err = fmt.Errorf("write %q to %s: %w", w.New, w.File, refusal(err))
+		err = fmt.Errorf("write %q to %s: %w", w.New, w, refusal(err))
 		if undo := p[:i+1].Undo(); undo != nil {
 			err = errors.Join(err, fmt.Errorf("the change could not be taken back in full: %w", undo))
 		}
@@ -53,11 +89,11 @@ func (p Plan) Apply() error {
 func (p Plan) Undo() error {
 	var errs []error
 	for _, w := range slices.Backward(p) {
-		if now, err := read(w.File); err == nil && now == w.Old {
+		if w.holds(w.Old) {
 			continue
 		}
-		if err := write(w.File, w.Old); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, fmt.Errorf("write %q to %s: %w", w.Old, w.File, err))
+		if err := w.put(w.Old); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, fmt.Errorf("write %q to %s: %w", w.Old, w, err))
 		}
 	}
 	return errors.Join(errs...)

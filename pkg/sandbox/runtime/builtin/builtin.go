@@ -35,6 +35,9 @@ type Runtime struct {
 	enterer *enter.Enterer
 	rooms   rooms
 
+	// writing is held by who writes a state file.
+	writing sync.Mutex
+
 	mu sync.Mutex
 	// created are the containers between Create and Start.
 	created map[string]*libcontainer.Container

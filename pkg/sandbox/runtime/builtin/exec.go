@@ -53,6 +53,9 @@ func (r *Runtime) execSlowly(id string, p *specs.Process, io runtime.Stdio) (int
 	if err != nil {
 		return 0, err
 	}
+	if c, err = r.withScore(c, id, p.OOMScoreAdj); err != nil {
+		return 0, err
+	}
 	process, err := newProcess(p, io)
 	if err != nil {
 		return 0, err

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/cgroup/kill"
+	"criserver/pkg/sandbox/cgroup/score"
 	"criserver/pkg/sandbox/runtime"
 	"criserver/pkg/sandbox/runtime/group"
 )
@@ -102,7 +103,14 @@ func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, io runt
 		}
 		return 0, err
 	}
-	return readPID(pidFile)
+	pid, err := readPID(pidFile)
+	if err == nil && p.OOMScoreAdj != nil {
+		// An update may have changed it, of which the program knows nothing: it gives a command what the container was made with.
+		if err := score.SetTree(pid, *p.OOMScoreAdj); err != nil {
+			logrus.WithError(err).WithField("container", id).Warn("a command may have another oom_score_adj than its container")
+		}
+	}
+	return pid, err
 }
 
 // Kill implements runtime.Runtime. What the runtime cannot kill is killed by its cgroup.
