@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -88,7 +89,7 @@ func sandboxConfig(c *config.Config) (sandbox.Config, error) {
 	return sandbox.Config{
 		StateDir: state, CgroupRoot: c.Runtime.CgroupRoot, CgroupDriver: driver.Kind(c.Runtime.CgroupDriver), CDISpecDirs: c.Runtime.CDISpecDirs, Monitor: m,
 		LogRate: int64(c.Runtime.LogRate), LogBurst: int64(c.Runtime.LogBurst), LogToJournal: c.Runtime.LogToJournal,
-		IgnoreImageVolumes: c.Runtime.ImageVolumes == "ignore",
+		IgnoreImageVolumes: c.Runtime.ImageVolumes == "ignore", CheckNetwork: time.Duration(c.CNI.CheckInterval),
 	}, nil
 }
 

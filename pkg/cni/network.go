@@ -250,8 +250,8 @@ func (n *Network) reconstruct(p Pod) ([]attachment, error) {
 	return newAttachments(lists, p)
 }
 
-// Check asks the plugins whether the pod is connected as they left it. It returns nil for a network whose version has
-// no CHECK or that disables it.
+// Check asks the plugins whether the pod is connected as they left it, with the configuration of then; only p.ID is needed. A pod that
+// comes or goes waits for that. It returns nil for a network whose version has no CHECK or that disables it.
 func (n *Network) Check(ctx context.Context, p Pod) error {
 	if err := utils.ValidateContainerID(p.ID); err != nil {
 		return fmt.Errorf("pod id %q: %w", p.ID, err)
@@ -261,6 +261,11 @@ func (n *Network) Check(ctx context.Context, p Pod) error {
 		return fmt.Errorf("pod %s: %w", p.ID, err)
 	}
 	defer release()
+	leave, err := n.turns.Enter(ctx)
+	if err != nil {
+		return fmt.Errorf("pod %s: %w", p.ID, err)
+	}
+	defer leave()
 	all, err := n.records.read(p.ID)
 	if err != nil {
 		return fmt.Errorf("pod %s is not attached: %w", p.ID, err)

@@ -213,6 +213,32 @@ func TestPluginInput(t *testing.T) {
 	}
 }
 
+// The plugins that have connected a pod are asked, and with what they were given then.
+func TestCheckOfAChangedNetwork(t *testing.T) {
+	o := newOperator(t)
+	o.conf(t, "net.conflist", chain("1.0.0", "test", "one"))
+	for _, name := range []string{"one", "two"} {
+		o.plugin(t, name, "")
+	}
+	n := open(t, o.config)
+	p := newPod(t, "p")
+	setup(t, n, p)
+	o.conf(t, "net.conflist", chain("1.0.0", "other", "two"))
+	if err := n.Check(context.Background(), Pod{ID: p.ID}); err != nil {
+		t.Error(err)
+	}
+	o.wantCalls(t, "ADD one", "CHECK one")
+	o.plugin(t, "one", `if [ $CNI_COMMAND = CHECK ]; then echo '{"cniVersion":"1.0.0","code":100,"msg":"no eth0"}'; exit 1; fi`)
+	if err := n.Check(context.Background(), Pod{ID: p.ID}); err == nil || !strings.Contains(err.Error(), "network test") ||
+		!strings.Contains(err.Error(), "no eth0") {
+		t.Errorf("got %v, want the network and the plugin's error", err)
+	}
+	teardown(t, n, p)
+	if err := n.Check(context.Background(), Pod{ID: p.ID}); err == nil || !strings.Contains(err.Error(), "is not attached") {
+		t.Errorf("of a pod that is gone: %v", err)
+	}
+}
+
 func TestDeleteGoesPastFailures(t *testing.T) {
 	o := newOperator(t)
 	o.conf(t, "net.conflist", chain("1.0.0", "test", "one", "two", "three"))

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -15,6 +14,7 @@ import (
 	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/netcare"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -62,7 +62,7 @@ func (s *Service) reconcile(ctx context.Context, expected map[string]struct{}, s
 	s.background.Go(func() {
 		repairs.Wait()
 		s.collectGarbage(ctx)
-		s.collectNetwork(ctx)
+		s.netcare().Run(ctx)
 	})
 }
 
@@ -178,7 +178,6 @@ func (s *Service) collectGarbage(ctx context.Context) {
 		logrus.WithError(err).Error("cannot list snapshots")
 	}
 	pods, containers := map[string]struct{}{}, map[string]struct{}{}
-	live := s.livePods()
 	for _, p := range s.ledger.Pods() {
 		pods[p.ID] = struct{}{}
 	}
@@ -207,42 +206,11 @@ func (s *Service) collectGarbage(ctx context.Context) {
 			}
 		}
 	}
-	if err := s.network.GC(ctx, live); err != nil {
-		logrus.WithError(err).Error("cannot give back all of the network")
-	}
+	s.netcare().Collect(ctx)
 }
 
-// networkGCInterval is the time between two collections of the network's garbage: what plugins that failed, or were cut
-// off, left behind.
-const networkGCInterval = time.Hour
-
-// collectNetwork collects the network's garbage until ctx ends.
-func (s *Service) collectNetwork(ctx context.Context) {
-	ticker := time.NewTicker(networkGCInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		limited, cancel := context.WithTimeout(ctx, cleanupLimit)
-		if err := s.network.GC(limited, s.livePods()); err != nil {
-			logrus.WithError(err).Error("cannot give back all of the network")
-		}
-		cancel()
-	}
-}
-
-// livePods are the pods whose network is theirs.
-func (s *Service) livePods() []string {
-	var ids []string
-	for _, p := range s.ledger.Pods() {
-		if p.Phase != PodStopped {
-			ids = append(ids, p.ID)
-		}
-	}
-	return ids
+func (s *Service) netcare() netcare.Care {
+	return netcare.Care{Network: s.network, Ledger: s.ledger, CheckEvery: s.config.CheckNetwork}
 }
 
 // removeStrayPod removes what is left of a pod without a record. Its network is given back by the network's GC.

@@ -36,6 +36,7 @@ import (
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/launch"
+	"criserver/pkg/sandbox/netcare"
 	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/podspace"
 )
@@ -44,7 +45,7 @@ import (
 type Network interface {
 	Setup(ctx context.Context, p cni.Pod) (cni.Result, error)
 	Teardown(ctx context.Context, p cni.Pod) error
-	GC(ctx context.Context, live []string) error
+	netcare.Network
 }
 
 // ErrImageVolume says that an image cannot be mounted into a container.
@@ -66,6 +67,8 @@ type Config struct {
 	LogToJournal bool
 	// IgnoreImageVolumes gives containers no directories where their images declare volumes.
 	IgnoreImageVolumes bool
+	// CheckNetwork is the time between two checks of the network of all pods, which are told of in the log; 0 is never.
+	CheckNetwork time.Duration
 	// Monitor tells how to start crimonitor.
 	Monitor launch.Config
 	// Handlers are the runtime handlers.

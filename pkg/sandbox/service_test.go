@@ -84,6 +84,8 @@ func (n *network) Teardown(ctx context.Context, p cni.Pod) error {
 
 func (n *network) GC(context.Context, []string) error { return nil }
 
+func (n *network) Check(context.Context, cni.Pod) error { return nil }
+
 // testCgroup is this run's own: another one may be under way.
 var testCgroup = fmt.Sprintf("/criserver-test-sandbox-%d", os.Getpid())
 

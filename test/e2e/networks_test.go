@@ -214,3 +214,58 @@ func TestCNITemplate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestNetworkChecks: of a pod whose network somebody has broken the log tells, by the plugins that made it.
+func TestNetworkChecks(t *testing.T) {
+	n := newStoppedNode(t)
+	n.configure("[cni]\ncheck_interval = \"1s\"\n")
+	n.serve()
+	var podIDs []string
+	for range 3 {
+		podIDs = append(podIDs, n.runPod(n.podConfig()))
+	}
+	n.writeCNI("10-a.conflist", n.bridgeNetwork("a", "10.214.0.0/24"))
+	eventually(t, "a pod gets the operator's network", func() bool {
+		podIDs = append(podIDs, n.runPod(n.podConfig()))
+		return strings.HasPrefix(n.ips(podIDs[len(podIDs)-1])[0], "10.214.0.")
+	})
+	n.writeCNI("10-a.conflist", n.bridgeNetwork("b", "10.215.0.0/24"))
+	host := n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+		c.Hostname = ""
+		c.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
+	})
+	podIDs = append(podIDs, n.runPod(host))
+	broken := map[string]string{podIDs[1]: "criserver", podIDs[len(podIDs)-2]: "a"}
+	warned := func(id string) (lines []string) {
+		for line := range strings.Lines(n.log()) {
+			if strings.Contains(line, "level=warning") && strings.Contains(line, "the pod's network is not as it was made") &&
+				strings.Contains(line, "pod="+id) {
+				lines = append(lines, line)
+			}
+		}
+		return lines
+	}
+	for id := range broken {
+		if got := warned(id); len(got) > 0 {
+			t.Errorf("a pod that is well: %s", got)
+		}
+		ns, err := filepath.Glob(filepath.Join(n.dir, "state/pods", id, "*/net"))
+		if err != nil || len(ns) != 1 {
+			t.Fatalf("network namespaces of the pod: %v, %v", ns, err)
+		}
+		tool(t, "nsenter", "--net="+ns[0], "ip", "link", "delete", "eth0")
+	}
+	for id, network := range broken {
+		eventually(t, "the log tells of the pod on network "+network, func() bool { return len(warned(id)) > 1 })
+		if line := warned(id)[0]; !strings.Contains(line, "on network "+network+": ") || !strings.Contains(line, "name=e2e/pod-") {
+			t.Errorf("the log says %s", line)
+		}
+	}
+	for _, id := range podIDs {
+		if got := warned(id); broken[id] == "" && len(got) > 0 {
+			t.Errorf("a pod that is well: %s", got)
+		}
+	}
+	n.removeAll()
+	n.deleteLink("crie2ea")
+}

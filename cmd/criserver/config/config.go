@@ -259,11 +259,12 @@ type ShortNames struct {
 
 // CNI is how pods are networked.
 type CNI struct {
-	ConfDir     string   `toml:"conf_dir" comment:"The directory of the network configuration; it is watched. One file in it is one network."`
-	MaxNetworks int      `toml:"max_networks" comment:"How many networks of conf_dir each pod is attached to, in the order of the names of their files; 0 is all. The first one is eth0,\nwhose addresses are the pod's, and has its host ports if it can; the others are eth1, eth2 and so on. Pods that are there stay as they are."`
-	BinDirs     []string `toml:"bin_dirs" comment:"The directories of the CNI plugins."`
-	Template    string   `toml:"template" comment:"A template (Go's text/template) of a configuration with plugins, as containerd's conf_template, for {{.PodCIDR}}, {{.PodCIDRRanges}}\nand {{.Routes}}. When the kubelet tells the pod CIDR it becomes 10-criserver.conflist in conf_dir, if there is no other configuration;\nuntil then the network is not ready. Empty is none."`
-	Builtin     Builtin  `toml:"builtin" comment:"The network of a node without any configuration: a bridge, which needs no plugins."`
+	ConfDir       string   `toml:"conf_dir" comment:"The directory of the network configuration; it is watched. One file in it is one network."`
+	MaxNetworks   int      `toml:"max_networks" comment:"How many networks of conf_dir each pod is attached to, in the order of the names of their files; 0 is all. The first one is eth0,\nwhose addresses are the pod's, and has its host ports if it can; the others are eth1, eth2 and so on. Pods that are there stay as they are."`
+	BinDirs       []string `toml:"bin_dirs" comment:"The directories of the CNI plugins."`
+	Template      string   `toml:"template" comment:"A template (Go's text/template) of a configuration with plugins, as containerd's conf_template, for {{.PodCIDR}}, {{.PodCIDRRanges}}\nand {{.Routes}}. When the kubelet tells the pod CIDR it becomes 10-criserver.conflist in conf_dir, if there is no other configuration;\nuntil then the network is not ready. Empty is none."`
+	CheckInterval Duration `toml:"check_interval" comment:"How often the plugins are asked whether each pod is connected as they left it (CHECK); where it is not, the log says so. 0 is never."`
+	Builtin       Builtin  `toml:"builtin" comment:"The network of a node without any configuration: a bridge, which needs no plugins."`
 }
 
 // Builtin is the network that needs no configuration.
@@ -312,7 +313,7 @@ func Default() *Config {
 			ShortNames:    ShortNames{Mode: "docker", Search: []string{}, Aliases: map[string]string{}},
 		},
 		CNI: CNI{
-			ConfDir: "/etc/cni/net.d", MaxNetworks: 1,
+			ConfDir: "/etc/cni/net.d", MaxNetworks: 1, CheckInterval: Duration(time.Hour),
 			BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
 			Builtin: Builtin{Bridge: "criserver0", Subnets: []string{}},
 		},

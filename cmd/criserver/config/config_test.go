@@ -232,6 +232,7 @@ func TestLoadErrors(t *testing.T) {
 		"relative bin dir":   {"[cni]\nbin_dirs = [\n'/a',\n'b']\n", 2, "cni.bin_dirs"},
 		"no bin dirs":        {"[cni]\nbin_dirs = []\n", 2, "cni.bin_dirs"},
 		"image volumes":      {"[runtime]\nimage_volumes = 'mkdir'\n", 2, "runtime.image_volumes"},
+		"check interval":     {"[cni]\ncheck_interval = '5ms'\n", 2, "cni.check_interval"},
 		"cgroup driver":      {"[runtime]\ncgroup_driver = 'runc'\n", 2, "runtime.cgroup_driver"},
 		"root cgroup":        {"[runtime]\ncgroup_root = '/'\n", 2, "runtime.cgroup_root"},
 		"no layers":          {"[image]\nmax_parallel_layers = 0\n", 2, "image.max_parallel_layers"},

@@ -45,6 +45,8 @@ func (c *Config) problems() []*Problem {
 	v.credentialFiles(c.Registry)
 	v.shortNames(c.Registry.ShortNames)
 	v.maxNetworks("cni.max_networks", c.CNI.MaxNetworks)
+	v.check(c.CNI.CheckInterval == 0 || time.Duration(c.CNI.CheckInterval) >= time.Second, "cni.check_interval",
+		"%s is less than a second; 0 is never", time.Duration(c.CNI.CheckInterval))
 	if c.CNI.Template != "" {
 		v.absolute("cni.template", c.CNI.Template)
 	}
