@@ -45,6 +45,8 @@ type Pods interface {
 // Runner makes the pods that are restored; see sandbox.Service for the contracts.
 type Runner interface {
 	Pods() []sandbox.PodStatus
+	Containers() []sandbox.ContainerStatus
+	FinishPod(ctx context.Context, id string) error
 	RunPod(ctx context.Context, c want.Pod) (string, error)
 	RemovePod(ctx context.Context, id string) error
 	CreateContainer(ctx context.Context, podID string, c want.Container, img want.Image) (string, error)

@@ -24,8 +24,9 @@ type PodContainer struct {
 
 // RestorePod makes a pod and its containers of the checkpoint in the directory path, which is not changed, and returns their IDs, those
 // of the containers in the order given. The containers are created; StartContainer restores their processes. They must be those of the
-// checkpoint by name, and be what they were in all that a restore cannot change. After an error nothing is left.
-// ErrInvalid, and the errors of RunPod and CreateContainer; ErrExists: there is such a pod.
+// checkpoint by name, and be what they were in all that a restore cannot change. After an error nothing is left, and of a daemon that
+// dies in the middle the next one removes what there is. A call for a pod that was restored from path, and whose containers wait to be
+// started, has its result again. ErrInvalid, and the errors of RunPod and CreateContainer; ErrExists: there is such a pod.
 func (s *Service) RestorePod(ctx context.Context, path string, pod want.Pod, containers []PodContainer, options map[string]string) (string, []string, error) {
 	if err := noOptions(options); err != nil {
 		return "", nil, err
@@ -43,11 +44,55 @@ func (s *Service) RestorePod(ctx context.Context, path string, pod want.Pod, con
 		return "", nil, err
 	}
 	defer release()
+	podID, ids, err := s.former(ctx, key, path, containers)
+	if err != nil || podID != "" {
+		return podID, ids, err
+	}
+	pod.RestoredFrom, pod.Unfinished = path, true
+	return s.restorePod(ctx, pod, containers, dirs)
+}
+
+// former deals with the pod that an earlier restore has made. It returns the IDs if that was just this one, "" if there is no such pod, or
+// was one that was not finished, which is removed: nobody works on it, as the caller holds the claim.
+func (s *Service) former(ctx context.Context, key ledger.PodKey, path string, containers []PodContainer) (string, []string, error) {
 	for _, p := range s.Runner.Pods() {
-		if p.Key() == key {
-			return "", nil, fmt.Errorf("pod %s/%s attempt %d is there as %s: %w", pod.Namespace, pod.Name, pod.Attempt, p.ID, sandbox.ErrExists)
+		switch {
+		case p.Key() != key:
+			continue
+		case p.Config.Unfinished:
+			return "", nil, s.Runner.RemovePod(ctx, p.ID)
+		}
+		if ids := s.waiting(p, containers); p.Ready() && p.Config.RestoredFrom == path && ids != nil {
+			return p.ID, ids, nil
+		}
+		return "", nil, fmt.Errorf("pod %s/%s attempt %d is there as %s: %w", key.Namespace, key.Name, key.Attempt, p.ID, sandbox.ErrExists)
+	}
+	return "", nil, nil
+}
+
+// waiting are the IDs of the containers of a pod that wait to be started; nil if they are not just those that are wanted.
+func (s *Service) waiting(pod sandbox.PodStatus, containers []PodContainer) []string {
+	found := map[string]sandbox.ContainerStatus{}
+	for _, c := range s.Runner.Containers() {
+		if c.PodID == pod.ID {
+			found[c.Config.Name] = c
 		}
 	}
+	if len(found) != len(containers) {
+		return nil
+	}
+	var ids []string
+	for _, want := range containers {
+		c := found[want.Config.Name]
+		if c.Phase != sandbox.ContainerCreated || c.Config.Attempt != want.Config.Attempt {
+			return nil
+		}
+		ids = append(ids, c.ID)
+	}
+	return ids
+}
+
+func (s *Service) restorePod(ctx context.Context, pod want.Pod, containers []PodContainer, dirs map[string]checkpoint.Dir) (string, []string, error) {
 	podID, err := s.Runner.RunPod(ctx, pod)
 	if err != nil && ctx.Err() != nil { // it may be made all the same
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
@@ -59,17 +104,27 @@ func (s *Service) RestorePod(ctx context.Context, path string, pod want.Pod, con
 	if err != nil {
 		return "", nil, err
 	}
-	var ids []string
+	ids, err := s.restoreAll(ctx, podID, containers, dirs)
+	if err == nil {
+		err = s.Runner.FinishPod(ctx, podID)
+	}
+	if err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+		defer cancel()
+		return "", nil, errors.Join(err, s.Runner.RemovePod(ctx, podID))
+	}
+	return podID, ids, nil
+}
+
+func (s *Service) restoreAll(ctx context.Context, podID string, containers []PodContainer, dirs map[string]checkpoint.Dir) (ids []string, err error) {
 	for _, c := range containers {
 		id, err := s.restoreInto(ctx, podID, c, dirs[c.Config.Name])
 		if err != nil {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
-			defer cancel()
-			return "", nil, errors.Join(fmt.Errorf("restore container %s: %w", c.Config.Name, err), s.Runner.RemovePod(ctx, podID))
+			return nil, fmt.Errorf("restore container %s: %w", c.Config.Name, err)
 		}
 		ids = append(ids, id)
 	}
-	return podID, ids, nil
+	return ids, nil
 }
 
 // podContainers finds the checkpoint of each container.

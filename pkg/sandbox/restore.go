@@ -61,6 +61,23 @@ func (s *Service) adaptRestored(st ContainerStatus, out *specs.Spec) (spec.User,
 	return spec.User{UID: u.UID, GID: u.GID, AdditionalGIDs: u.AdditionalGids}, nil
 }
 
+// FinishPod says that all containers of a pod are made that was wanted unfinished. ErrState: it is not ready any more.
+func (s *Service) FinishPod(ctx context.Context, id string) error {
+	p, err := s.ledger.Pod(id)
+	if err != nil {
+		return err
+	}
+	if err := p.Acquire(ctx); err != nil {
+		return err
+	}
+	defer p.Release()
+	if st := s.ledger.PodStatus(p); !st.Ready() {
+		return fmt.Errorf("pod %s is %s: %w", id, st.Phase, ErrState)
+	}
+	s.ledger.UpdatePod(p, func(st *PodStatus) { st.Config.Unfinished = false })
+	return s.ledger.SavePod(ctx, p)
+}
+
 // createInit has crimonitor make a container, and returns the PID of its init, which one that is restored does not have yet.
 func (s *Service) createInit(ctx context.Context, st ContainerStatus, r monitor.CreateRequest) (int, error) {
 	if st.Config.Checkpoint == "" {

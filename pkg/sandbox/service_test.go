@@ -566,6 +566,51 @@ func TestStraysAreRemoved(t *testing.T) {
 	}
 }
 
+// A pod is wanted with its containers or not at all by who says so: a daemon that died before the last was made has left neither.
+func TestUnfinishedPodIsRemoved(t *testing.T) {
+	f := newFixture(t)
+	var pods, containers []string
+	for range 2 {
+		c := f.podConfig()
+		c.Unfinished = true
+		pod := f.runPod(c)
+		id, err := f.CreateContainer(t.Context(), pod, script("a", "sleep 1000"), f.image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pods, containers = append(pods, pod), append(containers, id)
+	}
+	if err := f.FinishPod(t.Context(), pods[1]); err != nil {
+		t.Fatal(err)
+	}
+	f.reopen(nil)
+	removed := func() bool {
+		_, pod := f.Pod(pods[0])
+		_, container := f.Container(containers[0])
+		return errors.Is(pod, ErrNotFound) && errors.Is(container, ErrNotFound)
+	}
+	for deadline := time.Now().Add(20 * time.Second); !removed(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the unfinished pod is not removed")
+		}
+	}
+	if st, err := f.Pod(pods[1]); err != nil || !st.Ready() || st.Config.Unfinished {
+		t.Errorf("the finished pod: %+v, %v", st, err)
+	}
+	if st := f.status(containers[1]); st.Phase != ContainerCreated {
+		t.Errorf("its container is %s", st.Phase)
+	}
+	if err := f.StopPod(t.Context(), pods[1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.FinishPod(t.Context(), pods[1]); !errors.Is(err, ErrState) {
+		t.Errorf("of a stopped pod: %v", err)
+	}
+	if err := f.FinishPod(t.Context(), "nobody"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("of an unknown pod: %v", err)
+	}
+}
+
 func TestExecSync(t *testing.T) {
 	f := newFixture(t)
 	pod := f.runPod(f.podConfig())

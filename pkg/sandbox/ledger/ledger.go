@@ -361,7 +361,7 @@ func (l *Ledger) load(ctx context.Context) error {
 		logrus.WithError(err).Error("some pod records cannot be read")
 	}
 	for _, st := range pods {
-		if st.Phase == PodCreating {
+		if st.Phase == PodCreating || st.Config.Unfinished && st.Phase != PodStopped {
 			st.Phase = PodRemoving // nobody goes on with it
 		}
 		l.mu.Lock()

@@ -34,7 +34,7 @@ type Namespaces struct {
 	Users *idmap.Mappings `json:",omitempty"`
 }
 
-// Pod is what is wanted of a pod. After RunPod only Resources and Overhead are changed.
+// Pod is what is wanted of a pod. After RunPod only Resources and Overhead are changed, and Unfinished by FinishPod.
 type Pod struct {
 	Name, Namespace, UID string
 	Attempt              uint32
@@ -55,6 +55,10 @@ type Pod struct {
 	SELinux    confine.SELinux `json:",omitzero"`
 	// Handler is the runtime handler; "" is the default.
 	Handler string
+	// RestoredFrom is the checkpoint that the pod is made of, with its containers; "" for none.
+	RestoredFrom string `json:",omitempty"`
+	// Unfinished is a pod whose containers are not all made: a daemon that starts removes it, unless somebody has stopped it.
+	Unfinished bool `json:",omitempty"`
 	// Resources are what the containers may take in all, Overhead what the pod takes beside them. Both are for information:
 	// who owns the pod's cgroup limits it.
 	Resources, Overhead spec.Resources
