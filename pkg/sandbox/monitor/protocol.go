@@ -146,10 +146,10 @@ type SignalRequest struct {
 type ExecRequest struct {
 	ID      string         `json:"id"`
 	Process *specs.Process `json:"process"`
-	// Timeout kills the process and all its descendants; 0 is none.
+	// Timeout kills the process and what it has started; 0 is none.
 	Timeout time.Duration `json:"timeout,omitempty"`
-	// Grace is how long the process has after a SIGHUP when the client hangs up, before it is killed; it is killed at once
-	// if it is 0, and not at all if it is negative.
+	// Grace is how long the process has after a SIGHUP to it and to what it has started when the client hangs up, before it is
+	// killed; it is killed at once if it is 0, and not at all if it is negative.
 	Grace time.Duration `json:"grace,omitempty"`
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // exec runs a process in a container and returns when it, the direct child, ends; descendants may live on in the
-// container. It is killed with all its descendants when its time runs out, the client hangs up, or the container ends.
+// container. It is killed with its descendants, see tree, when its time runs out, the client hangs up, or the container ends.
 func (s *Server) exec(ctx context.Context, p monitor.ExecRequest, files []*os.File) (*monitor.ExecResponse, error) {
 	c, err := s.lookup(p.ID)
 	if err != nil {
@@ -24,9 +24,11 @@ func (s *Server) exec(ctx context.Context, p monitor.ExecRequest, files []*os.Fi
 	if err != nil {
 		return nil, fmt.Errorf("exec in %s: %w", p.ID, err)
 	}
-	if st := c.snapshot(); st.Phase != monitor.PhaseRunning {
+	st := c.snapshot()
+	if st.Phase != monitor.PhaseRunning {
 		return nil, fmt.Errorf("container %s is %s: %w", p.ID, st.Phase, monitor.ErrNotRunning)
 	}
+	pipes := pipesOf(files)
 	pid, err := c.runtime.Exec(ctx, p.ID, p.Process, io)
 	if err != nil {
 		return nil, err
@@ -38,7 +40,7 @@ func (s *Server) exec(ctx context.Context, p monitor.ExecRequest, files []*os.Fi
 	defer s.children.disown(pid)
 	proc, err := openProcess(pid)
 	if err != nil {
-		killTree(pid)
+		_ = unix.Kill(pid, unix.SIGKILL) // it is this process's child, and nobody has reaped it
 		return nil, err
 	}
 	exited := make(chan unix.WaitStatus, 1)
@@ -46,7 +48,7 @@ func (s *Server) exec(ctx context.Context, p monitor.ExecRequest, files []*os.Fi
 		status, _ := proc.wait()
 		exited <- status
 	}()
-	return awaitExec(ctx, c, proc, p, exited)
+	return awaitExec(ctx, c, &tree{command: proc, init: st.PID, cgroup: c.cgroup, pipes: pipes}, p, exited)
 }
 
 // execStdio takes the descriptors for what they are.
@@ -62,24 +64,27 @@ func execStdio(p monitor.ExecRequest, files []*os.File) (runtime.Stdio, error) {
 	return runtime.Stdio{}, fmt.Errorf("%d descriptors are too few or too many", len(files))
 }
 
-// hangUp ends a process whose client has gone, as p.Grace says.
-func hangUp(proc *process, grace time.Duration, exited <-chan unix.WaitStatus) {
+// hangUp ends a command whose client has gone: by SIGHUP, and by force if that does not end it in time. What it has started is told
+// too, and may live on if it ignores that, as with nohup(1).
+func hangUp(t *tree, grace time.Duration, exited <-chan unix.WaitStatus) {
 	if grace < 0 {
 		return
 	}
 	if grace > 0 {
-		_ = proc.signal(unix.SIGHUP)
+		t.hangUp()
 		select {
 		case <-exited:
 			return
 		case <-time.After(grace):
 		}
 	}
-	killTree(proc.pid)
+	t.kill()
 	<-exited
 }
 
-func awaitExec(ctx context.Context, c *container, proc *process, p monitor.ExecRequest, exited <-chan unix.WaitStatus) (*monitor.ExecResponse, error) {
+func awaitExec(
+	ctx context.Context, c *container, t *tree, p monitor.ExecRequest, exited <-chan unix.WaitStatus,
+) (*monitor.ExecResponse, error) {
 	var expired <-chan time.Time
 	if p.Timeout > 0 {
 		timer := time.NewTimer(p.Timeout)
@@ -95,12 +100,12 @@ func awaitExec(ctx context.Context, c *container, proc *process, p monitor.ExecR
 			return resp, nil
 		case <-expired:
 			resp.TimedOut, expired = true, nil
-			killTree(proc.pid)
+			t.kill()
 		case <-gone:
 			resp.ContainerEnded, gone = true, nil
-			killTree(proc.pid)
+			t.kill()
 		case <-ctx.Done():
-			hangUp(proc, p.Grace, exited)
+			hangUp(t, p.Grace, exited)
 			return nil, context.Cause(ctx)
 		}
 	}

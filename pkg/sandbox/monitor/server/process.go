@@ -164,13 +164,7 @@ func (c *children) sweep(seen map[int]time.Time, now time.Time) map[int]time.Tim
 func zombies() []int {
 	var pids []int
 	for _, pid := range childrenOf(os.Getpid()) {
-		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-		if err != nil {
-			continue
-		}
-		// The state follows the command name, which is in parentheses and may contain any byte.
-		if _, rest, ok := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " "); ok &&
-			strings.HasPrefix(rest, "Z") {
+		if st, ok := readStat(pid); ok && st.state == 'Z' {
 			pids = append(pids, pid)
 		}
 	}
@@ -195,16 +189,4 @@ func childrenOf(pid int) []int {
 		}
 	}
 	return pids
-}
-
-// killTree kills a process and its descendants. Each is stopped before its children are read, so that none is
-// born unseen.
-func killTree(pid int) {
-	if err := unix.Kill(pid, unix.SIGSTOP); errors.Is(err, unix.ESRCH) {
-		return
-	}
-	for _, child := range childrenOf(pid) {
-		killTree(child)
-	}
-	_ = unix.Kill(pid, unix.SIGKILL)
 }

@@ -32,6 +32,7 @@ var suite = []struct {
 	{"OOM kill", testOOMKill},
 	{"exec", testExec},
 	{"exec ends with its client", testExecEndsWithItsClient},
+	{"timeout ends all", testTimeoutEndsAll},
 	{"reopen log loses nothing", testReopenLogLosesNothing},
 	{"errors", testErrors},
 	{"orphans are reaped", testOrphansAreReaped},

@@ -93,7 +93,7 @@ func (f *fixture) bundle(id, script string, change ...func(*specs.Spec)) string 
 	if out, err := exec.Command("cp", busybox, filepath.Join(dir, "rootfs/bin/sh")).CombinedOutput(); err != nil {
 		f.t.Fatalf("copy busybox (package busybox-static): %v: %s", err, out)
 	}
-	for _, applet := range []string{"sleep", "cat", "seq", "head", "printf", "dd", "kill", "stty", "tty"} {
+	for _, applet := range []string{"sleep", "cat", "seq", "head", "printf", "dd", "kill", "setsid", "stty", "tty"} {
 		if err := os.Link(filepath.Join(dir, "rootfs/bin/sh"), filepath.Join(dir, "rootfs/bin", applet)); err != nil {
 			f.t.Fatal(err)
 		}

@@ -1,0 +1,162 @@
+package server
+
+import (
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/cgroup/kill"
+)
+
+// tree is what a command in a container has started. It is found when it is to be ended: a command that ends by itself
+// costs nothing. The command is the leader of a session (both kinds of runtime call setsid(2) for it), whose number is nobody
+// else's while one process is in it. So the tree is made of
+//   - the processes of that session, also those whose parents have ended;
+//   - those that left it, by setsid(2) too, as long as their parents are of the tree;
+//   - those that left it and whose parents have ended, if their stdin, stdout or stderr is a pipe that was made for this command.
+//
+// A process that has done all that a daemon does escapes: a session of its own, the parent ended, and nothing kept open. It is not
+// to be told from one that the container has started, and ends with the container.
+type tree struct {
+	command *process
+	// init is the container's own process, which no tree has.
+	init int
+	// cgroup is the container's, where the others are looked for; "" is the whole machine.
+	cgroup string
+	pipes  []pipe
+}
+
+// pipe is one as the kernel knows it.
+type pipe struct{ dev, ino uint64 }
+
+// pipesOf are the pipes among the files.
+func pipesOf(files []*os.File) []pipe {
+	var all []pipe
+	for _, f := range files {
+		var st unix.Stat_t
+		if unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO {
+			all = append(all, pipe{st.Dev, st.Ino})
+		}
+	}
+	return all
+}
+
+// maxRounds bounds how often new ones are looked for among processes that fork as fast as they are stopped.
+const maxRounds = 50
+
+// kill kills all, which it does not wait for. They are stopped first, so that none is born unseen.
+func (t *tree) kill() {
+	found := map[int]int{} // pidfd by PID
+	for range maxRounds {
+		if t.grow(found, unix.SIGSTOP) == 0 {
+			break
+		}
+	}
+	_ = t.command.signal(unix.SIGKILL)
+	for _, fd := range found {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		_ = unix.Close(fd)
+	}
+}
+
+// hangUp tells all that their client has gone, as the kernel does to the jobs of a terminal: who is stopped is let go to hear it.
+func (t *tree) hangUp() {
+	found := map[int]int{}
+	t.grow(found, unix.SIGHUP)
+	for _, fd := range found {
+		_ = unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0)
+		_ = unix.Close(fd)
+	}
+}
+
+// grow adds the processes of the tree that are not yet among the found ones, once it has sent them a signal, and tells how many. The
+// pidfds are the caller's. Only the tree's own processes are stopped: who is looked at is not disturbed.
+func (t *tree) grow(found map[int]int, sig unix.Signal) (added int) {
+	for _, pid := range t.candidates() {
+		if _, known := found[pid]; known || pid == t.init {
+			continue
+		}
+		// Before it is looked at: if the signal reaches it, then what was read was read of this one and of no later one
+		// with its PID.
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		if !t.has(pid, found) || unix.PidfdSendSignal(fd, sig, nil, 0) != nil {
+			_ = unix.Close(fd)
+			continue
+		}
+		found[pid] = fd
+		added++
+	}
+	return added
+}
+
+// candidates are the processes that may belong to it, the command first.
+func (t *tree) candidates() []int {
+	if t.cgroup != "" {
+		if pids, err := kill.Pids(kill.Dir(t.cgroup)); err == nil {
+			return append([]int{t.command.pid}, pids...)
+		}
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func (t *tree) has(pid int, found map[int]int) bool {
+	st, ok := readStat(pid)
+	if !ok {
+		return false
+	}
+	_, child := found[st.parent]
+	return child || st.session == t.command.pid || t.holdsPipe(pid)
+}
+
+// holdsPipe looks where a program has its streams. Outside of a container are those at the other ends of the pipes.
+func (t *tree) holdsPipe(pid int) bool {
+	if t.cgroup == "" {
+		return false
+	}
+	for _, want := range t.pipes {
+		for _, stream := range []string{"0", "1", "2"} {
+			var st unix.Stat_t
+			if unix.Stat("/proc/"+strconv.Itoa(pid)+"/fd/"+stream, &st) == nil && (pipe{st.Dev, st.Ino}) == want {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// procStat is a part of proc_pid_stat(5).
+type procStat struct {
+	state           byte
+	parent, session int
+}
+
+func readStat(pid int) (procStat, bool) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return procStat{}, false
+	}
+	// The state follows the command name, which is in parentheses and may contain any byte.
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	if len(fields) < 4 {
+		return procStat{}, false
+	}
+	s := procStat{state: fields[0][0]}
+	s.parent, _ = strconv.Atoi(fields[1])
+	s.session, _ = strconv.Atoi(fields[3])
+	return s, true
+}
