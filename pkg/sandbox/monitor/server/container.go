@@ -31,8 +31,8 @@ type container struct {
 	cgroup  string
 	// ops is held by the one create, start or delete that is under way.
 	ops chan struct{}
-	// gone is closed once exited has run.
-	gone chan struct{}
+	// dying is closed when the init process has ended, gone once exited has run.
+	dying, gone chan struct{}
 	// pumps counts the streams that are still read.
 	pumps   sync.WaitGroup
 	clients clients
@@ -92,7 +92,8 @@ func (s *Server) create(ctx context.Context, p monitor.CreateRequest, from *runt
 		log.CopyTo(w)
 	}
 	c := &container{
-		id: p.ID, log: log, cgroup: p.Cgroup, stdinOnce: p.StdinOnce, ops: make(chan struct{}, 1), gone: make(chan struct{}),
+		id: p.ID, log: log, cgroup: p.Cgroup, stdinOnce: p.StdinOnce, ops: make(chan struct{}, 1),
+		dying: make(chan struct{}), gone: make(chan struct{}),
 	}
 	c.ops <- struct{}{}
 	defer c.release()
@@ -217,6 +218,7 @@ func (s *Server) start(ctx context.Context, id string) (*monitor.State, error) {
 // await reaps the init process and publishes its exit once the last output is in the log.
 func (s *Server) await(c *container, proc *process) {
 	status, at := proc.wait()
+	close(c.dying)
 	s.children.disown(proc.pid)
 	ctx := context.Background()
 	killed, cause := s.outOfMemory(ctx, c, exitCode(status) == 128+int(unix.SIGKILL))

@@ -97,6 +97,9 @@ func awaitExec(
 		select {
 		case status := <-exited:
 			resp.ExitCode = exitCode(status)
+			if !resp.TimedOut && status.Signaled() && status.Signal() == unix.SIGKILL && c.ends(t.init) {
+				resp.ContainerEnded = true
+			}
 			return resp, nil
 		case <-expired:
 			resp.TimedOut, expired = true, nil
@@ -108,5 +111,26 @@ func awaitExec(
 			hangUp(t, p.Grace, exited)
 			return nil, context.Cause(ctx)
 		}
+	}
+}
+
+// endWait is how long after the death of a command its container's may be noticed, when both are killed at once.
+const endWait = 100 * time.Millisecond
+
+// ends tells whether the container ends, whose command has been killed: the kernel kills all in the PID namespace of an init that ends,
+// before that is to be reaped, and who kills a cgroup kills its processes in no order.
+func (c *container) ends(init int) bool {
+	ending := func() bool {
+		st, ok := readStat(init)
+		return !ok || st.ending()
+	}
+	if ending() {
+		return true
+	}
+	select {
+	case <-c.dying:
+		return true
+	case <-time.After(endWait):
+		return ending()
 	}
 }

@@ -33,6 +33,7 @@ var suite = []struct {
 	{"exec", testExec},
 	{"exec ends with its client", testExecEndsWithItsClient},
 	{"timeout ends all", testTimeoutEndsAll},
+	{"container ends", testContainerEnds},
 	{"reopen log loses nothing", testReopenLogLosesNothing},
 	{"errors", testErrors},
 	{"orphans are reaped", testOrphansAreReaped},

@@ -143,7 +143,14 @@ func (t *tree) holdsPipe(pid int) bool {
 type procStat struct {
 	state           byte
 	parent, session int
+	flags           uint64
 }
+
+// exiting is PF_EXITING (include/linux/sched.h).
+const exiting = 0x4
+
+// ending tells whether a process has ended, or is about to.
+func (s procStat) ending() bool { return s.state == 'Z' || s.state == 'X' || s.flags&exiting != 0 }
 
 func readStat(pid int) (procStat, bool) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
@@ -152,11 +159,12 @@ func readStat(pid int) (procStat, bool) {
 	}
 	// The state follows the command name, which is in parentheses and may contain any byte.
 	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	if len(fields) < 4 {
+	if len(fields) < 7 {
 		return procStat{}, false
 	}
 	s := procStat{state: fields[0][0]}
 	s.parent, _ = strconv.Atoi(fields[1])
 	s.session, _ = strconv.Atoi(fields[3])
+	s.flags, _ = strconv.ParseUint(fields[6], 10, 64)
 	return s, true
 }
