@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -35,5 +36,23 @@ func TestStopEndsSessions(t *testing.T) {
 				t.Errorf("the client is told: %v: %s", err, &said)
 			}
 		})
+	}
+}
+
+// TestCommandsOutliveClients: with a negative grace a command goes on when its client has gone, and may print.
+func TestCommandsOutliveClients(t *testing.T) {
+	n := newNode(t, "[streaming]\nhang_up_grace = \"-1s\"")
+	_, id := n.sleeper()
+	for name, args := range map[string][]string{"pipes": {"exec"}, "terminal": {"exec", "-it"}} {
+		n.exec(id, "rm -f /begun /gone /done")
+		script := "echo begun; touch /begun; while [ ! -e /gone ]; do sleep 0.05; done; seq 1 100000 && touch /done"
+		tm := openTerminal(t, n.crictlCommand(append(args, id, "sh", "-c", script)...))
+		tm.sees("begun")
+		_ = tm.cmd.Process.Kill()
+		_ = tm.cmd.Wait()
+		time.Sleep(500 * time.Millisecond) // the stream server notices
+		n.exec(id, "touch /gone")
+		n.awaitExec(id, "test -e /done")
+		t.Logf("%s: done", name)
 	}
 }

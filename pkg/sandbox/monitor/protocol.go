@@ -148,8 +148,8 @@ type ExecRequest struct {
 	Process *specs.Process `json:"process"`
 	// Timeout kills the process and what it has started; 0 is none.
 	Timeout time.Duration `json:"timeout,omitempty"`
-	// Grace is how long the process has after a SIGHUP to it and to what it has started when the client hangs up, before it is
-	// killed; it is killed at once if it is 0, and not at all if it is negative.
+	// Grace is how long the process has after a SIGHUP when the client hangs up, which goes to what it leaves behind too, before it is
+	// killed; it is killed at once if it is 0. If it is negative, the process goes on, and the monitor takes what it prints.
 	Grace time.Duration `json:"grace,omitempty"`
 }
 

@@ -28,27 +28,59 @@ func (s *Server) exec(ctx context.Context, p monitor.ExecRequest, files []*os.Fi
 	if st.Phase != monitor.PhaseRunning {
 		return nil, fmt.Errorf("container %s is %s: %w", p.ID, st.Phase, monitor.ErrNotRunning)
 	}
-	pipes := pipesOf(files)
-	pid, err := c.runtime.Exec(ctx, p.ID, p.Process, io)
-	if err != nil {
+	e := &execution{ExecRequest: p, container: c, exited: make(chan unix.WaitStatus, 1)}
+	e.tree = tree{init: st.PID, cgroup: c.cgroup, pipes: pipesOf(files)}
+	if p.Grace < 0 {
+		if e.keeper, io, err = keep(io); err != nil {
+			return nil, fmt.Errorf("exec in %s: %w", p.ID, err)
+		}
+	}
+	if err := s.begin(ctx, e, io); err != nil {
+		e.keeper.close()
 		return nil, err
 	}
 	// The client reads to the end of its pipes, which comes only once this side has closed them too.
 	monitor.CloseFiles(files)
 	defer releaseMemory()
+	return e.await(ctx)
+}
+
+// execution is a command that runs.
+type execution struct {
+	monitor.ExecRequest
+	container *container
+	tree      tree
+	keeper    *keeper
+	exited    chan unix.WaitStatus
+}
+
+// begin starts the command, and to await its end.
+func (s *Server) begin(ctx context.Context, e *execution, io runtime.Stdio) error {
+	if e.Grace < 0 {
+		ctx = context.WithoutCancel(ctx) // which may end while the runtime's program has not, but the command runs
+	}
+	pid, err := e.container.runtime.Exec(ctx, e.ID, e.Process, io)
+	if err != nil {
+		return err
+	}
 	s.children.own(pid)
-	defer s.children.disown(pid)
 	proc, err := openProcess(pid)
 	if err != nil {
 		_ = unix.Kill(pid, unix.SIGKILL) // it is this process's child, and nobody has reaped it
-		return nil, err
+		return errors.Join(err, s.children.reap(pid))
 	}
-	exited := make(chan unix.WaitStatus, 1)
+	e.tree.command = proc
 	go func() {
+		defer s.children.disown(pid)
 		status, _ := proc.wait()
-		exited <- status
+		e.exited <- status
 	}()
-	return awaitExec(ctx, c, &tree{command: proc, init: st.PID, cgroup: c.cgroup, pipes: pipes}, p, exited)
+	if err := e.keeper.handOn(ctx); err != nil {
+		e.tree.kill()
+		<-e.exited
+		return err
+	}
+	return nil
 }
 
 // execStdio takes the descriptors for what they are.
@@ -64,51 +96,54 @@ func execStdio(p monitor.ExecRequest, files []*os.File) (runtime.Stdio, error) {
 	return runtime.Stdio{}, fmt.Errorf("%d descriptors are too few or too many", len(files))
 }
 
-// hangUp ends a command whose client has gone: by SIGHUP, and by force if that does not end it in time. What it has started is told
-// too, and may live on if it ignores that, as with nohup(1).
-func hangUp(t *tree, grace time.Duration, exited <-chan unix.WaitStatus) {
-	if grace < 0 {
+// hangUp ends a command whose client has gone: by SIGHUP, and by force if that does not end it in time. What it leaves behind when it
+// ends is told too, and may live on if it ignores that, as with nohup(1). With a negative grace the command goes on.
+func (e *execution) hangUp() {
+	if e.Grace < 0 {
+		go e.keeper.drain(e.exited)
 		return
 	}
-	if grace > 0 {
-		t.hangUp()
+	defer e.keeper.close()
+	if e.Grace > 0 {
+		_ = e.tree.command.signal(unix.SIGHUP) // to it alone: a shell that loses its child would say so to nobody, and die of SIGPIPE
+		_ = e.tree.command.signal(unix.SIGCONT)
 		select {
-		case <-exited:
+		case <-e.exited:
+			e.tree.hangUp()
 			return
-		case <-time.After(grace):
+		case <-time.After(e.Grace):
 		}
 	}
-	t.kill()
-	<-exited
+	e.tree.kill()
+	<-e.exited
 }
 
-func awaitExec(
-	ctx context.Context, c *container, t *tree, p monitor.ExecRequest, exited <-chan unix.WaitStatus,
-) (*monitor.ExecResponse, error) {
+func (e *execution) await(ctx context.Context) (*monitor.ExecResponse, error) {
 	var expired <-chan time.Time
-	if p.Timeout > 0 {
-		timer := time.NewTimer(p.Timeout)
+	if e.Timeout > 0 {
+		timer := time.NewTimer(e.Timeout)
 		defer timer.Stop()
 		expired = timer.C
 	}
-	gone := c.gone
+	gone := e.container.gone
 	resp := &monitor.ExecResponse{}
 	for {
 		select {
-		case status := <-exited:
+		case status := <-e.exited:
+			e.keeper.close()
 			resp.ExitCode = exitCode(status)
-			if !resp.TimedOut && status.Signaled() && status.Signal() == unix.SIGKILL && c.ends(t.init) {
+			if !resp.TimedOut && status.Signaled() && status.Signal() == unix.SIGKILL && e.container.ends(e.tree.init) {
 				resp.ContainerEnded = true
 			}
 			return resp, nil
 		case <-expired:
 			resp.TimedOut, expired = true, nil
-			t.kill()
+			e.tree.kill()
 		case <-gone:
 			resp.ContainerEnded, gone = true, nil
-			t.kill()
+			e.tree.kill()
 		case <-ctx.Done():
-			hangUp(t, p.Grace, exited)
+			e.hangUp()
 			return nil, context.Cause(ctx)
 		}
 	}

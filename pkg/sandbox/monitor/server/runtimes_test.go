@@ -34,6 +34,7 @@ var suite = []struct {
 	{"exec ends with its client", testExecEndsWithItsClient},
 	{"timeout ends all", testTimeoutEndsAll},
 	{"container ends", testContainerEnds},
+	{"outlives its client", testOutlivesClient},
 	{"reopen log loses nothing", testReopenLogLosesNothing},
 	{"errors", testErrors},
 	{"orphans are reaped", testOrphansAreReaped},

@@ -61,7 +61,8 @@ func (t *tree) kill() {
 	}
 }
 
-// hangUp tells all that their client has gone, as the kernel does to the jobs of a terminal: who is stopped is let go to hear it.
+// hangUp tells those whom the command has left behind that their client has gone, as the kernel does to the jobs of a terminal: who is
+// stopped is let go to hear it.
 func (t *tree) hangUp() {
 	found := map[int]int{}
 	t.grow(found, unix.SIGHUP)
