@@ -30,6 +30,9 @@ type clients struct {
 	done bool // no more output comes
 }
 
+// past is a deadline for whoever waits now.
+var past = time.Unix(1, 0)
+
 // client takes output from a queue, so that it never holds up the container nor its log.
 type client struct {
 	files [2]*os.File
@@ -96,6 +99,7 @@ func (c *client) add(ch chunk) {
 	}
 	if c.queued+len(ch.data) > maxLag {
 		c.ended, c.lagged, c.queue = true, true, nil
+		c.deadline(past) // it hangs in a write
 	} else {
 		c.queue = append(c.queue, ch)
 		c.queued += len(ch.data)
@@ -106,7 +110,10 @@ func (c *client) add(ch chunk) {
 func (c *client) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ended = true
+	if !c.ended {
+		c.ended = true
+		c.deadline(time.Now().Add(lastWait))
+	}
 	c.signal()
 }
 
@@ -133,14 +140,11 @@ func (c *client) wrote(n int) {
 
 // run writes until the output ends, the client lags too far behind, or ctx ends: the client has gone.
 func (c *client) run(ctx context.Context) monitor.AttachEnd {
-	defer context.AfterFunc(ctx, func() { c.deadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { c.deadline(past) })()
 	for {
 		chunks, ended, lagged := c.next()
 		if lagged {
 			return monitor.AttachEnd{Lagged: true}
-		}
-		if ended {
-			c.deadline(time.Now().Add(lastWait))
 		}
 		for _, ch := range chunks {
 			if _, err := c.files[ch.stream].Write(ch.data); err != nil {
