@@ -5,6 +5,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"hash"
 	"io"
@@ -30,6 +31,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream"
+
+	"criserver/pkg/cri/streaming"
 )
 
 // The clients here are kubectl's own, which the kubelet takes the place of.
@@ -87,6 +90,12 @@ func portForwardDialer(transport, address string) (httpstream.Dialer, error) {
 // echoInPod answers on a port of the pod's loopback with what it is sent, until that ends.
 func (n *node) echoInPod(podID string, port int) {
 	n.t.Helper()
+	n.listenInPod(podID, "127.0.0.1:"+strconv.Itoa(port), func(c net.Conn) { _, _ = io.Copy(c, c) })
+}
+
+// listenInPod serves connections to an address in the pod's network.
+func (n *node) listenInPod(podID, address string, serve func(net.Conn)) {
+	n.t.Helper()
 	listener := make(chan net.Listener)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends
@@ -97,7 +106,7 @@ func (n *node) echoInPod(podID string, port int) {
 		}
 		var l net.Listener
 		if err == nil {
-			l, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+			l, err = net.Listen("tcp", address)
 		}
 		if err != nil {
 			n.t.Error(err)
@@ -117,7 +126,7 @@ func (n *node) echoInPod(podID string, port int) {
 			}
 			go func() {
 				defer c.Close()
-				_, _ = io.Copy(c, c)
+				serve(c)
 			}()
 		}
 	}()
@@ -236,10 +245,14 @@ func TestAbortedSessions(t *testing.T) {
 	n := newNode(t, "[streaming]\nhang_up_grace = \"100ms\"\ncreation_timeout = \"1s\"")
 	podID, id := n.sleeper(func(c *runtimeapi.ContainerConfig) { c.Stdin = true })
 	n.echoInPod(podID, 7777)
+	silent := make(chan struct{}) // until then it says nothing, and does not heed the end of its input
+	n.listenInPod(podID, "127.0.0.1:7778", func(net.Conn) { <-silent })
+	t.Cleanup(func() { close(silent) })
 	kinds := map[string]func(context.Context, int) error{
-		"exec":         func(ctx context.Context, i int) error { return n.abortExec(ctx, id, i) },
-		"attach":       func(ctx context.Context, i int) error { return n.abortAttach(ctx, id, i) },
-		"port-forward": func(ctx context.Context, i int) error { return n.abortPortForward(ctx, podID, i) },
+		"exec":                              func(ctx context.Context, i int) error { return n.abortExec(ctx, id, i) },
+		"attach":                            func(ctx context.Context, i int) error { return n.abortAttach(ctx, id, i) },
+		"port-forward":                      func(ctx context.Context, i int) error { return n.abortPortForward(ctx, podID, 7777, i) },
+		"port-forward to one who is silent": func(ctx context.Context, i int) error { return n.abortPortForward(ctx, podID, 7778, i) },
 	}
 	for name, abort := range kinds {
 		t.Run(name, func(t *testing.T) {
@@ -351,8 +364,9 @@ func (n *node) abortAttach(ctx context.Context, id string, i int) error {
 	return nil
 }
 
-func (n *node) abortPortForward(ctx context.Context, podID string, i int) error {
-	resp, err := n.PortForward(ctx, &runtimeapi.PortForwardRequest{PodSandboxId: podID, Port: []int32{7777}})
+// abortPortForward goes away when it has an answer, of one who gives any.
+func (n *node) abortPortForward(ctx context.Context, podID string, port int32, i int) error {
+	resp, err := n.PortForward(ctx, &runtimeapi.PortForwardRequest{PodSandboxId: podID, Port: []int32{port}})
 	if err != nil {
 		return err
 	}
@@ -366,7 +380,7 @@ func (n *node) abortPortForward(ctx context.Context, podID string, i int) error 
 	}
 	defer conn.Close()
 	headers := http.Header{}
-	headers.Set("port", "7777")
+	headers.Set("port", strconv.Itoa(int(port)))
 	headers.Set("requestID", "0")
 	headers.Set("streamType", "error")
 	if _, err := conn.CreateStream(headers); err != nil {
@@ -377,7 +391,7 @@ func (n *node) abortPortForward(ctx context.Context, podID string, i int) error 
 	if err != nil {
 		return err
 	}
-	if _, err := io.WriteString(data, "here"); err != nil {
+	if _, err := io.WriteString(data, "here"); err != nil || port != 7777 {
 		return err
 	}
 	_, err = io.ReadFull(data, make([]byte, 4))
@@ -393,9 +407,28 @@ func (n *node) held(id string) map[string]int {
 		threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 		counts[name+" descriptors"], counts[name+" threads"] = len(fds), len(threads)
 	}
+	info := n.streamServer()
+	counts["stream server sessions"], counts["stream server goroutines"] = info.Sessions, info.Goroutines
 	out, _ := n.exec(id, "ls -d /proc/[0-9]* | wc -l")
 	counts["processes"], _ = strconv.Atoi(out)
 	return counts
+}
+
+// streamServer asks the stream server how it is.
+func (n *node) streamServer() (info streaming.Info) {
+	n.t.Helper()
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(n.dir, "state/streams.sock"))
+	}}}
+	resp, err := client.Get("http://stream-server/info")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&info); err != nil {
+		n.t.Fatal(err)
+	}
+	return info
 }
 
 // processOf is the process of the node with that program and argument.

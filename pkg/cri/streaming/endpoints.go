@@ -116,11 +116,12 @@ func (s *Server) serveAttach(w http.ResponseWriter, r *http.Request, op Operatio
 		s.settings.Idle, s.settings.Creation, remotecommand.SupportedStreamingProtocols)
 }
 
-// forwarder implements portforward.PortForwarder.
-type forwarder PortForward
+// forwarder implements portforward.PortForwarder for one session.
+type forwarder func(port int32, stream io.ReadWriteCloser) error
 
-func (f forwarder) PortForward(ctx context.Context, _, _ string, port int32, stream io.ReadWriteCloser) error {
-	return forward(ctx, PortForward(f), port, stream)
+// PortForward implements portforward.PortForwarder. The library's context is no session's: it never ends.
+func (f forwarder) PortForward(_ context.Context, _, _ string, port int32, stream io.ReadWriteCloser) error {
+	return f(port, stream)
 }
 
 func (s *Server) servePortForward(w http.ResponseWriter, r *http.Request, op Operation) {
@@ -130,7 +131,10 @@ func (s *Server) servePortForward(w http.ResponseWriter, r *http.Request, op Ope
 		return
 	}
 	serve := func(w http.ResponseWriter, r *http.Request) {
-		portforward.ServePortForward(w, r, forwarder(*op.PortForward), op.PortForward.Pod, "", options,
+		session := forwarder(func(port int32, stream io.ReadWriteCloser) error {
+			return forward(r.Context(), *op.PortForward, port, stream, halfOpen)
+		})
+		portforward.ServePortForward(w, r, session, op.PortForward.Pod, "", options,
 			s.settings.Idle, s.settings.Creation, portforward.SupportedProtocols)
 	}
 	if isTunnel(r) {

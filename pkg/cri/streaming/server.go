@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	goruntime "runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -162,14 +163,19 @@ func (s *Server) idle(now time.Time) bool {
 	return now.Sub(s.used) > s.settings.Linger && s.tokens.younger(tokenLife, now) == 0
 }
 
-// Info tells who answers on a control socket.
+// Info tells who answers on a control socket, and what it is busy with.
 type Info struct {
-	Settings Settings
-	PID      int
+	Settings   Settings
+	PID        int
+	Sessions   int
+	Goroutines int
 }
 
 func (s *Server) serveInfo(w http.ResponseWriter, _ *http.Request) {
-	answer(w, Info{Settings: s.settings, PID: os.Getpid()})
+	s.mu.Lock()
+	sessions := s.sessions
+	s.mu.Unlock()
+	answer(w, Info{Settings: s.settings, PID: os.Getpid(), Sessions: sessions, Goroutines: goruntime.NumGoroutine()})
 }
 
 func (s *Server) serveOperation(w http.ResponseWriter, r *http.Request) {
