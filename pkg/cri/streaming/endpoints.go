@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
@@ -38,23 +37,26 @@ func (s *Server) endpoints() http.Handler {
 	for path, serve := range map[string]func(http.ResponseWriter, *http.Request, Operation){
 		pathExec: s.serveExec, pathAttach: s.serveAttach, pathPortForward: s.servePortForward,
 	} {
-		// SPDY clients POST, WebSocket clients GET.
-		for _, method := range []string{http.MethodGet, http.MethodPost} {
-			mux.HandleFunc(method+" "+path+"{token}", func(w http.ResponseWriter, r *http.Request) {
-				defer s.session()()
-				op, ok := s.tokens.take(r.PathValue("token"), time.Now())
-				if !ok || op.path() != path {
-					s.refused.Do(func() { // a stranger must not fill the log
-						logrus.WithFields(logrus.Fields{"client": r.RemoteAddr, "endpoint": path}).Warn("refused a token that is unknown, used, or too old")
-					})
-					http.NotFound(w, r)
-					return
-				}
-				serve(w, r, op)
-			})
-		}
+		mux.HandleFunc(path+"{token}", func(w http.ResponseWriter, r *http.Request) {
+			defer s.session()()
+			if r.Method != http.MethodPost && r.Method != http.MethodGet { // SPDY clients POST, WebSocket clients GET
+				w.Header().Set("Allow", "GET, POST")
+				s.refused.refuse(w, r, refusedMethod, http.StatusMethodNotAllowed)
+				return
+			}
+			op, ok := s.tokens.take(r.PathValue("token"), time.Now())
+			if !ok || op.path() != path {
+				s.refused.refuse(w, r, refusedToken, http.StatusNotFound)
+				return
+			}
+			serve(w, r, op)
+		})
 	}
-	return mux
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.refused.refuse(w, r, refusedPath, http.StatusNotFound) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hasAsked(r.Context())
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // session counts one in; the function that it returns counts it out.

@@ -16,7 +16,12 @@ import (
 func serve(t *testing.T) *Server {
 	t.Helper()
 	dir := t.TempDir()
-	s, err := NewServer(Settings{Control: filepath.Join(dir, "c"), Monitor: filepath.Join(dir, "m"), Address: "127.0.0.1", Linger: time.Hour, Idle: time.Hour, Creation: time.Minute})
+	return serveWith(t, Settings{Control: filepath.Join(dir, "c"), Monitor: filepath.Join(dir, "m"), Address: "127.0.0.1", Linger: time.Hour, Idle: time.Hour, Creation: time.Minute})
+}
+
+func serveWith(t *testing.T, settings Settings) *Server {
+	t.Helper()
+	s, err := NewServer(settings)
 	if err != nil {
 		t.Fatal(err)
 	}

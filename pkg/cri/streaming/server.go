@@ -2,10 +2,12 @@ package streaming
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log"
 	"net"
 	"net/http"
 	"net/url"
@@ -16,7 +18,6 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/time/rate"
 
 	"criserver/pkg/sandbox/monitor"
 )
@@ -28,8 +29,6 @@ const (
 	maxHeader   = 16 << 10
 	// drainPending is how long a client has to use its URL when the server is to end.
 	drainPending = 2 * time.Second
-	// refusedEvery is how often a refused token is logged.
-	refusedEvery = 10 * time.Second
 	drainPoll    = 10 * time.Millisecond
 	// maxConnections bounds the connections at one time: the tokens are 1,000, and each session is one connection.
 	maxConnections = 4000
@@ -46,7 +45,7 @@ type Server struct {
 	scheme   string
 	address  string
 	tokens   tokens
-	refused  rate.Sometimes
+	refused  refusals
 	clients  net.Listener
 	control  net.Listener
 
@@ -61,7 +60,7 @@ type Server struct {
 
 // NewServer listens on the address for clients and on the control socket for the daemon.
 func NewServer(s Settings) (*Server, error) {
-	srv := &Server{settings: s, refused: rate.Sometimes{Interval: refusedEvery}, scheme: "http", runtime: &runtime{monitor: monitor.NewClient(s.Monitor), grace: s.Grace}, used: time.Now(), wake: make(chan struct{}, 1), quiet: make(chan struct{})}
+	srv := &Server{settings: s, scheme: "http", runtime: &runtime{monitor: monitor.NewClient(s.Monitor), grace: s.Grace}, used: time.Now(), wake: make(chan struct{}, 1), quiet: make(chan struct{})}
 	tlsConfig, err := s.TLS.config(s.Address)
 	if err != nil {
 		return nil, err
@@ -73,7 +72,10 @@ func NewServer(s Settings) (*Server, error) {
 		srv.scheme = "https"
 	}
 	srv.address = reachable(srv.clients.Addr())
-	srv.clients = limited(srv.clients, tlsConfig)
+	srv.clients = newListener(srv.clients, maxConnections, &srv.refused)
+	if tlsConfig != nil {
+		srv.clients = tls.NewListener(srv.clients, tlsConfig)
+	}
 	// Who is there already drains, or is dead.
 	if err := os.Remove(s.Control); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.Join(fmt.Errorf("clear control socket: %w", err), srv.clients.Close())
@@ -101,7 +103,7 @@ func reachable(addr net.Addr) string {
 func (s *Server) Run(ctx context.Context) error {
 	clients := &http.Server{
 		Handler: s.endpoints(), ReadTimeout: headerLimit, MaxHeaderBytes: maxHeader, ConnContext: withConn,
-		TLSNextProto: noHTTP2(), ErrorLog: quietLog(),
+		TLSNextProto: noHTTP2(), ErrorLog: log.New(&s.refused, "", 0),
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /info", s.serveInfo)

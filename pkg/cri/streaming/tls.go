@@ -9,16 +9,12 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"log"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"slices"
 	"time"
-
-	"github.com/sirupsen/logrus"
-	"golang.org/x/net/netutil"
 )
 
 // generatedLife is how long a certificate is good that the server has made for itself.
@@ -132,21 +128,7 @@ func generate(address string) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, err
 }
 
-// limited bounds the connections, makes them ours, and puts TLS over them.
-func limited(l net.Listener, c *tls.Config) net.Listener {
-	l = listener{netutil.LimitListener(l, maxConnections)}
-	if c != nil {
-		l = tls.NewListener(l, c)
-	}
-	return l
-}
-
 // noHTTP2: a connection is taken over by SPDY or WebSocket.
 func noHTTP2() map[string]func(*http.Server, *tls.Conn, http.Handler) {
 	return map[string]func(*http.Server, *tls.Conn, http.Handler){}
-}
-
-// quietLog takes what the HTTP server says of its clients.
-func quietLog() *log.Logger {
-	return log.New(logrus.StandardLogger().WriterLevel(logrus.DebugLevel), "", 0)
 }
