@@ -72,7 +72,7 @@ type Streaming struct {
 
 // StreamingTLS is how sessions are protected.
 type StreamingTLS struct {
-	Certificate string   `toml:"certificate" comment:"A PEM file, with key."`
+	Certificate string   `toml:"certificate" comment:"A PEM file, with key. It is read again when it changes, and so is client_ca."`
 	Key         string   `toml:"key" comment:"A PEM file."`
 	Generate    bool     `toml:"generate" comment:"Use a certificate that the process makes for itself."`
 	ClientCA    string   `toml:"client_ca" comment:"A PEM file of authorities. Only clients with a certificate by one of them are let in."`

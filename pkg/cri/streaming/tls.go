@@ -12,7 +12,6 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"time"
 )
@@ -63,7 +62,7 @@ func (t TLS) suites() ([]uint16, error) {
 	return ids, nil
 }
 
-// config is nil without TLS.
+// config is nil without TLS. Given files are read again when they change.
 func (t TLS) config(address string) (*tls.Config, error) {
 	if err := t.Check(); err != nil {
 		return nil, fmt.Errorf("streaming TLS: %w", err)
@@ -71,31 +70,25 @@ func (t TLS) config(address string) (*tls.Config, error) {
 	if !t.enabled() {
 		return nil, nil
 	}
-	c := &tls.Config{NextProtos: []string{"http/1.1"}}
-	c.MinVersion, _ = t.version()
-	c.CipherSuites, _ = t.suites()
-	var cert tls.Certificate
-	var err error
+	base := &tls.Config{NextProtos: []string{"http/1.1"}}
+	base.MinVersion, _ = t.version()
+	base.CipherSuites, _ = t.suites()
 	if t.Generate {
-		cert, err = generate(address)
-	} else {
-		cert, err = tls.LoadX509KeyPair(t.Certificate, t.Key)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("streaming certificate: %w", err)
-	}
-	c.Certificates = []tls.Certificate{cert}
-	if t.ClientCA != "" {
-		pem, err := os.ReadFile(t.ClientCA)
+		cert, err := generate(address)
 		if err != nil {
-			return nil, fmt.Errorf("authority of streaming clients: %w", err)
+			return nil, fmt.Errorf("streaming certificate: %w", err)
 		}
-		c.ClientCAs, c.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
-		if !c.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("authority of streaming clients: no certificate in %s", t.ClientCA)
-		}
+		base.Certificates = []tls.Certificate{cert}
 	}
-	return c, nil
+	if t.Generate && t.ClientCA == "" {
+		return base, nil
+	}
+	base.SessionTicketsDisabled = true // of a client that is let in no more there must not be one
+	files := &tlsFiles{tls: t, base: base}
+	if err := files.load(); err != nil {
+		return nil, err
+	}
+	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return files.config(time.Now()), nil }}, nil
 }
 
 // generate makes a certificate that nobody else has signed.
