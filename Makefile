@@ -94,7 +94,7 @@ bench-logs: build ## take a container's output with criserver and with container
 probes: build ## what probes cost that run a command in each of 110 pods once a second, for PROBES (10m) (root)
 	CRISERVER_PROBES=$(or $(PROBES),10m) go test -p 1 -count=1 -v -timeout 1h -tags $(TAGS) -run '^TestExecProbes$$' ./test/e2e/
 
-memory: build ## what crimonitor costs, idle and per container
+memory: build ## what crimonitor costs, idle and per container, and the stream server, per session
 	hack/memory.sh
 
 clean: ## remove what was built and cached
