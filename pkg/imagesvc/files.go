@@ -6,14 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
-	"criserver/pkg/ctxreader"
+	"criserver/pkg/imagesvc/filetree"
 	"criserver/pkg/imagesvc/layertar"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/snapshot"
@@ -88,7 +84,7 @@ func (s *Service) UnpackFiles(ctx context.Context, r io.Reader, dir string) erro
 	if _, err = unpack.Apply(ctx, dir, plain, s.config.Limits); err != nil {
 		return s.noSpace(ctx, invalid(err))
 	}
-	return onlyFiles(dir)
+	return filetree.Check(dir)
 }
 
 // CopyFiles copies what is in the one layer of an image into the empty directory dir. It may be files and directories only:
@@ -119,51 +115,8 @@ func (s *Service) CopyFiles(ctx context.Context, img Image, dir string) error {
 // CopyTree copies what is below a directory, which nobody changes, into an empty one. It may be files and directories only:
 // ErrInvalid, ErrNoSpace.
 func (s *Service) CopyTree(ctx context.Context, from, to string) error {
-	if err := onlyFiles(from); err != nil {
+	if err := filetree.Check(from); err != nil {
 		return err
 	}
-	return s.noSpace(ctx, copyTree(ctx, from, to))
-}
-
-// onlyFiles refuses what is no file and no directory.
-func onlyFiles(dir string) error {
-	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && !entry.IsDir() && !entry.Type().IsRegular() {
-			name, _ := filepath.Rel(dir, path)
-			err = fmt.Errorf("%w: %q is neither a file nor a directory", ErrInvalid, name)
-		}
-		return err
-	})
-}
-
-// copyTree copies files and directories, which nobody changes.
-func copyTree(ctx context.Context, from, to string) error {
-	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(from, path)
-		if err != nil || name == "." {
-			return err
-		}
-		if entry.IsDir() {
-			return os.Mkdir(filepath.Join(to, name), 0o700)
-		}
-		return copyFile(ctx, path, filepath.Join(to, name))
-	})
-}
-
-func copyFile(ctx context.Context, from, to string) (err error) {
-	in, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	_, err = io.Copy(out, ctxreader.New(ctx, in))
-	return err
+	return s.noSpace(ctx, filetree.Copy(ctx, from, to))
 }
