@@ -29,9 +29,8 @@ import (
 // connectLimit is how long the start waits until crimonitor answers; the CRI is served all the same.
 const connectLimit = 15 * time.Second
 
-// salvageDelay is how long layers stay that no image needs because the records of images were lost: the kubelet pulls the
-// images again, and finds them.
-const salvageDelay = time.Hour
+// keepLost is how long layers stay that no image needs because records of images were lost.
+const keepLost = time.Hour
 
 // serve runs the daemon until ctx ends. Containers go on after it.
 func serve(ctx context.Context, c *config.Config, load loadFunc) error {
@@ -141,11 +140,7 @@ func (d *daemon) start(ctx context.Context, c *config.Config) error {
 			return fmt.Errorf("%s: %w", stage.name, err)
 		}
 	}
-	var delay time.Duration
-	if d.imageRecords.Salvaged() != "" {
-		delay = salvageDelay
-	}
-	d.images.CleanUp(ctx, delay)
+	d.images.CleanUp(ctx)
 	return nil
 }
 
@@ -175,7 +170,7 @@ func (d *daemon) openImages(ctx context.Context, c *config.Config) error {
 		Root: c.Root, LayerRoot: layerRoot(c),
 		ParallelLayers: c.Image.MaxParallelLayers, Connections: c.Image.ConnectionsPerLayer,
 		Limits:    unpack.Limits{Bytes: int64(c.Image.MaxLayerSize), Entries: c.Image.MaxLayerFiles, Window: int64(c.Image.MaxZstdWindow)},
-		KeepBlobs: c.Image.KeepLayers, KeepDownloads: time.Duration(c.Image.KeepDownloads),
+		KeepBlobs: c.Image.KeepLayers, KeepDownloads: time.Duration(c.Image.KeepDownloads), KeepLost: keepLost,
 	}
 	d.images, err = imagesvc.New(ctx, images, d.imageRecords, settings, d.snapshots)
 	return err

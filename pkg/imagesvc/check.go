@@ -20,8 +20,9 @@ import (
 
 // Kinds of a Finding.
 const (
-	FindingLayer = "layer"
-	FindingBlob  = "blob"
+	FindingLayer  = "layer"
+	FindingBlob   = "blob"
+	FindingRecord = "record"
 )
 
 // checking is a check under way: what there is to check, by digest, with the images that need it.
@@ -34,17 +35,17 @@ type checking struct {
 	results []Finding
 }
 
-// Check reads every layer, manifest and configuration of every image and compares them with what they should be: the files
-// of a layer with what its tar said of them, content included. It returns what is wrong, in a stable order. With repair, what
-// is wrong is made anew, from a kept blob or a registry, with the credentials of the configuration; nothing else
-// is touched, and what cannot be had stays as it is. Containers keep what they have mounted.
+// Check reads every layer, manifest, configuration and record of every image and compares them with what they should be: the files
+// of a layer with what its tar said of them, content included, and a record with what manifest and configuration say. It returns
+// what is wrong, in a stable order. With repair, what is wrong is made anew, from what is kept or a registry, with the credentials
+// of the configuration; nothing else is touched, and what cannot be had stays as it is. Containers keep what they have mounted.
 func (s *Service) Check(ctx context.Context, repair bool) ([]Finding, error) {
 	return s.checkImages(ctx, s.catalog.All, repair)
 }
 
 // Mend repairs the images that are out of sight: the kubelet asks only for those that it needs, and sees none of them to remove.
 func (s *Service) Mend(ctx context.Context) {
-	if len(s.catalog.Hidden()) == 0 {
+	if len(s.catalog.Hidden()) == 0 && len(s.catalog.Unsound()) == 0 {
 		return
 	}
 	found, err := s.checkImages(ctx, s.catalog.Hidden, true)
@@ -60,6 +61,9 @@ func (s *Service) Mend(ctx context.Context) {
 // checkImages is Check of some images.
 func (s *Service) checkImages(ctx context.Context, some func() map[digest.Digest]Image, repair bool) ([]Finding, error) {
 	c := &checking{s: s, repair: repair, images: map[digest.Digest]Image{}, layers: map[digest.Digest][]digest.Digest{}, blobs: map[digest.Digest][]digest.Digest{}}
+	if err := c.unsound(ctx); err != nil {
+		return c.results, fmt.Errorf("check images: %w", err)
+	}
 	var all []digest.Digest
 	for id, img := range some() {
 		c.images[id] = img
@@ -74,9 +78,6 @@ func (s *Service) checkImages(ctx context.Context, some func() map[digest.Digest
 	maps.DeleteFunc(c.images, func(id digest.Digest, _ Image) bool { _, still := now[id]; return !still }) // removed meanwhile
 	for _, id := range slices.Sorted(maps.Keys(c.images)) {
 		img := c.images[id]
-		for _, d := range distinct(img.DiffIDs) {
-			c.layers[d] = append(c.layers[d], id)
-		}
 		for _, d := range distinct(slices.Concat([]digest.Digest{img.ConfigBlob, img.Manifest}, img.Blobs)) {
 			c.blobs[d] = append(c.blobs[d], id)
 		}
@@ -85,6 +86,14 @@ func (s *Service) checkImages(ctx context.Context, some func() map[digest.Digest
 	for _, d := range slices.Sorted(maps.Keys(c.blobs)) {
 		if err := c.blob(ctx, d); err != nil {
 			return c.results, fmt.Errorf("check images: %w", err)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.images)) {
+		if err := c.record(ctx, id); err != nil {
+			return c.results, fmt.Errorf("check images: %w", err)
+		}
+		for _, d := range distinct(c.images[id].DiffIDs) {
+			c.layers[d] = append(c.layers[d], id)
 		}
 	}
 	for _, d := range slices.Sorted(maps.Keys(c.layers)) {

@@ -17,6 +17,7 @@ import (
 	"criserver/pkg/imagesvc/origin"
 	"criserver/pkg/imagesvc/outgoing"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/restore"
 	"criserver/pkg/snapshot"
 )
 
@@ -63,7 +64,7 @@ func (s *Service) commit(ctx context.Context, ref registry.Reference, o CommitOp
 	if err != nil {
 		return Image{}, err
 	}
-	release, err = s.leases.Hold(ctx, parts(docs))
+	release, err = s.leases.Hold(ctx, restore.Parts(docs))
 	if err != nil {
 		return Image{}, err
 	}

@@ -33,7 +33,7 @@ func TestGarbage(t *testing.T) {
 		m.Add("a/b", fmt.Sprint("v", i), image(pool[i], pool[(i+1)%layers], pool[(i+3)%layers]))
 	}
 	n := newNode(t, direct(m))
-	n.CleanUp(t.Context(), 0)
+	n.CleanUp(t.Context())
 	var all sync.WaitGroup
 	for worker := range 6 {
 		rng := rand.New(rand.NewPCG(seed, uint64(worker)))

@@ -14,6 +14,7 @@ import (
 	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/origin"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/restore"
 )
 
 // Import takes in the images of an archive, which is read once, and returns them. Those that are there in part use what is
@@ -109,7 +110,7 @@ func (s *Service) importImage(ctx context.Context, from *origin.Archived, refs [
 		defer release()
 		img = known
 	} else {
-		release, err := s.leases.Hold(ctx, parts(docs))
+		release, err := s.leases.Hold(ctx, restore.Parts(docs))
 		if err != nil {
 			return img, err
 		}

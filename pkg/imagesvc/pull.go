@@ -17,6 +17,7 @@ import (
 	"criserver/pkg/imagesvc/origin"
 	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/restore"
 )
 
 // pullKey tells pulls that may be one: callers with other credentials must not be let in by those of the first.
@@ -99,7 +100,7 @@ func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registr
 	if err := s.trusted(ctx, from, ref, docs.Resolved.Digest); err != nil {
 		return "", err
 	}
-	release, err := s.leases.Hold(ctx, parts(docs))
+	release, err := s.leases.Hold(ctx, restore.Parts(docs))
 	if err != nil {
 		return "", err
 	}
@@ -113,38 +114,13 @@ func (s *Service) pull(ctx context.Context, ref registry.Reference, auth registr
 
 // fetchImage makes all of an image but its record. The caller holds a lease of its parts until that is written.
 func (s *Service) fetchImage(ctx context.Context, from origin.Origin, docs *document.Image, watched *progress.Tracked) (Image, error) {
-	img := Image{
-		ID: docs.ID(), Manifest: docs.Manifest.Digest, ConfigBlob: docs.Parsed.Config.Digest, Artifact: docs.Artifact,
-		Size: docs.Size(), Config: docs.Config, DiffIDs: docs.Layers, Annotations: docs.Parsed.Annotations,
-		Pulled: time.Now().Round(0),
-	}
 	if err := s.fetchLayers(ctx, from, docs, watched); err != nil {
-		return img, s.noSpace(ctx, err)
+		return Image{}, s.noSpace(ctx, err)
 	}
-	for _, blob := range []struct {
-		digest digest.Digest
-		data   []byte
-	}{{img.Manifest, docs.Manifest.Data}, {img.ConfigBlob, docs.RawConfig}} {
-		if err := s.content.Write(blob.digest, blob.data); err != nil {
-			return img, s.noSpace(ctx, err)
-		}
+	if err := s.restorer.Keep(docs); err != nil {
+		return Image{}, s.noSpace(ctx, err)
 	}
-	for _, l := range docs.Parsed.Layers {
-		if s.content.Has(l.Digest) {
-			img.Blobs = append(img.Blobs, l.Digest)
-		}
-	}
-	img.Blobs = distinct(img.Blobs)
-	return img, nil
-}
-
-// parts are all that an image needs of the disk.
-func parts(docs *document.Image) []digest.Digest {
-	all := slices.Concat([]digest.Digest{docs.Parsed.Config.Digest, docs.Manifest.Digest}, docs.Layers)
-	for _, l := range docs.Parsed.Layers {
-		all = append(all, l.Digest)
-	}
-	return all
+	return s.restorer.Image(docs), nil
 }
 
 // noSpace gives back what a full disk can do without, and says that it was full.

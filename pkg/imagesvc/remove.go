@@ -35,11 +35,11 @@ const cleanEvery = 10 * time.Minute
 // mendEvery is how often Mend is tried: each time may ask a registry.
 const mendEvery = 6 * time.Hour
 
-// CleanUp begins to run Collect and Mend in the background, after the delay and now and then, Collect also after each removal, until
-// Close. Without it, nothing is deleted.
-func (s *Service) CleanUp(ctx context.Context, delay time.Duration) {
-	s.mender.Start(ctx, delay, mendEvery, s.Mend)
-	s.cleaner.Start(ctx, delay, cleanEvery, func(ctx context.Context) {
+// CleanUp begins to run Collect and Mend in the background, now and then, Collect also after each removal, until Close. Without it,
+// nothing is deleted.
+func (s *Service) CleanUp(ctx context.Context) {
+	s.mender.Start(ctx, mendEvery, s.Mend)
+	s.cleaner.Start(ctx, cleanEvery, func(ctx context.Context) {
 		if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
 			logrus.WithError(err).Warn("not all unused layers could be removed; it is tried again")
 		}
@@ -50,13 +50,18 @@ func (s *Service) CleanUp(ctx context.Context, delay time.Duration) {
 const collectStep = 32
 
 // Collect deletes the layers and blobs that no image, container or pull needs, and downloads that nobody has taken up again. It
-// does so in steps, and pulls go on meanwhile.
+// does so in steps, and pulls go on meanwhile. After a loss of records it leaves layers and blobs alone for Config.KeepLost: the
+// kubelet pulls the images again, and finds them.
 func (s *Service) Collect(ctx context.Context) error {
 	leave, err := take(ctx, s.collecting)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	stale := time.Now().Add(-s.config.KeepDownloads)
+	if (s.lost || !s.catalog.Spared()) && time.Since(s.opened) < s.config.KeepLost {
+		return s.downloads.Purge(ctx, stale)
+	}
 	layers, err := s.layers.ListLayers(ctx)
 	if err != nil {
 		return fmt.Errorf("list layers: %w", err)
@@ -66,7 +71,7 @@ func (s *Service) Collect(ctx context.Context) error {
 		return fmt.Errorf("list blobs: %w", err)
 	}
 	return errors.Join(
-		s.downloads.Purge(ctx, time.Now().Add(-s.config.KeepDownloads)),
+		s.downloads.Purge(ctx, stale),
 		s.collect(ctx, layers, s.removeLayer),
 		s.collect(ctx, blobs, func(_ context.Context, d digest.Digest) error { return s.content.Delete(d) }),
 	)

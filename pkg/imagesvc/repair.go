@@ -10,58 +10,18 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"criserver/pkg/imagesvc/document"
 	"criserver/pkg/imagesvc/origin"
-	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/restore"
 	"criserver/pkg/snapshot"
 )
-
-// errNoSource: an image has no name by which a registry could be asked for it.
-var errNoSource = errors.New("no registry is known to have it; pull or import the image again")
-
-// source is an image as a registry has it now.
-type source struct {
-	from *origin.Remote
-	docs *document.Image
-}
-
-// sourceOf asks the registries that an image is known to be from for it, by digest.
-func (s *Service) sourceOf(ctx context.Context, img Image) (*source, error) {
-	errs := []error{}
-	for _, name := range img.Digests {
-		ref, err := registry.Parse(name)
-		if err != nil {
-			continue
-		}
-		repo, err := s.settings.Load().Registry.Repository(ref, registry.Auth{})
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		from := &origin.Remote{Repository: repo, Downloads: s.downloads}
-		docs, err := document.Read(ctx, from)
-		if err == nil && docs.ID() != img.ID {
-			err = fmt.Errorf("%s is another image now", name)
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		return &source{from, docs}, nil
-	}
-	if len(errs) == 0 {
-		return nil, errNoSource
-	}
-	return nil, errors.Join(errs...)
-}
 
 // repairBlob fetches a document, or a kept layer, anew.
 func (c *checking) repairBlob(ctx context.Context, d digest.Digest) (string, error) {
 	var errs []error
 	for _, id := range c.blobs[d] {
-		src, err := c.s.sourceOf(ctx, c.images[id])
+		src, err := c.s.restorer.Source(ctx, id, c.images[id].Digests)
 		if err == nil {
-			err = src.restore(ctx, c.s, d)
+			err = c.s.restore(ctx, src, d)
 		}
 		if err == nil {
 			return "fetched again", nil
@@ -72,18 +32,18 @@ func (c *checking) repairBlob(ctx context.Context, d digest.Digest) (string, err
 }
 
 // restore writes a blob of the image into the content store.
-func (src *source) restore(ctx context.Context, s *Service, d digest.Digest) error {
+func (s *Service) restore(ctx context.Context, src *restore.Source, d digest.Digest) error {
 	switch d {
-	case src.docs.Manifest.Digest:
-		return s.content.Write(d, src.docs.Manifest.Data)
-	case src.docs.Parsed.Config.Digest:
-		return s.content.Write(d, src.docs.RawConfig)
+	case src.Docs.Manifest.Digest:
+		return s.content.Write(d, src.Docs.Manifest.Data)
+	case src.Docs.Parsed.Config.Digest:
+		return s.content.Write(d, src.Docs.RawConfig)
 	}
-	for _, desc := range src.docs.Parsed.Layers {
+	for _, desc := range src.Docs.Parsed.Layers {
 		if desc.Digest != d {
 			continue
 		}
-		blob, err := src.from.Layer(ctx, desc)
+		blob, err := src.From.Layer(ctx, desc)
 		if err != nil {
 			return err
 		}
@@ -111,12 +71,15 @@ func (c *checking) repairLayer(ctx context.Context, d digest.Digest) (string, er
 		return "unpacked again from the kept blob", nil
 	}
 	for _, id := range c.layers[d] {
-		src, err := c.s.sourceOf(ctx, c.images[id])
+		src, err := c.s.restorer.Source(ctx, id, c.images[id].Digests)
+		if err == nil && !slices.Contains(src.Docs.Layers, d) { // its record is wrong, and could not be repaired
+			err = fmt.Errorf("image %s does not have %s", id, d)
+		}
 		if err == nil {
-			i := slices.Index(src.docs.Layers, d)
-			job := layerJob{from: src.from, desc: src.docs.Parsed.Layers[i], chain: src.docs.Layers[:i+1]}
-			if src.docs.Artifact {
-				job.file = src.docs.Files[i]
+			i := slices.Index(src.Docs.Layers, d)
+			job := layerJob{from: src.From, desc: src.Docs.Parsed.Layers[i], chain: src.Docs.Layers[:i+1]}
+			if src.Docs.Artifact {
+				job.file = src.Docs.Files[i]
 			}
 			err = c.s.again(ctx, job)
 		}

@@ -32,6 +32,7 @@ import (
 	"criserver/pkg/imagesvc/lease"
 	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/restore"
 	"criserver/pkg/imagesvc/shared"
 	"criserver/pkg/imagesvc/sources"
 	"criserver/pkg/imagesvc/trust"
@@ -80,6 +81,8 @@ type Config struct {
 	KeepBlobs bool
 	// KeepDownloads is how long what is there of an aborted download waits for the next try.
 	KeepDownloads time.Duration
+	// KeepLost is how long after the start layers stay of which no record tells any more whether an image needs them.
+	KeepLost time.Duration
 	// Limits are what one layer may take when it is unpacked.
 	Limits unpack.Limits
 }
@@ -126,18 +129,23 @@ type Service struct {
 	cleaner  cleaner.Cleaner
 	mender   cleaner.Cleaner
 
-	catalog *catalog.Catalog
-	full    atomic.Int64 // when the disk was last met full, in nanoseconds since 1970
-	leases  lease.Leases // of what pulls under way count on
+	catalog  *catalog.Catalog
+	restorer *restore.Restorer
+	full     atomic.Int64 // when the disk was last met full, in nanoseconds since 1970
+	leases   lease.Leases // of what pulls under way count on
 	// collecting is held, by a value in it, by the one Collect at work.
 	collecting chan struct{}
+	// lost tells that records were lost, or what belongs to them, and opened when that was found.
+	lost   bool
+	opened time.Time
 }
 
 // smallBlob is the size in bytes up to which a half fetched layer is not kept: it is fetched again in little time.
 const smallBlob = 8 << 20
 
 // New opens the image records in the database, which must be synced (record.Options). Images whose layers or
-// configuration are not there whole are out of sight until they are pulled again; what is left of them is used then.
+// configuration are not there whole are out of sight until they are pulled again; what is left of them is used then. So are
+// those whose records are not as they were written.
 // The database and the layers stay the caller's, who ends the use of both with Close.
 func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Layers) (*Service, error) {
 	if err := now.check(); err != nil {
@@ -156,14 +164,15 @@ func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Laye
 		return nil, err
 	}
 	images, err := catalog.Open(ctx, db)
-	if images == nil {
-		return nil, err
-	}
 	if err != nil {
-		logrus.WithError(err).Error("some image records cannot be read")
+		return nil, err
 	}
 	s := &Service{
 		config: c, layers: layers, content: blobs, downloads: downloads, catalog: images, collecting: make(chan struct{}, 1),
+		lost: db.Salvaged() != "", opened: time.Now(),
+	}
+	s.restorer = &restore.Restorer{
+		Catalog: images, Content: blobs, Leases: &s.leases, Downloads: downloads, Registry: func() *registry.Client { return s.settings.Load().Registry },
 	}
 	s.sources.Patience = c.Patience
 	s.settings.Store(&now)
@@ -177,6 +186,7 @@ func New(ctx context.Context, c Config, db *record.DB, now Settings, layers Laye
 	for _, img := range images.All() {
 		_ = s.look(ctx, img) // which logs it
 	}
+	s.restorer.Spare(ctx)
 	return s, nil
 }
 

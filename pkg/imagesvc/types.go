@@ -55,9 +55,9 @@ type CommitOptions struct {
 
 // Finding is something that Check found wrong.
 type Finding struct {
-	// Kind of the thing: "layer" or "blob".
+	// Kind of the thing: "layer", "blob" or "record".
 	Kind string `json:"kind"`
-	// Name of the thing: a digest, or a key.
+	// Name of the thing: a digest; of a record its key, which should be one.
 	Name string `json:"name"`
 	// Images are the IDs of the images that need it.
 	Images []digest.Digest `json:"images,omitempty"`

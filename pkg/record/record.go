@@ -9,7 +9,6 @@ package record
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -322,7 +321,7 @@ func NewTable[T any](ctx context.Context, db *DB, name string) (*Table[T], error
 // Put writes a record. Like Delete it does not heed the cancelling of ctx: an interrupted statement would leave the owner
 // in doubt.
 func (t *Table[T]) Put(ctx context.Context, key string, v T) error {
-	data, err := json.Marshal(v)
+	data, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("encode record %s of %s: %w", key, t.name, err)
 	}
@@ -336,7 +335,7 @@ func (t *Table[T]) Put(ctx context.Context, key string, v T) error {
 func (t *Table[T]) PutAll(ctx context.Context, records map[string]T) error {
 	encoded := make(map[string][]byte, len(records))
 	for key, v := range records {
-		data, err := json.Marshal(v)
+		data, err := encode(v)
 		if err != nil {
 			return fmt.Errorf("encode record %s of %s: %w", key, t.name, err)
 		}
@@ -388,7 +387,7 @@ func (t *Table[T]) Load(ctx context.Context) (map[string]T, error) {
 			return out, fmt.Errorf("read table %s: %w", t.name, err)
 		}
 		var v T
-		if err := json.Unmarshal(data, &v); err != nil {
+		if err := decode(data, &v); err != nil {
 			errs = append(errs, fmt.Errorf("decode record %s of %s: %w", key, t.name, err))
 			continue
 		}

@@ -1,7 +1,8 @@
 // Package catalog keeps the records of a node's images: which there are, by which names, and what they need of the disk.
 //
 // A tag names one image at a time, a digest of a repository may name several. An image that is not whole is hidden: only
-// those who mend or remove it see it, but what is left of it counts as needed.
+// those who mend or remove it see it, but what is left of it counts as needed. So does what belongs to a record that is not as it
+// was written, as far as Spare says what that is.
 package catalog
 
 import (
@@ -30,7 +31,7 @@ var (
 
 // Catalog holds the records. Its methods may be called at the same time.
 type Catalog struct {
-	table *record.Table[Image]
+	table *record.Table[stored]
 	// writing is held, by a value in it, while records are written, so that they are in the order of memory.
 	writing chan struct{}
 
@@ -40,29 +41,40 @@ type Catalog struct {
 	// named are the images that a name names.
 	named map[string][]digest.Digest
 	uses  map[digest.Digest]int // how many images need a part
+	// unsound are the records that are, by key, spared what may belong to them.
+	unsound map[string]Unsound
+	spared  map[string][]digest.Digest
 }
 
-// Open reads the records in the database, which must be synced (record.Options) and stays the caller's. Records that cannot
-// be read are told of in the error, beside which the catalog is good for use; it is nil if nothing could be read.
+// Open reads the records in the database, which must be synced (record.Options) and stays the caller's. Those that are not as
+// they were written are Unsound.
 func Open(ctx context.Context, db *record.DB) (*Catalog, error) {
-	table, err := record.NewTable[Image](ctx, db, "images")
+	table, err := record.NewTable[stored](ctx, db, "images")
 	if err != nil {
 		return nil, fmt.Errorf("open image records: %w", err)
 	}
-	images, err := table.Load(ctx)
-	if images == nil && err != nil {
+	records, err := table.Load(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("read image records: %w", err)
 	}
 	c := &Catalog{
 		table: table, writing: make(chan struct{}, 1), images: map[digest.Digest]Image{}, hidden: map[digest.Digest]bool{},
-		named: map[string][]digest.Digest{}, uses: map[digest.Digest]int{},
+		named: map[string][]digest.Digest{}, uses: map[digest.Digest]int{}, unsound: map[string]Unsound{}, spared: map[string][]digest.Digest{},
+	}
+	images := make(map[string]Image, len(records))
+	for key, s := range records {
+		s.ConfigBlob = cmp.Or(s.ConfigBlob, s.ID) // of a record that was written before there were artifacts
+		if u, bad := s.unsound(key); bad {
+			c.unsound[key] = u
+		} else {
+			images[key] = s.Image
+		}
 	}
 	tagOnce(images)
 	for _, img := range images {
-		img.ConfigBlob = cmp.Or(img.ConfigBlob, img.ID) // of a record that was written before there were artifacts
 		c.set(img)
 	}
-	return c, err
+	return c, nil
 }
 
 // tagOnce leaves each tag with the image that was pulled last: earlier versions wrote the move of a tag in two steps.
@@ -222,6 +234,9 @@ func (c *Catalog) Drop(ctx context.Context, name string, refs []names.Reference)
 	if errors.Is(err, ErrNotFound) {
 		img, err = c.find(name, refs, true)
 	}
+	if errors.Is(err, ErrNotFound) {
+		img, err = c.findUnsound(name, err)
+	}
 	c.mu.RUnlock()
 	if err != nil {
 		return img, err
@@ -232,6 +247,7 @@ func (c *Catalog) Drop(ctx context.Context, name string, refs []names.Reference)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.unset(img.ID)
+	c.forget(img.ID.String())
 	delete(c.hidden, img.ID)
 	return img, nil
 }
@@ -252,9 +268,9 @@ func (c *Catalog) Put(ctx context.Context, img Image, added ...Name) error {
 	}
 	defer leave()
 	changed := c.renamed(img, added)
-	records := make(map[string]Image, len(changed))
+	records := make(map[string]stored, len(changed))
 	for id, img := range changed {
-		records[id.String()] = img
+		records[id.String()] = stored{Image: img}
 	}
 	if err := c.table.PutAll(ctx, records); err != nil {
 		return err
@@ -263,6 +279,7 @@ func (c *Catalog) Put(ctx context.Context, img Image, added ...Name) error {
 	defer c.mu.Unlock()
 	for _, other := range changed {
 		c.set(other)
+		c.forget(other.ID.String())
 	}
 	delete(c.hidden, img.ID)
 	return nil
@@ -273,6 +290,9 @@ func (c *Catalog) renamed(img Image, added []Name) map[digest.Digest]Image {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	old := c.images[img.ID]
+	if u := c.unsound[img.ID.String()]; u.Named && u.ID() == img.ID {
+		old = c.unclaimed(u.Image)
+	}
 	img.Tags, img.Digests = slices.Clone(old.Tags), slices.Clone(old.Digests)
 	changed := map[digest.Digest]Image{}
 	for _, n := range added {

@@ -15,9 +15,9 @@ type Cleaner struct {
 	done   sync.WaitGroup
 }
 
-// Start begins after the delay, and repeats every so often and after each Wake, until Stop. One run at a time is under way. A
-// second Start does nothing. ctx gives values; it does not end the cleaner.
-func (c *Cleaner) Start(ctx context.Context, delay, every time.Duration, run func(context.Context)) {
+// Start begins, and repeats every so often and after each Wake, until Stop. One run at a time is under way. A second Start does
+// nothing. ctx gives values; it does not end the cleaner.
+func (c *Cleaner) Start(ctx context.Context, every time.Duration, run func(context.Context)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.end != nil {
@@ -27,13 +27,6 @@ func (c *Cleaner) Start(ctx context.Context, delay, every time.Duration, run fun
 	c.signal = make(chan struct{}, 1)
 	signal := c.signal
 	c.done.Go(func() {
-		first := time.NewTimer(delay)
-		defer first.Stop()
-		select {
-		case <-ctx.Done():
-			return
-		case <-first.C:
-		}
 		ticker := time.NewTicker(every)
 		defer ticker.Stop()
 		for {

@@ -68,6 +68,19 @@ func (s *Store) Usage() (bytes, files int64) {
 	return s.total, int64(len(s.bytes))
 }
 
+// Small returns the digests of the blobs that take at most so many bytes of the disk, in no order.
+func (s *Store) Small(bytes int64) []digest.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []digest.Digest
+	for d, n := range s.bytes {
+		if n <= bytes {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
 // count takes in what a blob takes of the disk now, nothing if it is gone. Who deletes a blob sees to it that nobody writes it.
 func (s *Store) count(d digest.Digest) {
 	var st unix.Stat_t
