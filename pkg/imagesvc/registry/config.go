@@ -71,7 +71,7 @@ func (c *Config) least() int64 { return int64(c.NoProgress.Seconds() * float64(c
 
 // pause waits before a request is made once more, the longer the more often that was.
 func (c *Config) pause(ctx context.Context, attempt int) error {
-	timer := time.NewTimer(min(c.Backoff<<attempt, hosts.MaxBackoff))
+	timer := time.NewTimer(hosts.Backoff(c.Backoff, attempt))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

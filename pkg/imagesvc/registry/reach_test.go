@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -381,5 +382,37 @@ func TestRetryAfter(t *testing.T) {
 				t.Errorf("took %v, want %v", took, test.atLeast)
 			}
 		})
+	}
+}
+
+// The rest of a body is asked for when the server wishes it, too.
+func TestRetryAfterInBody(t *testing.T) {
+	img := smallImage(t)
+	m := registrytest.NewMemory(t)
+	m.Add("a/b", "v1", img)
+	var asked []time.Time
+	m.Hook = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		asked = append(asked, time.Now())
+		switch len(asked) {
+		case 1: // cut in the middle
+			w.Header().Set("Content-Length", strconv.Itoa(len(img.Layers[0].Blob)))
+			_, _ = w.Write(img.Layers[0].Blob[:len(img.Layers[0].Blob)/2])
+			panic(http.ErrAbortHandler)
+		case 2:
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return true
+		}
+		return false
+	}
+	c := client(t, registry.Config{Mirrors: map[string][]registry.Endpoint{m.Host: {{URL: "http://" + m.Host}}}})
+	if err := fetchLayer(t.Context(), repository(t, c, m.Host+"/a/b:v1", registry.Auth{}), img); err != nil {
+		t.Fatal(err)
+	}
+	if len(asked) != 3 || asked[2].Sub(asked[1]) < time.Second {
+		t.Errorf("asked at %v", asked)
 	}
 }

@@ -20,9 +20,20 @@ const (
 	// maxRetryAfter is how long in all one request waits at a server's wish. What wants more has no time for this pull:
 	// another endpoint is asked.
 	maxRetryAfter = time.Minute
-	// jitter is the part of a wait that is left to chance, so that nodes that failed together do not come back together.
+	// jitter is the part of a wait that is left to chance, so that nodes that failed together do not come back together. A
+	// server's wish is not cut short by it.
 	jitter = 0.2
 )
+
+// Backoff is how long to wait before something is done once more, for the first time with attempt 0: first, doubled each time, at
+// most MaxBackoff, and a fifth less or more.
+func Backoff(first time.Duration, attempt int) time.Duration {
+	wait := MaxBackoff
+	if attempt < 32 && first <= MaxBackoff>>attempt { // else it would overflow
+		wait = first << attempt
+	}
+	return wait + time.Duration((rand.Float64()*2-1)*jitter*float64(wait)) //nolint:gosec // no secret
+}
 
 // Retries decides on the repetition of one request, as retry.Policy of oras-go. That library's own policy does what the
 // server wishes for status 429 only, in seconds only, and less than that if it is longer than its longest wait.
@@ -38,13 +49,12 @@ func (r *Retries) Retry(attempt int, resp *http.Response, err error) (time.Durat
 	if attempt >= MaxRetries || !WorthRetrying(resp, err) {
 		return -1, nil
 	}
-	wait := min(r.Backoff<<attempt, MaxBackoff)
-	wait += time.Duration((rand.Float64()*2 - 1) * jitter * float64(wait)) //nolint:gosec // no secret
+	wait := Backoff(r.Backoff, attempt)
 	if wish, ok := retryAfter(resp); ok {
 		if r.waited += wish; r.waited > maxRetryAfter {
 			return -1, nil
 		}
-		wait = max(wait, wish)
+		wait = max(wait, wish+time.Duration(rand.Float64()*jitter*float64(wish))) //nolint:gosec // no secret
 	}
 	return wait, nil
 }
