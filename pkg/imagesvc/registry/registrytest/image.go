@@ -28,14 +28,23 @@ const (
 type Layer struct {
 	MediaType   string
 	Plain, Blob []byte
+	// PlainDigest is that of a tar that is too large for Plain.
+	PlainDigest digest.Digest
+	// Annotations are those of its descriptor.
+	Annotations map[string]string
 }
 
 // DiffID is the digest of the tar.
-func (l Layer) DiffID() digest.Digest { return digest.FromBytes(l.Plain) }
+func (l Layer) DiffID() digest.Digest {
+	if l.PlainDigest != "" {
+		return l.PlainDigest
+	}
+	return digest.FromBytes(l.Plain)
+}
 
 // Descriptor is how a manifest names the layer.
 func (l Layer) Descriptor() ocispec.Descriptor {
-	return ocispec.Descriptor{MediaType: l.MediaType, Digest: digest.FromBytes(l.Blob), Size: int64(len(l.Blob))}
+	return ocispec.Descriptor{MediaType: l.MediaType, Digest: digest.FromBytes(l.Blob), Size: int64(len(l.Blob)), Annotations: l.Annotations}
 }
 
 // NewLayer makes a layer of files, compressed as the media type says.
