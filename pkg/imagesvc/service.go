@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,6 +31,7 @@ import (
 	"criserver/pkg/imagesvc/lease"
 	"criserver/pkg/imagesvc/progress"
 	"criserver/pkg/imagesvc/registry"
+	"criserver/pkg/imagesvc/registry/names"
 	"criserver/pkg/imagesvc/restore"
 	"criserver/pkg/imagesvc/shared"
 	"criserver/pkg/imagesvc/sources"
@@ -92,13 +92,13 @@ type Settings struct {
 	Registry *registry.Client
 	// Policy says which images may be used; nil is all.
 	Policy Policy
-	// Pinned are name patterns (path.Match) of images that must not be removed to free space.
+	// Pinned are patterns of names (names.Match) of images that must not be removed to free space.
 	Pinned []string
 }
 
 func (s Settings) check() error {
 	for _, p := range s.Pinned {
-		if _, err := path.Match(p, ""); err != nil {
+		if err := names.CheckPattern(p); err != nil {
 			return fmt.Errorf("pinned image pattern %q: %w", p, err)
 		}
 	}
@@ -253,9 +253,7 @@ func (s *Service) served(img Image) Image {
 	img.Tags, img.Digests = slices.Clone(img.Tags), slices.Clone(img.Digests)
 	for _, name := range slices.Concat(img.Tags, img.Digests) {
 		for _, p := range s.settings.Load().Pinned {
-			if ok, _ := path.Match(p, name); ok {
-				img.Pinned = true
-			}
+			img.Pinned = img.Pinned || names.Match(p, name)
 		}
 	}
 	return img

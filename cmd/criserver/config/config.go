@@ -151,7 +151,7 @@ type Image struct {
 	MaxLayerSize        Size     `toml:"max_layer_size" comment:"The most that one layer may have uncompressed."`
 	MaxLayerFiles       int      `toml:"max_layer_files" comment:"The most files, directories and links that one layer may have."`
 	MaxZstdWindow       Size     `toml:"max_zstd_window" comment:"The largest window of a layer's zstd: memory that is taken while it is unpacked. What builds images needs 8 MiB,\nunless it is told otherwise, as by zstd --ultra or --long (128 MiB)."`
-	Pinned              []string `toml:"pinned" comment:"Images that the kubelet shall not remove to free space, by name with * and ?, such as\n\"registry.k8s.io/kube-proxy:*\" (* does not match /)."`
+	Pinned              []string `toml:"pinned" comment:"Images that the kubelet shall not remove to free space, as CRI-O's pinned_images: by their full\nname with tag or digest (\"registry.k8s.io/pause:3.10\"), by how it begins (\"registry.k8s.io/*\") or by what is in it (\"*/kube-proxy*\").\nElsewhere in a pattern *, ? and [a-z] stand for anything but /: \"registry.example/*/agent:v?\"."`
 }
 
 // Registry is how registries are reached.

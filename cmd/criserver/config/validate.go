@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"criserver/pkg/imagesvc/registry/hosts"
+	"criserver/pkg/imagesvc/registry/names"
 	"criserver/pkg/sandbox/cgroup/driver"
 )
 
@@ -110,8 +111,7 @@ func (v *validator) image(i Image) {
 	v.check(i.MaxZstdWindow >= 8<<20 && i.MaxZstdWindow <= 512<<20, "image.max_zstd_window", "%s is not from 8MiB to 512MiB", i.MaxZstdWindow)
 	v.check(i.MaxLayerFiles > 0, "image.max_layer_files", "%d is no number of files", i.MaxLayerFiles)
 	for _, glob := range i.Pinned {
-		_, err := path.Match(glob, "")
-		v.check(err == nil && glob != "", "image.pinned", "%q is not a pattern", glob)
+		v.check(names.CheckPattern(glob) == nil, "image.pinned", "%q is not a pattern", glob)
 	}
 }
 
