@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/net/icmp"
 	xipv4 "golang.org/x/net/ipv4"
 	xipv6 "golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 
 	"criserver/pkg/cni/netns"
 )
@@ -273,4 +275,49 @@ func BenchmarkSetupTeardown(b *testing.B) {
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(down.Microseconds())/float64(b.N), "teardown-µs/op")
+}
+
+// TestFirstPodIsReachableAtOnce: what the node sends to its first pod is not lost, however late the kernel's work queue
+// runs: here it has to wait for the lock of all links. A dump of links shows what the kernel has seen to, while to ask for
+// one link would make it do so.
+func TestFirstPodIsReachableAtOnce(t *testing.T) {
+	c := testConfig(t)
+	c.Builtin.Subnets = []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")}
+	n := open(t, c)
+	lo := mustLink(t, "lo")
+	var stop atomic.Bool
+	var busy sync.WaitGroup
+	for range 4 {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		busy.Go(func() {
+			defer h.Close()
+			for i := 0; !stop.Load(); i++ {
+				if err := h.LinkSetAlias(lo, fmt.Sprint("busy", i%2)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	defer busy.Wait()
+	defer stop.Store(true)
+	for i := range 20 {
+		p := newPod(t, fmt.Sprint("p", i))
+		if _, err := n.Setup(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		all, err := netlink.LinkList()
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			t.Fatal(err)
+		}
+		for _, l := range all {
+			if a := l.Attrs(); strings.HasPrefix(a.Name, "cri") && a.OperState != netlink.OperUp {
+				t.Errorf("pod %d: link %s is %s when the pod's network is set up", i, a.Name, a.OperState)
+			}
+		}
+		teardown(t, n, p)
+	}
 }

@@ -229,24 +229,41 @@ func (l *links) addVeth(v veth) error {
 
 // finishVeth waits until the bridge forwards a link whose pod's end was just switched on, and finishes the node's end.
 //
-// The kernel lets the bridge know of the carrier in a work queue. Until then it drops all packets of the link, and with
-// the first one, a neighbour's solicitation, a second passes. To be asked for the one link makes the kernel do it now
-// (rtnl_getlink calls linkwatch_sync_dev since Linux 6.2); the loop is for older ones.
+// The bridge has a carrier of its own, from its first port on, and anew when it had none in between. Until the kernel has
+// seen to that, it drops what the node sends into the bridge.
 func (l *links) finishVeth(ctx context.Context, name string) error {
+	link, err := l.awaitCarrier(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := l.setHairpin(link); err != nil {
+		return err
+	}
+	_, err = l.awaitCarrier(ctx, l.name)
+	return err
+}
+
+// awaitCarrier waits until a link is up, but for a bridge that is not ours: with the spanning tree protocol that takes long.
+//
+// The kernel tells of a carrier in a work queue. Until then it drops all packets of the link, and with the first one, a
+// neighbour's solicitation, a second passes. To be asked for the one link makes the kernel do it now (rtnl_getlink calls
+// linkwatch_sync_dev since Linux 6.2); the loop is for older ones.
+func (l *links) awaitCarrier(ctx context.Context, name string) (netlink.Link, error) {
 	ctx, cancel := context.WithTimeout(ctx, carrierLimit)
 	defer cancel()
 	for {
 		link, err := l.LinkByName(name)
 		if err != nil {
-			return fmt.Errorf("look for link %s: %w", name, err)
+			return nil, fmt.Errorf("look for link %s: %w", name, err)
 		}
-		if link.Attrs().OperState == netlink.OperUp {
-			return l.setHairpin(link)
+		a := link.Attrs()
+		if foreign := name == l.name && a.Alias != bridgeAlias; foreign || a.OperState == netlink.OperUp {
+			return link, nil
 		}
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the carrier of link %s: %w", name, ctx.Err())
+			return nil, fmt.Errorf("wait for the carrier of link %s: %w", name, ctx.Err())
 		}
 	}
 }
