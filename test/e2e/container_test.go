@@ -20,7 +20,8 @@ func security(fn func(*runtimeapi.LinuxContainerSecurityContext)) containerChang
 
 // TestFields has a row for each field that is honoured: set it, look at it from inside.
 func TestFields(t *testing.T) {
-	n := newNode(t)
+	programs := handlerPrograms(t)
+	n := newNode(t, handlerConfig(programs))
 	volume := filepath.Join(n.dir, "volume")
 	if err := os.MkdirAll(volume, 0o755); err != nil {
 		t.Fatal(err)
@@ -28,11 +29,7 @@ func TestFields(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(volume, "f"), []byte("from the host\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
-		c.Linux.SecurityContext.Privileged = true
-		c.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "123", "kernel.shm_rmid_forced": "1"}
-	})
-	n.checkFields(t, pod, map[string]fieldRow{
+	n.checkFields(t, programs, map[string]fieldRow{
 		"args":        {"echo $0 $1", func(c *runtimeapi.ContainerConfig) { c.Args = []string{"a", "b"} }, "a b"},
 		"working dir": {"pwd", func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/new/dir" }, "/new/dir"},
 		// Kubernetes admits it; it means nothing without stdin.
@@ -85,6 +82,8 @@ func TestFields(t *testing.T) {
 		"sysctls":  {"cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced", nil, "123\n1"},
 		"shm":      {"df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d' ' -f2", nil, "65536"},
 		"standard": {"ls -l /dev/null /dev/zero /dev/tty /dev/urandom | wc -l; readlink /dev/fd", nil, "4\n/proc/self/fd"},
+	}, privilegedPod, func(c *runtimeapi.PodSandboxConfig) {
+		c.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "123", "kernel.shm_rmid_forced": "1"}
 	})
 }
 

@@ -12,13 +12,14 @@ import (
 )
 
 func TestDevices(t *testing.T) {
-	n := newStoppedNode(t)
+	programs := handlerPrograms(t)
+	n := newStoppedNode(t, handlerConfig(programs))
 	if err := os.Mkdir(filepath.Join(n.dir, "config.d"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	n.writeFile("config.d/cdi.toml", "[runtime]\ncdi_spec_dirs = ['/no/such/cdi', '"+cdiDir(t)+"']\n")
 	n.serve()
-	n.checkFields(t, n.podConfig(), map[string]fieldRow{
+	n.checkFields(t, programs, map[string]fieldRow{
 		"a node": {"ls -l /dev/x | cut -c1; (echo a >/dev/x) 2>/dev/null || echo full; echo a >/dev/y && echo written", func(c *runtimeapi.ContainerConfig) {
 			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/full", ContainerPath: "/dev/x", Permissions: "rwm"}, {HostPath: "/dev/null", ContainerPath: "/dev/y"}}
 		}, "c\nfull\nwritten"},

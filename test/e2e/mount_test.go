@@ -56,7 +56,8 @@ func privileged(changes ...containerChange) containerChange {
 }
 
 func TestMountFields(t *testing.T) {
-	n := newNode(t)
+	programs := handlerPrograms(t)
+	n := newNode(t, handlerConfig(programs))
 	tree := n.mountTree()
 	private := filepath.Join(n.dir, "private")
 	if err := os.Mkdir(private, 0o755); err != nil {
@@ -73,7 +74,7 @@ func TestMountFields(t *testing.T) {
 		write = "for f in /v/f /v/sub/f; do touch $f 2>/dev/null && echo written || echo refused; done"
 		peers = "grep ' /v ' /proc/self/mountinfo | grep -o 'shared:\\|master:'"
 	)
-	n.checkFields(t, n.podConfig(privilegedPod), map[string]fieldRow{
+	n.checkFields(t, programs, map[string]fieldRow{
 		"writable":            {write, mounting(&runtimeapi.Mount{HostPath: tree}), "written\nwritten"},
 		"read-only":           {write, mounting(&runtimeapi.Mount{HostPath: tree, Readonly: true}), "refused\nwritten"},
 		"recursive read-only": {write, mounting(&runtimeapi.Mount{HostPath: tree, Readonly: true, RecursiveReadOnly: true}), "refused\nrefused"},
@@ -90,7 +91,7 @@ func TestMountFields(t *testing.T) {
 			HostPath: tree, Readonly: true, MountOptions: []string{"noexec"}}), "ro,noexec,relatime"},
 		"no options":       {"/v/program", mounting(&runtimeapi.Mount{HostPath: tree}), "runs"},
 		"image and option": {"/v/bin/busybox true 2>/dev/null || echo refused", mounting(&runtimeapi.Mount{Image: &runtimeapi.ImageSpec{Image: busyboxImage}, MountOptions: []string{"noexec"}}), "refused"},
-	})
+	}, privilegedPod)
 	n.checkRefusals(t, n.podConfig(privilegedPod), map[string]refusalRow{
 		"slave of a private mount":  {mounting(&runtimeapi.Mount{HostPath: private, Propagation: slaveMount}), codes.InvalidArgument, "mount --make-rshared " + private},
 		"shared of a private mount": {privileged(mounting(&runtimeapi.Mount{HostPath: private, Propagation: sharedMount})), codes.InvalidArgument, "mount --make-rshared " + private},

@@ -62,7 +62,8 @@ func lowestScore(t *testing.T) int {
 }
 
 func TestResourceFields(t *testing.T) {
-	n := newNode(t)
+	programs := handlerPrograms(t)
+	n := newNode(t, handlerConfig(programs))
 	const mib = 1 << 20
 	const score = "cat /proc/self/oom_score_adj"
 	rows := map[string]fieldRow{
@@ -90,7 +91,7 @@ func TestResourceFields(t *testing.T) {
 		rows["huge pages"] = fieldRow{cgroupFile("hugetlb/hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"), limited(&runtimeapi.LinuxContainerResources{
 			HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 4 * mib}}}), strconv.Itoa(4 * mib)}
 	}
-	n.checkFields(t, n.podConfig(), rows)
+	n.checkFields(t, programs, rows)
 }
 
 func exists(path string) bool {

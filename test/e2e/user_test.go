@@ -13,9 +13,14 @@ func id64(v int64) *runtimeapi.Int64Value { return &runtimeapi.Int64Value{Value:
 
 // TestFieldsOfUsers asks the kernel who the workload is, and whether ContainerStatus tells the same.
 func TestFieldsOfUsers(t *testing.T) {
-	n := newNode(t)
+	programs := handlerPrograms(t)
+	n := newNode(t, handlerConfig(programs))
+	n.onEach(programs, func(t *testing.T, handler string) { checkUsers(t, n, handler) })
+}
+
+func checkUsers(t *testing.T, n *node, handler string) {
 	pod := n.podConfig()
-	podID := n.runPod(pod)
+	podID := n.runPodOn(handler, pod)
 	// inGroups has the groups of the image that list root, beside its own and 66.
 	const inGroups = `echo $( (echo 0; echo 66; awk -F: '{n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == "root") print $3}' /etc/group) | sort -nu)`
 	for name, row := range map[string]struct {
@@ -34,12 +39,11 @@ func TestFieldsOfUsers(t *testing.T) {
 			s.RunAsUsername, s.RunAsGroup, s.SupplementalGroupsPolicy = "root", id64(77), runtimeapi.SupplementalGroupsPolicy_Strict
 		}, "echo 0; echo 77; echo 77"},
 	} {
-		m := *n
 		c := as(name, row.change)
-		id := m.run(podID, pod, c)
-		is, _ := m.exec(id, "id -u; id -g; echo $(id -G | tr ' ' '\\n' | sort -nu)")
+		id := n.run(podID, pod, c)
+		is, _ := n.exec(id, "id -u; id -g; echo $(id -G | tr ' ' '\\n' | sort -nu)")
 		if row.want != "" {
-			if want, _ := m.exec(id, row.want); is != want {
+			if want, _ := n.exec(id, row.want); is != want {
 				t.Errorf("%s: is %q, want %q", name, is, want)
 			}
 		}
