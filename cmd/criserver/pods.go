@@ -29,17 +29,27 @@ func (d *daemon) openHandlers(ctx context.Context, c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	node := handler.Features{RecursiveReadOnlyMounts: host.RecursiveReadOnly()}
-	if err := podspace.TryUsers(ctx, program, c.State, c.Root); err != nil {
-		logrus.WithError(err).Warn("there are no user namespaces for pods on this node")
-	} else {
-		node.UserNamespaces = true
-	}
-	if d.handlers, err = c.Handlers(node); err != nil {
+	if d.handlers, err = c.Handlers(nodeFeatures(ctx, program, c)); err != nil {
 		return err
 	}
 	d.handlers.Probe(ctx)
 	return nil
+}
+
+// nodeFeatures tries what the node allows to runtimes.
+func nodeFeatures(ctx context.Context, program string, c *config.Config) handler.Features {
+	node := handler.Features{RecursiveReadOnlyMounts: host.RecursiveReadOnly()}
+	if err := podspace.TryUsers(ctx, program, c.State, c.Root); err != nil {
+		logrus.WithError(err).Warn("there are no user namespaces for pods on this node")
+		return node
+	}
+	node.UserNamespaces = true
+	if err := podspace.TryUsersOnHostNetwork(ctx, program, c.State); err != nil {
+		logrus.WithError(err).Warn("there are no user namespaces for pods on the network of this node")
+	} else {
+		node.UsersOnHostNetwork = true
+	}
+	return node
 }
 
 func (d *daemon) openPods(ctx context.Context, c *config.Config) error {

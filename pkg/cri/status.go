@@ -32,7 +32,7 @@ func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) 
 		RuntimeHandlers: encodeHandlers(handlers),
 		Features: &runtimeapi.RuntimeFeatures{
 			SupplementalGroupsPolicy: true, MountOptions: true,
-			UserNamespacesHostNetwork: slices.ContainsFunc(handlers, func(h handler.Usable) bool { return h.Features.UserNamespaces }),
+			UserNamespacesHostNetwork: slices.ContainsFunc(handlers, func(h handler.Usable) bool { return h.Features.UsersOnHostNetwork }),
 		},
 	}
 	if r.GetVerbose() && s.b.Info != nil {

@@ -19,9 +19,10 @@ func (s *Service) podHandler(ctx context.Context, c want.Pod) (handler.Usable, e
 	case errors.Is(err, handler.ErrUnusable):
 		return h, fmt.Errorf("run pod %s/%s: %w: %w", c.Namespace, c.Name, ErrUnavailable, err)
 	}
-	if err == nil && c.Namespaces.Users != nil && !h.Features.UserNamespaces {
-		return h, fmt.Errorf("namespace_options.userns_options: %w: runtime handler %q has no user namespaces on this node (its log says "+
-			"why at the start)", want.ErrInvalid, h.Name)
+	if err == nil && c.Namespaces.Users != nil {
+		if err := h.CheckUsers(c.Namespaces.Network == want.NamespaceNode); err != nil {
+			return h, fmt.Errorf("namespace_options.userns_options: %w: %w", want.ErrInvalid, err)
+		}
 	}
 	return h, err
 }

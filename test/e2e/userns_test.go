@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 )
 
 // usersHost is who root in the tests' user namespaces is on the host.
@@ -144,8 +146,22 @@ func (n *node) checkCommittedOwners(t *testing.T, id string) {
 
 // TestUserNamespaceKinds has the pods that share more, or less, than a plain one.
 func TestUserNamespaceKinds(t *testing.T) {
-	n := newNode(t)
-	usersHandlers(t, n)
+	n := newNode(t, handlerConfig(handlerPrograms(t)))
+	for _, handler := range usersHandlers(t, n) {
+		n.sub(handler, func(*testing.T) { checkUserNamespaceKinds(n, handler) })
+	}
+	st, err := n.Status(t.Context(), &runtimeapi.StatusRequest{})
+	if err != nil || !st.Features.UserNamespacesHostNetwork {
+		t.Errorf("the feature is not told: %v, %v", st, err)
+	}
+}
+
+func onHostNetwork(c *runtimeapi.PodSandboxConfig) {
+	c.Hostname = ""
+	c.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
+}
+
+func checkUserNamespaceKinds(n *node, handler string) {
 	for name, row := range map[string]struct {
 		pod    func(*runtimeapi.PodSandboxConfig)
 		script string
@@ -154,10 +170,7 @@ func TestUserNamespaceKinds(t *testing.T) {
 		"shared PID namespace": {func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
 		}, "cat /proc/1/comm; stat -c %u /proc/1", "pod-init\n65535"},
-		"host network": {func(c *runtimeapi.PodSandboxConfig) {
-			c.Hostname = ""
-			c.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
-		}, "stat -c %u /; ls /sys/class/net | grep -c lo; touch /sys/x 2>&1 | grep -o Read-only; ip link set lo down 2>&1 | grep -o permitted",
+		"host network": {onHostNetwork, "stat -c %u /; ls /sys/class/net | grep -c lo; touch /sys/x 2>&1 | grep -o Read-only; ip link set lo down 2>&1 | grep -o permitted",
 			"0\n1\nRead-only\npermitted"},
 		"small": {func(c *runtimeapi.PodSandboxConfig) {
 			u := c.Linux.SecurityContext.NamespaceOptions.UsernsOptions
@@ -169,7 +182,7 @@ func TestUserNamespaceKinds(t *testing.T) {
 	} {
 		n.sub(name, func(t *testing.T) {
 			pod := n.podConfig(usersPod, row.pod)
-			out, _ := n.output(n.runPod(pod), pod, shell("c", row.script, func(c *runtimeapi.ContainerConfig) {
+			out, _ := n.output(n.runPodOn(handler, pod), pod, shell("c", row.script, func(c *runtimeapi.ContainerConfig) {
 				c.Linux.SecurityContext.NamespaceOptions = pod.Linux.SecurityContext.NamespaceOptions
 				c.Linux.SecurityContext.Privileged = pod.Linux.SecurityContext.Privileged
 			}))
@@ -177,6 +190,48 @@ func TestUserNamespaceKinds(t *testing.T) {
 				t.Errorf("out = %q, want %q", out, row.want)
 			}
 		})
+	}
+}
+
+// TestHandlerWithoutFeatures has a runtime that does not say what it can do, as runc before 1.1 and crun before 1.8.6.
+func TestHandlerWithoutFeatures(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "old")
+	runc, err := exec.LookPath("runc")
+	if err != nil {
+		t.Skip(err)
+	}
+	// Its arguments begin with those for all commands.
+	script := "#!/bin/sh\nfor a; do [ \"$a\" != features ] || { echo unknown command >&2; exit 1; }; done\nexec " + runc + " \"$@\"\n"
+	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t, handlerConfig(map[string]string{"old": program}))
+	st, err := n.Status(t.Context(), &runtimeapi.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range st.RuntimeHandlers {
+		if f := h.Features; h.Name == "old" && (f.RecursiveReadOnlyMounts || f.UserNamespaces) {
+			t.Errorf("features = %v, want none", f)
+		}
+	}
+	for name, change := range map[string]func(*runtimeapi.PodSandboxConfig){"a pod": usersPod, "on the host's network": func(c *runtimeapi.PodSandboxConfig) {
+		usersPod(c)
+		onHostNetwork(c)
+	}} {
+		if _, err := n.runPodWith("old", n.podConfig(change)); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), `"old" has no user namespaces`) {
+			t.Errorf("user namespace, %s: %v", name, err)
+		}
+	}
+	pod := n.podConfig()
+	podID := n.runPodOn("old", pod)
+	_, err = n.create(podID, pod, shell("rro", "true", mounting(&runtimeapi.Mount{HostPath: n.dir, Readonly: true, RecursiveReadOnly: true})))
+	// The kubelet knows this error by the beginning of its text.
+	if status.Code(err) != codes.Unknown || !strings.HasPrefix(status.Convert(err).Message(), crierrors.ErrRROUnsupported.Error()) {
+		t.Errorf("recursive read-only mount: %v", err)
+	}
+	if out, _ := n.output(podID, pod, shell("c", "echo works")); out != "works" {
+		t.Errorf("out = %q", out)
 	}
 }
 

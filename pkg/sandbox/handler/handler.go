@@ -54,6 +54,19 @@ type Features struct {
 	RecursiveReadOnlyMounts, UserNamespaces bool
 	// Checkpoints: it makes and restores them, where criu is.
 	Checkpoints bool
+	// UsersOnHostNetwork: pods with user namespaces can be on the host's network.
+	UsersOnHostNetwork bool
+}
+
+// CheckUsers tells why a pod, on the host's network or not, cannot have a user namespace.
+func (u Usable) CheckUsers(hostNetwork bool) error {
+	switch {
+	case !u.Features.UserNamespaces:
+		return fmt.Errorf("runtime handler %q has no user namespaces on this node (its log says why at the start)", u.Name)
+	case hostNetwork && !u.Features.UsersOnHostNetwork:
+		return fmt.Errorf("runtime handler %q has no user namespaces on this node's network (its log says why at the start)", u.Name)
+	}
+	return nil
 }
 
 // Set holds the handlers of a node.
@@ -114,6 +127,8 @@ func (s *Set) probe(ctx context.Context, h Handler) state {
 	}
 	st.usable.Features.RecursiveReadOnlyMounts = st.usable.Features.RecursiveReadOnlyMounts && s.node.RecursiveReadOnlyMounts
 	st.usable.Features.UserNamespaces = st.usable.Features.UserNamespaces && s.node.UserNamespaces
+	// The host's /sys is shown read-only as far down as it goes.
+	st.usable.Features.UsersOnHostNetwork = st.usable.Features.UserNamespaces && st.usable.Features.RecursiveReadOnlyMounts && s.node.UsersOnHostNetwork
 	if st.err != nil {
 		st.err = fmt.Errorf("%w %q: %w", ErrUnusable, h.Name, st.err)
 	}

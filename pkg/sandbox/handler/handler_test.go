@@ -55,6 +55,37 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// What a handler can do is what both its program and the node can.
+func TestFeaturesOfNode(t *testing.T) {
+	all := Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, UsersOnHostNetwork: true}
+	const new = `"mountOptions": ["rro"], "linux": {"namespaces": ["user"], "mountExtensions": {"idmap": {"enabled": true}}}`
+	for name, row := range map[string]struct {
+		said        string
+		node, want  Features
+		pod, onHost bool // have user namespaces
+	}{
+		"all":                {new, all, all, true, true},
+		"not on the network": {new, Features{RecursiveReadOnlyMounts: true, UserNamespaces: true}, Features{RecursiveReadOnlyMounts: true, UserNamespaces: true}, true, false},
+		"old node":           {new, Features{}, Features{}, false, false},
+		"no rro":             {`"linux": {"namespaces": ["user"], "mountExtensions": {"idmap": {"enabled": true}}}`, all, Features{UserNamespaces: true}, true, false},
+		"no idmap":           {`"mountOptions": ["rro"], "linux": {"namespaces": ["user"]}`, all, Features{RecursiveReadOnlyMounts: true}, false, false},
+		"says nothing":       {"", all, Features{}, false, false},
+	} {
+		script := "case $3 in --version) echo spec: 1.0.2;; features) echo '{" + row.said + "}';; esac"
+		s, err := New("", row.node, []Handler{{Name: "a", Command: program(t, script)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := s.Find(t.Context(), "a")
+		if err != nil || h.Features != row.want {
+			t.Errorf("%s: %+v, %v, want %+v", name, h.Features, err, row.want)
+		}
+		if pod, onHost := h.CheckUsers(false), h.CheckUsers(true); (pod == nil) != row.pod || (onHost == nil) != row.onHost {
+			t.Errorf("%s: in a user namespace: %v; on the host's network: %v", name, pod, onHost)
+		}
+	}
+}
+
 func TestDefault(t *testing.T) {
 	if _, err := New("nobody", Features{}, nil); !errors.Is(err, ErrUnknown) {
 		t.Errorf("err = %v", err)

@@ -45,6 +45,9 @@ type Config struct {
 	Hostname string
 	// Sysctls are set within the new namespaces, by dotted or slashed name.
 	Sysctls map[string]string
+	// TryHostSys has Make fail, with Users, unless their root can show itself the host's /sys, read-only as far down as it goes:
+	// it cannot make a sysfs for a network namespace that is not its own.
+	TryHostSys bool
 }
 
 // Path is where Make pins a namespace of the kind in dir.
@@ -86,7 +89,7 @@ func makeOnThread(c Config) error {
 	if err := unix.Unshare(all); err != nil {
 		return fmt.Errorf("unshare %v: %w", c.Kinds, err)
 	}
-	if err := (settings{c.Kinds, c.Hostname, c.Sysctls}).apply(); err != nil {
+	if err := (settings{Kinds: c.Kinds, Hostname: c.Hostname, Sysctls: c.Sysctls}).apply(); err != nil {
 		return err
 	}
 	for _, k := range c.Kinds {
@@ -99,13 +102,19 @@ func makeOnThread(c Config) error {
 
 // settings are what is set in new namespaces from inside.
 type settings struct {
-	Kinds    []Kind
-	Hostname string
-	Sysctls  map[string]string
+	Kinds      []Kind
+	Hostname   string
+	Sysctls    map[string]string
+	TryHostSys bool
 }
 
 // apply acts on the namespaces of the calling thread.
 func (s settings) apply() error {
+	if s.TryHostSys {
+		if err := tryHostSys(); err != nil {
+			return err
+		}
+	}
 	if slices.Contains(s.Kinds, UTS) {
 		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
 			return fmt.Errorf("set host name %q: %w", s.Hostname, err)

@@ -191,6 +191,30 @@ func TestMakeWithUsers(t *testing.T) {
 	}
 }
 
+// The trial shows the host's /sys to a user namespace, and the host keeps its mounts.
+func TestHostSys(t *testing.T) {
+	needRoot(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := []idmap.Range{{Container: 0, Host: 1_000_000, Size: 1}}
+	c := Config{Dir: filepath.Join(t.TempDir(), "ns"), Users: &idmap.Mappings{UIDs: ids, GIDs: ids}, Helper: self, TryHostSys: true}
+	if err := Make(t.Context(), c); err != nil {
+		t.Error(err)
+	}
+	if err := Remove(c.Dir); err != nil {
+		t.Error(err)
+	}
+	if after, err := os.ReadFile("/proc/self/mountinfo"); err != nil || string(after) != string(before) {
+		t.Errorf("mounts before:\n%s\nafter:\n%s, %v", before, after, err)
+	}
+}
+
 func TestSysctlPath(t *testing.T) {
 	for name, want := range map[string]string{
 		"net.ipv4.ip_forward":              "/proc/sys/net/ipv4/ip_forward",

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,7 +69,7 @@ func makeForUsers(ctx context.Context, c Config) (err error) {
 			err = errors.Join(err, fmt.Errorf("make namespaces: %w: %s", werr, strings.TrimSpace(stderr.String())))
 		}
 	}()
-	if err := json.NewEncoder(stdin).Encode(settings{c.Kinds, c.Hostname, c.Sysctls}); err != nil {
+	if err := json.NewEncoder(stdin).Encode(settings{c.Kinds, c.Hostname, c.Sysctls, c.TryHostSys}); err != nil {
 		return fmt.Errorf("make namespaces: %w", err)
 	}
 	switch said, err := bufio.NewReader(stdout).ReadString('\n'); {
@@ -83,6 +84,32 @@ func makeForUsers(ctx context.Context, c Config) (err error) {
 		if err := pin(c.Dir, k, strconv.Itoa(cmd.Process.Pid)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// tryHostSys does what a runtime does for the /sys of a container on the host's network, in a mount namespace that goes with the
+// calling thread.
+func tryHostSys() error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("try a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("try a mount namespace: %w", err)
+	}
+	if err := unix.Mount("/sys", "/sys", "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("try a bind mount of /sys: %w", err)
+	}
+	f, err := os.Open("/sys") // below it is still the one before
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	const flags = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	err = unix.MountSetattr(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: flags})
+	if err != nil {
+		return fmt.Errorf("try to make /sys read-only: %w", err)
 	}
 	return nil
 }

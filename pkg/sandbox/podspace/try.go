@@ -24,15 +24,30 @@ func TryUsers(ctx context.Context, helper, state, root string) error {
 			return err
 		}
 	}
-	const somebody = 1 << 30 // anyone but the host's root
+	return tryNamespace(ctx, ns.Config{Helper: helper}, state, func(userNS string) error {
+		return snapshot.CanMap(root, snapshot.IDMap{UserNS: userNS, UID: somebody, GID: somebody})
+	})
+}
+
+// TryUsersOnHostNetwork tells why pods that can have user namespaces cannot have them on the host's network; nil if they can.
+func TryUsersOnHostNetwork(ctx context.Context, helper, state string) error {
+	return tryNamespace(ctx, ns.Config{Helper: helper, TryHostSys: true}, state, func(string) error { return nil })
+}
+
+// somebody is anyone but the host's root.
+const somebody = 1 << 30
+
+// tryNamespace makes a user namespace for the time of try.
+func tryNamespace(ctx context.Context, c ns.Config, state string, try func(userNS string) error) error {
 	ids := []idmap.Range{{Container: 0, Host: somebody, Size: 1}}
-	dir := filepath.Join(state, "user-namespace-trial")
-	if err := ns.Remove(dir); err != nil { // of a process that was killed
+	c.Users = &idmap.Mappings{UIDs: ids, GIDs: ids}
+	c.Dir = filepath.Join(state, "user-namespace-trial")
+	if err := ns.Remove(c.Dir); err != nil { // of a process that was killed
 		return err
 	}
-	err := ns.Make(ctx, ns.Config{Dir: dir, Users: &idmap.Mappings{UIDs: ids, GIDs: ids}, Helper: helper})
+	err := ns.Make(ctx, c)
 	if err == nil {
-		err = snapshot.CanMap(root, snapshot.IDMap{UserNS: ns.Path(dir, ns.User), UID: somebody, GID: somebody})
+		err = try(ns.Path(c.Dir, ns.User))
 	}
-	return errors.Join(err, ns.Remove(dir))
+	return errors.Join(err, ns.Remove(c.Dir))
 }
