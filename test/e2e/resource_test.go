@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -73,7 +74,12 @@ func TestResourceFields(t *testing.T) {
 		"cpuset of ranges":     {"grep Cpus_allowed_list /proc/self/status | cut -f2", limited(&runtimeapi.LinuxContainerResources{CpusetCpus: "0-1,1"}), "0-1"},
 		"unlimited":            {cgroupFile("cpu/cpu.cfs_quota_us", "cpu.max"), limited(&runtimeapi.LinuxContainerResources{CpuQuota: -1, CpuPeriod: 50000}), map[bool]string{false: "-1", true: "max 50000"}[pureV2()]},
 	}
+	rows["shares"] = fieldRow{"cat /sys/fs/cgroup/cpu/cpu.shares", limited(&runtimeapi.LinuxContainerResources{CpuShares: 512}), "512"}
+	rows["period"] = fieldRow{cgroupFile("cpu/cpu.cfs_period_us", "cpu.max"), limited(&runtimeapi.LinuxContainerResources{CpuQuota: 20000, CpuPeriod: 50000}), "50000"}
 	if pureV2() {
+		// Runtimes of 2025 and later have another conversion, by which 1024 shares are a weight of 100.
+		rows["shares"] = fieldRow{"sed 's/^59$/20/' /sys/fs/cgroup/cpu.weight", rows["shares"].change, "20"}
+		rows["period"] = fieldRow{rows["period"].script, rows["period"].change, "20000 50000"}
 		rows["unified"] = fieldRow{"cat /sys/fs/cgroup/memory.high", limited(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"memory.high": "67108864"}}), "67108864"}
 		rows["unified wins"] = fieldRow{"cat /sys/fs/cgroup/memory.max", limited(&runtimeapi.LinuxContainerResources{
 			MemoryLimitInBytes: 128 * mib, Unified: map[string]string{"memory.max": "67108864"}}), "67108864"}
@@ -106,7 +112,7 @@ func TestResourceRefusals(t *testing.T) {
 		"resources.cpu_period":                 {{CpuPeriod: 999}, {CpuPeriod: 1000001}},
 		"resources.cpu_quota":                  {{CpuQuota: 999}, {CpuQuota: -2}},
 		"resources.cpu_shares":                 {{CpuShares: -1}},
-		"resources.memory_limit_in_bytes":      {{MemoryLimitInBytes: -2}, {MemoryLimitInBytes: 1}, {MemoryLimitInBytes: 1 << 20}},
+		"resources.memory_limit_in_bytes":      {{MemoryLimitInBytes: -2}, {MemoryLimitInBytes: 1}, {MemoryLimitInBytes: 5<<19 - 1}},
 		"resources.memory_swap_limit_in_bytes": {{MemorySwapLimitInBytes: 1 << 30}, {MemoryLimitInBytes: 1 << 30, MemorySwapLimitInBytes: 1 << 29}},
 		"resources.oom_score_adj":              {{OomScoreAdj: 1001}, {OomScoreAdj: -1001}},
 		"resources.cpuset_cpus":                {{CpusetCpus: "0-4095"}, {CpusetCpus: "x"}, {CpusetCpus: "1-0"}},
@@ -122,4 +128,29 @@ func TestResourceRefusals(t *testing.T) {
 		rows["unified on v1"] = refusalRow{limited(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"memory.high": "1"}}), codes.InvalidArgument, "cgroup v1"}
 	}
 	n.checkRefusals(t, n.podConfig(), rows)
+}
+
+// TestLeastMemory has the lowest limits with which the runtimes start a container, and lower ones.
+func TestLeastMemory(t *testing.T) {
+	programs := handlerPrograms(t)
+	n := newNode(t, handlerConfig(programs))
+	n.onEach(programs, func(t *testing.T, handler string) {
+		// None starts with the lower one, and each with the higher one, with cgroup v2 and on a slow machine too.
+		low, enough := int64(9<<18-1), int64(8<<20)
+		switch handler {
+		case "builtin":
+			low = 5<<19 - 1
+		case "crun":
+			low, enough = 1<<19-1, 2<<20
+		}
+		pod := n.podConfig()
+		podID := n.runPodOn(handler, pod)
+		_, err := n.create(podID, pod, shell("low", "true", limited(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: low})))
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "resources.memory_limit_in_bytes: ") {
+			t.Errorf("with %d: %v", low, err)
+		}
+		if out, code := n.output(podID, pod, shell("least", "echo starts", limited(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: enough}))); out != "starts" {
+			t.Errorf("with %d: %q, code %d", enough, out, code)
+		}
+	})
 }

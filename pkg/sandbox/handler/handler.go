@@ -47,6 +47,8 @@ type Usable struct {
 	// SpecVersion is the newest version of the OCI runtime specification that it knows.
 	SpecVersion string
 	Features    Features
+	// LeastMemory is a limit below which it starts no container, in bytes.
+	LeastMemory int64
 }
 
 // Features are what a handler can do beyond what each one can.
@@ -121,9 +123,10 @@ func (s *Set) Probe(ctx context.Context) {
 }
 
 func (s *Set) probe(ctx context.Context, h Handler) state {
-	st := state{usable: Usable{Handler: h, SpecVersion: builtinSpec, Features: builtinFeatures}}
+	st := state{usable: Usable{Handler: h, SpecVersion: builtinSpec, Features: builtinFeatures, LeastMemory: leastMemory[Builtin]}}
 	if h.Command != nil {
-		st.usable.SpecVersion, st.usable.Features, st.err = ask(ctx, *h.Command)
+		st.usable, st.err = ask(ctx, *h.Command)
+		st.usable.Handler = h
 	}
 	st.usable.Features.RecursiveReadOnlyMounts = st.usable.Features.RecursiveReadOnlyMounts && s.node.RecursiveReadOnlyMounts
 	st.usable.Features.UserNamespaces = st.usable.Features.UserNamespaces && s.node.UserNamespaces

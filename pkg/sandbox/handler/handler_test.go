@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"criserver/pkg/sandbox/runtime"
+	"criserver/pkg/sandbox/spec"
 )
 
 // program writes a shell script that stands for a runtime.
@@ -107,14 +108,14 @@ func TestFeatures(t *testing.T) {
 	told := program(t, `case "$*" in *--version) echo spec: 1.0.2;; *features) echo '{"ociVersionMax":"1.3.0","mountOptions":["ro","rro"],'`+
 		`'"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}},'`+
 		`'"annotations":{"org.opencontainers.runc.checkpoint.enabled":"true"}}';; esac`)
-	spec, f, err := ask(t.Context(), *told)
-	if err != nil || spec != "1.3.0" || f != (Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, Checkpoints: true}) {
-		t.Errorf("told = %s %+v %v", spec, f, err)
+	u, err := ask(t.Context(), *told)
+	if err != nil || u.SpecVersion != "1.3.0" || u.Features != (Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, Checkpoints: true}) {
+		t.Errorf("told = %+v %v", u, err)
 	}
 	for words, want := range map[string]bool{"+CRIU +YAJL": true, "+YAJL": false} {
 		old := program(t, `case "$*" in *--version) echo "`+words+`";; *) exit 1;; esac`)
-		if _, f, err := ask(t.Context(), *old); err != nil || f != (Features{Checkpoints: want}) {
-			t.Errorf("%s without features = %+v %v", words, f, err)
+		if u, err := ask(t.Context(), *old); err != nil || u.Features != (Features{Checkpoints: want}) {
+			t.Errorf("%s without features = %+v %v", words, u, err)
 		}
 	}
 	for _, name := range []string{"runc", "crun"} {
@@ -123,11 +124,21 @@ func TestFeatures(t *testing.T) {
 			t.Logf("%s is not installed", name)
 			continue
 		}
-		spec, f, err := ask(t.Context(), runtime.Command{Path: path, Root: t.TempDir()})
-		if err != nil || !strings.HasPrefix(spec, "1.") {
-			t.Errorf("%s = %s %+v %v", name, spec, f, err)
+		u, err := ask(t.Context(), runtime.Command{Path: path, Root: t.TempDir()})
+		if err != nil || !strings.HasPrefix(u.SpecVersion, "1.") || u.LeastMemory != leastMemory[name] {
+			t.Errorf("%s = %+v %v", name, u, err)
 		}
-		t.Logf("%s: specification %s, %+v", name, spec, f)
+		t.Logf("%s: specification %s, %+v", name, u.SpecVersion, u.Features)
+	}
+}
+
+func TestLeastMemory(t *testing.T) {
+	u := Usable{LeastMemory: 5 << 19}
+	for limit, ok := range map[int64]bool{-1: true, 0: true, 5 << 19: true, 5<<19 - 1: false, 1: false} {
+		err := u.Prepare(&spec.Container{Resources: spec.Resources{MemoryLimit: limit}})
+		if (err == nil) != ok || !ok && !errors.Is(err, spec.ErrInvalid) {
+			t.Errorf("%d: %v", limit, err)
+		}
 	}
 }
 

@@ -35,24 +35,32 @@ var (
 	builtinFeatures = Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, Checkpoints: true}
 )
 
+// leastMemory is the lowest limit, of 256 KiB steps, with which runtimes were seen to start a container, by how they name
+// themselves: the init process has it until it executes the workload. With cgroup v1 the kernel refuses a lower one; with v2 it kills
+// the process, with half a megabyte more still, and with some more now and then.
+var leastMemory = map[string]int64{Builtin: 5 << 19, "runc": 9 << 18, "crun": 1 << 19}
+
 // ask finds out whether a runtime works, and what it can do: by "--version", which all have, and "features", which is young.
-func ask(ctx context.Context, c runtime.Command) (spec string, f Features, err error) {
+func ask(ctx context.Context, c runtime.Command) (u Usable, err error) {
 	version, err := output(ctx, c, "--version")
 	if err != nil {
-		return "", f, err
+		return u, err
 	}
+	name, _, _ := strings.Cut(version, " ")
+	u.LeastMemory = leastMemory[name]
 	for line := range strings.Lines(version) {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "spec: "); ok {
-			spec = v
+			u.SpecVersion = v
 		}
 	}
-	spec = cmp.Or(spec, leastSpec)
-	f.Checkpoints = slices.Contains(strings.Fields(version), "+CRIU") // a crun that has no "features"
+	u.SpecVersion = cmp.Or(u.SpecVersion, leastSpec)
+	u.Features.Checkpoints = slices.Contains(strings.Fields(version), "+CRIU") // a crun that has no "features"
 	text, err := output(ctx, c, "features")
 	var told features.Features
 	if err != nil || json.Unmarshal([]byte(text), &told) != nil {
-		return spec, f, ctx.Err()
+		return u, ctx.Err()
 	}
+	f := &u.Features
 	f.Checkpoints = told.Annotations[checkpointsTold] == "true"
 	f.RecursiveReadOnlyMounts = slices.Contains(told.MountOptions, "rro")
 	if l := told.Linux; l != nil {
@@ -61,7 +69,8 @@ func ask(ctx context.Context, c runtime.Command) (spec string, f Features, err e
 			*l.MountExtensions.IDMap.Enabled
 		f.UserNamespaces = slices.Contains(l.Namespaces, "user") && idmap
 	}
-	return cmp.Or(told.OCIVersionMax, spec), f, nil
+	u.SpecVersion = cmp.Or(told.OCIVersionMax, u.SpecVersion)
+	return u, nil
 }
 
 // output runs the program and returns what it prints.

@@ -98,9 +98,6 @@ func AddFacts(c *spec.Container) error {
 	c.HostMaskedPaths = f.maskedPaths
 	c.UnifiedCgroup, c.CgroupMountOptions = f.unified, f.cgroupOptions
 	c.SwapAccounting = f.swapAccounting
-	if err := checkStart(c.Resources); err != nil {
-		return err
-	}
 	if c.Resources, err = f.possible(c.Resources); err != nil {
 		return err
 	}

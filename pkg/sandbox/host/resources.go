@@ -13,10 +13,6 @@ import (
 	"criserver/pkg/sandbox/spec"
 )
 
-// leastMemory is less than the init process of a container needs until it executes the workload: 2.4 MiB were measured. A limit
-// below has the kernel kill it (v2), or is refused by the kernel (v1).
-const leastMemory = 2 << 20
-
 // CheckPod refuses limits of a pod that no container could have, with a spec.FieldError; nil are none.
 func CheckPod(resources, overhead *spec.Resources) error {
 	for part, r := range map[string]*spec.Resources{"resources": resources, "overhead": overhead} {
@@ -30,14 +26,6 @@ func CheckPod(resources, overhead *spec.Resources) error {
 		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// checkStart refuses limits with which no container can start.
-func checkStart(r spec.Resources) error {
-	if r.MemoryLimit > 0 && r.MemoryLimit < leastMemory {
-		return spec.Invalidf("resources.memory_limit_in_bytes", "%d: no container can start with less than %d", r.MemoryLimit, leastMemory)
 	}
 	return nil
 }
