@@ -141,7 +141,7 @@ func TestLeastMemory(t *testing.T) {
 		case "builtin":
 			low = 5<<19 - 1
 		case "crun":
-			low, enough = 1<<19-1, 2<<20
+			low, enough = 3<<17-1, 1<<20
 		}
 		pod := n.podConfig()
 		podID := n.runPodOn(handler, pod)

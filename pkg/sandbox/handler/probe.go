@@ -35,10 +35,10 @@ var (
 	builtinFeatures = Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, Checkpoints: true}
 )
 
-// leastMemory is the lowest limit, of 256 KiB steps, with which runtimes were seen to start a container, by how they name
+// leastMemory is the lowest limit, with which runtimes were seen to start a container, by how they name
 // themselves: the init process has it until it executes the workload. With cgroup v1 the kernel refuses a lower one; with v2 it kills
 // the process, with half a megabyte more still, and with some more now and then.
-var leastMemory = map[string]int64{Builtin: 5 << 19, "runc": 9 << 18, "crun": 1 << 19}
+var leastMemory = map[string]int64{Builtin: 5 << 19, "runc": 9 << 18, "crun": 3 << 17}
 
 // ask finds out whether a runtime works, and what it can do: by "--version", which all have, and "features", which is young.
 func ask(ctx context.Context, c runtime.Command) (u Usable, err error) {
