@@ -420,21 +420,22 @@ func TestWrongPoststopHooks(t *testing.T) {
 	}
 }
 
-// TestBlockIOClass gives a container the class that its pod names, and refuses those that are not there.
+// TestBlockIOClass gives a container the class that its pod names, or else its handler, and refuses those that are not there.
 func TestBlockIOClass(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "blockio.yaml")
-	if err := os.WriteFile(file, []byte("classes:\n  any: []\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, "classes:\n  any: []\n  slow:\n  - devices: [%q]\n    throttlereadbps: 5M\n", disk(t)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	n := newStoppedNode(t)
-	text, err := os.ReadFile(n.config)
-	if err != nil {
-		t.Fatal(err)
+	configure := func(class string) {
+		n.configure(fmt.Sprintf("[runtime]\nblockio_config = %q\n[runtimes.builtin]\ntype = \"builtin\"\nblockio_class = %q\n", file, class))
 	}
-	text = []byte(strings.Replace(string(text), "[runtime]\n", fmt.Sprintf("[runtime]\nblockio_config = %q\n", file), 1))
-	if err := os.WriteFile(n.config, text, 0o600); err != nil {
-		t.Fatal(err)
+	configure("none-such")
+	if out, err := exec.Command(binary("criserver"), "serve", "--config", n.config).CombinedOutput(); err == nil ||
+		!strings.Contains(string(out), "runtimes.builtin") || !strings.Contains(string(out), "none-such") {
+		t.Errorf("a class of a handler that is not there: %v: %s", err, out)
 	}
+	configure("slow")
 	n.serve()
 	pod := n.podConfig()
 	podID := n.runPod(pod)
@@ -452,10 +453,45 @@ func TestBlockIOClass(t *testing.T) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
-	c := shell("b", "echo out", func(c *runtimeapi.ContainerConfig) {
-		c.Annotations = map[string]string{"io.kubernetes.cri.blockio-class": "any"}
-	})
-	if out, _ := n.output(podID, pod, c); out != "out" {
-		t.Errorf("output = %q", out)
+	for class, want := range map[string]string{"any": "", "": "5000000"} {
+		id := n.run(podID, pod, shell("b"+class, "sleep 1000", func(c *runtimeapi.ContainerConfig) {
+			if class != "" {
+				c.Annotations = map[string]string{"io.kubernetes.cri.blockio-class": class}
+			}
+		}))
+		if limit := n.readLimit(id); !strings.Contains(limit, want) || want == "" && limit != "" {
+			t.Errorf("class %q: the limit is %q, want %q", class, limit, want)
+		}
 	}
+}
+
+// disk is a block device of the machine.
+func disk(t *testing.T) string {
+	t.Helper()
+	all, _ := filepath.Glob("/sys/block/*")
+	for _, sys := range all {
+		if dev := filepath.Join("/dev", filepath.Base(sys)); !strings.HasPrefix(dev, "/dev/loop") {
+			if _, err := os.Stat(dev); err == nil {
+				return dev
+			}
+		}
+	}
+	t.Skip("no block device")
+	return ""
+}
+
+// readLimit is what limits the reading of a container from devices.
+func (n *node) readLimit(id string) string {
+	n.t.Helper()
+	v1, _ := filepath.Glob("/sys/fs/cgroup/blkio" + cgroupRoot + "/*/" + id + "/blkio.throttle.read_bps_device")
+	v2, _ := filepath.Glob("/sys/fs/cgroup" + cgroupRoot + "/*/" + id + "/io.max")
+	for _, file := range append(v1, v2...) {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		return strings.TrimSpace(string(data))
+	}
+	n.t.Fatalf("no file tells the limits of %s", id)
+	return ""
 }

@@ -11,6 +11,7 @@ import (
 
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/ns"
+	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/runtime"
 )
 
@@ -94,7 +95,7 @@ func stageOf(h *specs.Hooks, stage string) *[]specs.Hook {
 
 // Defaults are what the handler gives pods and containers.
 func (h RuntimeHandler) Defaults() handler.Defaults {
-	out := handler.Defaults{Env: h.ContainerEnv, Sysctls: h.Sysctls, PidsLimit: h.PidsLimit, HooksDirs: h.HooksDirs}
+	out := handler.Defaults{Env: h.ContainerEnv, Sysctls: h.Sysctls, PidsLimit: h.PidsLimit, Classes: qosclass.Classes{RDT: h.RDTClass, BlockIO: h.BlockIOClass}, HooksDirs: h.HooksDirs}
 	for name, l := range h.Ulimits {
 		out.Ulimits = append(out.Ulimits, specs.POSIXRlimit{Type: rlimitPrefix + strings.ToUpper(name), Soft: l.Soft, Hard: l.Hard})
 	}

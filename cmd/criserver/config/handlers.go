@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"path"
 	"path/filepath"
@@ -72,11 +73,15 @@ func (v *validator) handler(key, name string, h RuntimeHandler) {
 	}
 }
 
-// Handlers makes the runtime handlers. node is what the node allows to any of them.
+// Handlers makes the runtime handlers. node is what the node allows to any of them. qosclass.ErrClass: one has a class that was not
+// configured before.
 func (c *Config) Handlers(node handler.Features) (*handler.Set, error) {
 	var all []handler.Handler
 	for name, h := range c.Runtimes {
 		one := handler.Handler{Name: name, PodAnnotations: h.PodAnnotations, Annotations: h.Annotations, Defaults: h.Defaults()}
+		if err := one.Classes.Check(); err != nil {
+			return nil, fmt.Errorf("runtimes.%s: %w", name, err)
+		}
 		if h.Path != "" { // of the type oci only
 			one.Command = &runtime.Command{
 				Path: h.Path, Root: cmp.Or(h.Root, filepath.Join(c.State, "runtimes", name)), Args: h.Args, Env: h.Env,

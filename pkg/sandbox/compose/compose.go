@@ -11,7 +11,6 @@ import (
 	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/host"
-	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
@@ -81,7 +80,7 @@ func Spec(ctx context.Context, in Input) (*specs.Spec, spec.User, error) {
 	if err := in.Handler.Adapt(ctx, out, in.PodAnnotations); err != nil {
 		return nil, u, err
 	}
-	if err := qosclass.Apply(out, c.Name, c.Annotations, in.PodAnnotations); err != nil {
+	if err := in.Handler.Classes.Apply(out, c.Name, c.Annotations, in.PodAnnotations); err != nil {
 		return nil, u, err
 	}
 	return out, u, nil

@@ -11,6 +11,7 @@ import (
 
 	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/ns"
+	"criserver/pkg/sandbox/qosclass"
 	"criserver/pkg/sandbox/spec"
 )
 
@@ -27,6 +28,7 @@ type Defaults struct {
 	Timezone string
 	// PidsLimit is how many processes and threads a container may have; 0 is no limit.
 	PidsLimit int64
+	Classes   qosclass.Classes
 	Hooks     specs.Hooks
 	// HooksDirs have hooks in the form of oci-hooks(5); what is in them is read anew for each container.
 	HooksDirs []string

@@ -1,9 +1,10 @@
 // Package qosclass gives containers the RDT class (cache and memory bandwidth) and the block I/O class that the annotations of
-// pods and containers name, as containerd and CRI-O do. The classes are the operator's, in the files that goresctrl reads; they are the
-// node's, and not a runtime handler's, as the kernel has them once.
+// pods and containers name, as containerd and CRI-O do, or else those of their runtime handler. The classes are the operator's, in the
+// files that goresctrl reads, which are the node's, as the kernel has them once.
 package qosclass
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -41,25 +42,43 @@ func Configure(rdtFile, blockioFile string) error {
 	return nil
 }
 
+// Classes are those of containers that name none; "" is none.
+type Classes struct{ RDT, BlockIO string }
+
+// Check refuses classes that are not there: ErrClass.
+func (c Classes) Check() error {
+	if c.RDT != "" {
+		if _, ok := rdt.GetClass(c.RDT); !ok {
+			return fmt.Errorf("RDT %w: %q is not in the file runtime.rdt_config, or there is none", ErrClass, c.RDT)
+		}
+	}
+	if c.BlockIO != "" {
+		if _, err := BlockIO(c.BlockIO); err != nil {
+			return fmt.Errorf("%w (runtime.blockio_config)", err)
+		}
+	}
+	return nil
+}
+
 // Apply puts the classes of a container into its specification. ErrClass: a class is not there, or not for such a container.
-func Apply(s *specs.Spec, container string, containerAnnotations, podAnnotations map[string]string) error {
+func (c Classes) Apply(s *specs.Spec, container string, containerAnnotations, podAnnotations map[string]string) error {
 	class, err := rdt.ContainerClassFromAnnotations(container, containerAnnotations, podAnnotations)
 	if err != nil {
 		return fmt.Errorf("annotations: RDT %w: %w", ErrClass, err)
 	}
-	if class != "" {
+	if class = cmp.Or(class, c.RDT); class != "" {
 		s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: class}
 	}
 	class, err = blockio.ContainerClassFromAnnotations(container, containerAnnotations, podAnnotations)
 	if err != nil {
 		return fmt.Errorf("annotations: block I/O %w: %w", ErrClass, err)
 	}
-	if class == "" {
+	if class = cmp.Or(class, c.BlockIO); class == "" {
 		return nil
 	}
 	limits, err := BlockIO(class)
 	if err != nil {
-		return fmt.Errorf("annotations: %w", err)
+		return err
 	}
 	if s.Linux.Resources == nil {
 		s.Linux.Resources = &specs.LinuxResources{}

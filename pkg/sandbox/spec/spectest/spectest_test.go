@@ -110,7 +110,7 @@ func TestAllParts(t *testing.T) {
 	if err := h.Adapt(t.Context(), s, map[string]string{"com.example.pod.a": "b"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := qosclass.Apply(s, "c", c.Annotations, nil); err != nil {
+	if err := (qosclass.Classes{}).Apply(s, "c", c.Annotations, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "gold"} // qosclass needs resctrl for it
