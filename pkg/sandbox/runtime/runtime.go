@@ -44,7 +44,8 @@ type Runtime interface {
 	Create(ctx context.Context, id, bundle string, io Stdio) (pid int, err error)
 	// Start executes the workload of a created container.
 	Start(ctx context.Context, id string) error
-	// Exec runs a further process in a running container and returns its PID on the host.
+	// Exec runs a further process in a running container and returns its PID on the host. When ctx ends before that, it gives up and
+	// nothing is left of the process, or it goes on all the same.
 	Exec(ctx context.Context, id string, p *specs.Process, io Stdio) (pid int, err error)
 	// Kill sends SIGKILL to every process of the container.
 	Kill(ctx context.Context, id string) error

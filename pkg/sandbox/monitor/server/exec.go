@@ -29,14 +29,20 @@ func (s *Server) exec(ctx context.Context, p monitor.ExecRequest, files []*os.Fi
 		return nil, fmt.Errorf("container %s is %s: %w", p.ID, st.Phase, monitor.ErrNotRunning)
 	}
 	e := &execution{ExecRequest: p, container: c, exited: make(chan unix.WaitStatus, 1)}
+	if p.Timeout > 0 {
+		e.deadline = time.Now().Add(p.Timeout)
+	}
 	e.tree = tree{init: st.PID, cgroup: c.cgroup, pipes: pipesOf(files)}
 	if p.Grace < 0 {
 		if e.keeper, io, err = keep(io); err != nil {
 			return nil, fmt.Errorf("exec in %s: %w", p.ID, err)
 		}
 	}
-	if err := s.begin(ctx, e, io); err != nil {
+	if err := s.beginInTime(ctx, e, io); err != nil {
 		e.keeper.close()
+		if errors.Is(err, errNotInTime) {
+			return &monitor.ExecResponse{TimedOut: true}, nil
+		}
 		return nil, err
 	}
 	// The client reads to the end of its pipes, which comes only once this side has closed them too.
@@ -49,9 +55,27 @@ func (s *Server) exec(ctx context.Context, p monitor.ExecRequest, files []*os.Fi
 type execution struct {
 	monitor.ExecRequest
 	container *container
-	tree      tree
-	keeper    *keeper
-	exited    chan unix.WaitStatus
+	// deadline is zero without a timeout.
+	deadline time.Time
+	tree     tree
+	keeper   *keeper
+	exited   chan unix.WaitStatus
+}
+
+// errNotInTime: the command was not even begun when its time was over, as where the container is frozen.
+var errNotInTime = errors.New("not begun in time")
+
+func (s *Server) beginInTime(ctx context.Context, e *execution, io runtime.Stdio) error {
+	if e.deadline.IsZero() {
+		return s.begin(ctx, e, io)
+	}
+	ctx, cancel := context.WithDeadlineCause(ctx, e.deadline, errNotInTime)
+	defer cancel()
+	err := s.begin(ctx, e, io)
+	if err != nil && errors.Is(context.Cause(ctx), errNotInTime) {
+		err = errors.Join(errNotInTime, err)
+	}
+	return err
 }
 
 // begin starts the command, and to await its end.
@@ -120,8 +144,8 @@ func (e *execution) hangUp() {
 
 func (e *execution) await(ctx context.Context) (*monitor.ExecResponse, error) {
 	var expired <-chan time.Time
-	if e.Timeout > 0 {
-		timer := time.NewTimer(e.Timeout)
+	if !e.deadline.IsZero() {
+		timer := time.NewTimer(time.Until(e.deadline))
 		defer timer.Stop()
 		expired = timer.C
 	}

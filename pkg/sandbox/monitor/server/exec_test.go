@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/monitor"
 )
 
@@ -157,4 +158,25 @@ func printed(t *testing.T, f *fixture, req monitor.ExecRequest) string {
 		t.Error(err)
 	}
 	return string(out)
+}
+
+// The time of a command that cannot begin, since its container is frozen, is over as that of one that runs.
+func TestExecInFrozenContainer(t *testing.T) {
+	f := newFixture(t, nil)
+	f.run("a", "sleep 100")
+	path := "/" + cgroupRoot + "/a"
+	if err := cgroup.Freeze(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	_, _, err := f.execute("a", 300*time.Millisecond, "true")
+	if took := time.Since(begin); !errors.Is(err, monitor.ErrTimeout) || took > 5*time.Second {
+		t.Errorf("after %s: %v", took, err)
+	}
+	if err := cgroup.Thaw(path); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, err := f.execute("a", 20*time.Second, "sh", "-c", "echo on"); out != "on\n" || err != nil {
+		t.Errorf("thawed: %q, %v", out, err)
+	}
 }

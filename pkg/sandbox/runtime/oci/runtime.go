@@ -80,8 +80,9 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	return r.run(ctx, startLimit, runtime.Stdio{}, "start", id)
 }
 
-// Exec implements runtime.Runtime.
+// Exec implements runtime.Runtime. The end of ctx does not end the program: what it has begun then would be left.
 func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, io runtime.Stdio) (int, error) {
+	ctx = context.WithoutCancel(ctx)
 	data, err := json.Marshal(p)
 	if err != nil {
 		return 0, err
