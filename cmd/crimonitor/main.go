@@ -60,6 +60,13 @@ func run(args []string) error {
 		}
 		return err
 	}
+	if len(args) == 2 && args[0] == "host-file" {
+		if err := probe.Copy(os.Stdout, args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(probe.Code(err))
+		}
+		return nil
+	}
 	flags := flag.NewFlagSet("crimonitor", flag.ContinueOnError)
 	socket := flags.String("socket", "/run/criserver/crimonitor.sock", "Unix socket to answer criserver on")
 	state := flags.String("state", "/run/criserver/monitor", "directory for the state of the containers")

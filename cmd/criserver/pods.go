@@ -16,6 +16,7 @@ import (
 	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/host"
+	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/monitor/launch"
 	"criserver/pkg/sandbox/podspace"
 	"criserver/pkg/sandbox/qosclass"
@@ -69,7 +70,10 @@ func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
 	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
 		return err
 	}
-	d.checkpoints = &checkpoints.Service{Pods: d.pods, Runner: d.pods, Images: d.images, Tools: pods.Checkpoints, FromImages: c.Runtime.RestoreImages}
+	d.checkpoints = &checkpoints.Service{
+		Pods: d.pods, Runner: d.pods, Images: d.images, Tools: pods.Checkpoints, FromImages: c.Runtime.RestoreImages,
+		Archives: hostpath.Files{Program: []string{pods.Monitor.Binary, "host-file"}},
+	}
 	connect, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
 	d.pods.Start(connect)

@@ -8,10 +8,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"criserver/pkg/imagesvc"
 	"criserver/pkg/sandbox/checkpoint"
+	"criserver/pkg/sandbox/hostpath/probe"
 )
 
 // Find tells which image a container is to be made of. If name is a checkpoint, its files are in dir, which is the caller's to
@@ -62,18 +61,18 @@ func (s *Service) restore(ctx context.Context, name string, fill func(dir string
 
 // unpack reads an archive. It may be compressed, as Podman's are.
 func (s *Service) unpack(ctx context.Context, name, dir string) error {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a fifo would hang
-	if errors.Is(err, os.ErrNotExist) {
+	f, err := s.Archives.Open(ctx, name)
+	if err == nil {
+		defer f.Close()
+		err = s.Images.UnpackFiles(ctx, f, dir)
+	}
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("%w: no such file", imagesvc.ErrNotFound)
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+	case errors.Is(err, probe.ErrIrregular):
 		return fmt.Errorf("%w: it is no regular file", checkpoint.ErrInvalid)
 	}
-	return s.Images.UnpackFiles(ctx, f, dir)
+	return err
 }
 
 // base finds the image of the container. Another one of the same name will not do: the container has files of this one open.

@@ -13,6 +13,7 @@ import (
 
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/checkpoint"
+	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/want"
 )
 
@@ -37,7 +38,7 @@ func (s *Service) CheckpointPod(ctx context.Context, podID, output string, conta
 	if err != nil {
 		return err
 	}
-	if err := checkOutput(output); err != nil {
+	if _, err := hostpath.Soon(ctx, output, func() (struct{}, error) { return struct{}{}, checkOutput(output) }); err != nil {
 		return err
 	}
 	ctx, cancel := bounded(ctx)

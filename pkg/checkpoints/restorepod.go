@@ -9,6 +9,7 @@ import (
 
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/checkpoint"
+	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/want"
 )
@@ -31,7 +32,7 @@ func (s *Service) RestorePod(ctx context.Context, path string, pod want.Pod, con
 	if err := noOptions(options); err != nil {
 		return "", nil, err
 	}
-	dirs, err := s.podContainers(path, containers)
+	dirs, err := hostpath.Soon(ctx, path, func() (map[string]checkpoint.Dir, error) { return s.podContainers(path, containers) })
 	if err != nil {
 		return "", nil, err
 	}
@@ -173,7 +174,8 @@ func (s *Service) restoreInto(ctx context.Context, podID string, c PodContainer,
 		return "", err
 	}
 	c.Config.Checkpoint, c.Config.MustMatch = string(dir), true
-	if err = s.Images.CopyTree(ctx, string(from), string(dir)); err != nil {
+	_, err = hostpath.Ask(ctx, string(from), func() (struct{}, error) { return struct{}{}, s.Images.CopyTree(ctx, string(from), string(dir)) })
+	if err != nil {
 		return "", errors.Join(fmt.Errorf("copy checkpoint: %w", err), dir.Remove())
 	}
 	id, err := s.Runner.CreateContainer(ctx, podID, c.Config, c.Image)

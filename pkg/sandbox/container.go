@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/sirupsen/logrus"
@@ -112,8 +111,9 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		return err
 	}
 	if st.LogPath != "" {
-		if err := os.MkdirAll(filepath.Dir(st.LogPath), 0o755); err != nil {
-			return fmt.Errorf("make log directory: %w", err)
+		dir := filepath.Dir(st.LogPath)
+		if err := s.hostPaths.MakeDir(ctx, dir, func() { flight.Stage(ctx, "it waits for the log's directory "+dir) }); err != nil {
+			return fmt.Errorf("log_path: %w", err)
 		}
 	}
 	flight.Stage(ctx, "crimonitor sets it up")

@@ -133,7 +133,7 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snaps
 		svc.plugins = plugin.None{}
 	}
 	svc.bundles = &bundle.Store{Root: filepath.Join(c.StateDir, "containers"), Snapshots: s, IgnoreDeclared: c.IgnoreImageVolumes}
-	svc.spaces = podspace.Store{Root: filepath.Join(c.StateDir, "pods"), Helper: c.Monitor.Binary}
+	svc.spaces = podspace.Store{Root: filepath.Join(c.StateDir, "pods"), Helper: c.Monitor.Binary, Paths: &svc.hostPaths}
 	for _, dir := range []string{svc.spaces.Root, svc.bundles.Root} {
 		if err := makeStateDir(dir); err != nil {
 			return nil, fmt.Errorf("make state directory: %w", err)

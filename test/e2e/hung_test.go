@@ -5,14 +5,17 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/imagesvc/registry/registrytest"
+	"criserver/test/hungfs"
 )
 
 // hungDir mounts a FUSE file system of which nobody reads the requests, so that all that is done there hangs.
@@ -97,4 +100,55 @@ func TestHungFiles(t *testing.T) {
 			n.start()
 		})
 	}
+}
+
+// TestHungPlaces has logs and a checkpoint on a file system that hangs: the calls that need it say so in time, and the daemon does all
+// else, and stops.
+func TestHungPlaces(t *testing.T) {
+	hung := hungfs.Mount(t)
+	n := newNode(t)
+	n.pull(busyboxImage)
+	inHung := func(name string) func(*runtimeapi.PodSandboxConfig) {
+		return func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = filepath.Join(hung.Dir, name) }
+	}
+	there := n.podConfig(inHung("there"))
+	thereID := n.runPod(there)
+	plain := n.podConfig()
+	plainID := n.runPod(plain)
+	if err := os.WriteFile(filepath.Join(hung.Dir, "checkpoint.tar"), []byte("tar"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	create := func(podID string, pod *runtimeapi.PodSandboxConfig, c *runtimeapi.ContainerConfig) error {
+		return refusal(n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: podID, Config: c, SandboxConfig: pod}))
+	}
+	hung.Hang()
+	archive, fresh := filepath.Join(hung.Dir, "checkpoint.tar"), n.podConfig(inHung("fresh/deep"))
+	var calls sync.WaitGroup
+	for path, call := range map[string]func() error{
+		fresh.LogDirectory: func() error { _, err := n.runPodWith("", fresh); return err },
+		there.LogDirectory: func() error { return create(thereID, there, shell("logs", "true")) },
+		archive:            func() error { return create(plainID, plain, restored(archive)) },
+		filepath.Join(hung.Dir, "new.tar"): func() error {
+			return refusal(n.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{
+				ContainerId: "any", Location: filepath.Join(hung.Dir, "new.tar"),
+			}))
+		},
+	} {
+		calls.Go(func() {
+			begun := time.Now()
+			err := call()
+			if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), path+" does not answer") {
+				t.Errorf("%s: %v", path, err)
+			}
+			if took := time.Since(begun); took > 50*time.Second {
+				t.Errorf("%s: it took %s", path, took)
+			}
+		})
+	}
+	calls.Wait()
+	if out, _ := n.output(plainID, plain, shell("plain", "echo works")); out != "works" {
+		t.Errorf("another container: %q", out)
+	}
+	hung.Answer()
+	eventually(t, "the pod's logs are where they are to be", func() bool { return create(thereID, there, shell("logs", "true")) == nil })
 }

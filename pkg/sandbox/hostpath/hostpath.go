@@ -111,28 +111,34 @@ func (r *Resolver) ask(path string) (string, error) {
 // of the path, and neither opening nor naming an O_PATH descriptor asks anybody (openat2(2), open(2)). table is the list of
 // mounts, once it is read.
 func quick(path string, table *[]byte) (string, bool) {
+	resolved, known, local := look(path, table)
+	return resolved, known && local
+}
+
+// look tells also of a path that the kernel knows, but whose file system could hang.
+func look(path string, table *[]byte) (resolved string, known, local bool) {
 	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolveCached})
 	if err != nil {
-		return "", false
+		return "", false, false
 	}
 	defer unix.Close(fd)
 	name := strconv.Itoa(fd)
-	resolved, err := os.Readlink("/proc/self/fd/" + name)
+	resolved, err = os.Readlink("/proc/self/fd/" + name)
 	if err != nil || strings.HasSuffix(resolved, " (deleted)") {
-		return "", false
+		return "", false, false
 	}
 	info, err := os.ReadFile("/proc/self/fdinfo/" + name)
 	if err != nil {
-		return "", false
+		return "", false, false
 	}
 	if *table == nil {
 		mounts, err := os.ReadFile("/proc/self/mountinfo")
 		if err != nil {
-			return "", false
+			return "", false, false
 		}
 		*table = slices.Concat([]byte("\n"), mounts)
 	}
-	return resolved, slices.Contains(local, fileSystem(*table, info))
+	return resolved, true, slices.Contains(localFileSystems, fileSystem(*table, info))
 }
 
 // fileSystem is the type of the mount that fdinfo names (proc_pid_fdinfo(5), proc_pid_mountinfo(5)). table begins with a line
@@ -147,6 +153,6 @@ func fileSystem(table, fdinfo []byte) string {
 	return string(kind)
 }
 
-// local are the file systems that need no other process and no network to answer.
-var local = strings.Fields(`ext2 ext3 ext4 xfs btrfs bcachefs f2fs zfs vfat exfat iso9660 squashfs erofs tmpfs ramfs devtmpfs rootfs overlay
+// localFileSystems are the file systems that need no other process and no network to answer.
+var localFileSystems = strings.Fields(`ext2 ext3 ext4 xfs btrfs bcachefs f2fs zfs vfat exfat iso9660 squashfs erofs tmpfs ramfs devtmpfs rootfs overlay
 	proc sysfs cgroup cgroup2 devpts mqueue hugetlbfs bpf debugfs tracefs securityfs configfs nsfs binfmt_misc`)

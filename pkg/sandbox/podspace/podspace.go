@@ -12,6 +12,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"criserver/pkg/sandbox/flight"
+	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/ns"
@@ -26,6 +28,8 @@ type Store struct {
 	Root string
 	// Helper is the program that makes user namespaces, see ns.Config.
 	Helper string
+	// Paths makes the log directories of pods, which may be where it hangs.
+	Paths *hostpath.Resolver
 }
 
 // Dir is a pod's directory.
@@ -64,8 +68,8 @@ func (s Store) Make(ctx context.Context, p ledger.PodStatus) error {
 		return fmt.Errorf("make pod directory: %w", err)
 	}
 	if dir := p.Config.LogDirectory; dir != "" {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("make log directory: %w", err)
+		if err := s.Paths.MakeDir(ctx, dir, func() { flight.Stage(ctx, "it waits for log_directory "+dir) }); err != nil {
+			return fmt.Errorf("log_directory: %w", err)
 		}
 	}
 	if err := s.makeFiles(p); err != nil {

@@ -2,9 +2,14 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Resolve follows the symlinks in a path, makes a directory of what does not exist, as the hostPath volumes of old Kubernetes
@@ -25,3 +30,45 @@ func Resolve(path string) (string, error) {
 	}
 	return resolved, nil
 }
+
+// ErrIrregular says that something is no regular file.
+var ErrIrregular = errors.New("no regular file")
+
+// Open opens a regular file. ErrIrregular, fs.ErrNotExist.
+func Open(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a fifo would hang
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, ErrIrregular), f.Close())
+	}
+	return f, nil
+}
+
+// Copy writes what is in a regular file.
+func Copy(w io.Writer, path string) error {
+	f, err := Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// causes are the errors that a process tells by its exit code.
+var causes = map[int]error{3: fs.ErrNotExist, 4: ErrIrregular}
+
+// Code is the exit code of a process whose Copy has failed.
+func Code(err error) int {
+	for code, cause := range causes {
+		if errors.Is(err, cause) {
+			return code
+		}
+	}
+	return 1
+}
+
+// Cause is what an exit code says; nil if only the process' words tell.
+func Cause(code int) error { return causes[code] }

@@ -1,0 +1,71 @@
+package hostpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/spec"
+)
+
+// answerLimit is how long a file system may take for what is not a volume, which pods know that they wait for.
+const answerLimit = 30 * time.Second
+
+// limited is ctx with a deadline for an answer.
+func limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("no answer in %s: %w", answerLimit, context.DeadlineExceeded))
+}
+
+// Soon is Ask for what takes no longer than it takes the file system to answer: it ends after half a minute too.
+func Soon[T any](ctx context.Context, path string, fn func() (T, error)) (T, error) {
+	ctx, cancel := limited(ctx)
+	defer cancel()
+	return Ask(ctx, path, fn)
+}
+
+// MakeDir makes the directory path, and those above it, unless they are there. waits is called before it waits for a file system. When ctx
+// ends, or after half a minute, the error names the path.
+func (r *Resolver) MakeDir(ctx context.Context, path string, waits func()) error {
+	if done, err := makeLocal(path); done || err != nil {
+		return err
+	}
+	ctx, cancel := limited(ctx)
+	defer cancel()
+	_, err := r.Resolve(ctx, []spec.Mount{{Source: path, Destination: path}}, func(string) { waits() })
+	return err
+}
+
+// makeLocal makes a directory as far as only file systems of this machine are asked, one name after the other below what the kernel
+// has in its caches; where one has a mount on it, or is a link, the next look at it finds out. It tells whether that was all.
+func makeLocal(path string) (done bool, err error) {
+	path = filepath.Clean(path)
+	var table []byte
+	for {
+		above, ok := deepest(path, &table)
+		if !ok || above == path {
+			return ok, nil
+		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, above), "/"), "/")
+		next := filepath.Join(above, name)
+		if err := unix.Mkdir(next, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+			return false, fmt.Errorf("make directory %s: %w", next, err)
+		}
+		if _, ok := quick(next, &table); !ok {
+			return false, nil
+		}
+	}
+}
+
+// deepest is the longest part of a path that quick resolves, and is false if what it leads to may hang.
+func deepest(path string, table *[]byte) (string, bool) {
+	for at := path; ; at = filepath.Dir(at) {
+		if _, known, local := look(at, table); known || at == "/" {
+			return at, local
+		}
+	}
+}
