@@ -3,6 +3,7 @@ package streaming
 import (
 	"context"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 )
@@ -15,6 +16,8 @@ type conn struct {
 	// asked tells that a request has come, slow is called when none comes in time.
 	asked atomic.Bool
 	slow  func(client string)
+	// taken tells that it is the library's, and no more of the HTTP server.
+	taken atomic.Bool
 	// leave gives its place to another one.
 	leave func()
 }
@@ -86,17 +89,30 @@ func (l *listener) Close() error {
 
 type connKey struct{}
 
-// withConn is http.Server.ConnContext. Below TLS the connection is not ours; the one that is ours is its transport.
-func withConn(ctx context.Context, c net.Conn) context.Context {
+// own returns the connection that is ours: below TLS it is the transport. It may be nil.
+func own(c net.Conn) *conn {
 	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
 		c = t.NetConn()
 	}
-	own, ok := c.(*conn)
-	if !ok {
+	o, _ := c.(*conn)
+	return o
+}
+
+// withConn is http.Server.ConnContext.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	o := own(c)
+	if o == nil {
 		return ctx
 	}
-	ctx, own.gone = context.WithCancel(ctx)
-	return context.WithValue(ctx, connKey{}, own)
+	ctx, o.gone = context.WithCancel(ctx)
+	return context.WithValue(ctx, connKey{}, o)
+}
+
+// connState is http.Server.ConnState.
+func connState(c net.Conn, state http.ConnState) {
+	if o := own(c); o != nil && state == http.StateHijacked {
+		o.taken.Store(true)
+	}
 }
 
 // hasAsked says that a request has come by a connection.
@@ -109,6 +125,13 @@ func hasAsked(ctx context.Context) {
 // hangUp ends the connection that a request came by: somebody does not read, and nothing more can be said.
 func hangUp(ctx context.Context) {
 	if c, ok := ctx.Value(connKey{}).(*conn); ok {
+		_ = c.Close()
+	}
+}
+
+// giveUp ends the connection of a client that has not opened its streams in time: the library leaves it open.
+func giveUp(ctx context.Context) {
+	if c, ok := ctx.Value(connKey{}).(*conn); ok && c.taken.Load() {
 		_ = c.Close()
 	}
 }

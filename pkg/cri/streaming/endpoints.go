@@ -99,23 +99,37 @@ func (s Streams) options() *remotecommand.Options {
 }
 
 func (s *Server) serveExec(w http.ResponseWriter, r *http.Request, op Operation) {
-	run := command(func(ctx context.Context, io streams) error { return s.runtime.exec(ctx, *op.Exec, io) })
+	ran := false
+	run := command(func(ctx context.Context, io streams) error {
+		ran = true
+		return s.runtime.exec(ctx, *op.Exec, io)
+	})
 	if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
 		s.serveWebSocket(w, r, op.Exec.Streams, run)
 		return
 	}
 	remotecommand.ServeExec(w, r, run, "", "", op.Exec.Container, op.Exec.Process.Args, op.Exec.options(),
 		s.settings.Idle, s.settings.Creation, remotecommand.SupportedStreamingProtocols)
+	if !ran {
+		giveUp(r.Context())
+	}
 }
 
 func (s *Server) serveAttach(w http.ResponseWriter, r *http.Request, op Operation) {
-	run := command(func(ctx context.Context, io streams) error { return s.runtime.attach(ctx, *op.Attach, io) })
+	ran := false
+	run := command(func(ctx context.Context, io streams) error {
+		ran = true
+		return s.runtime.attach(ctx, *op.Attach, io)
+	})
 	if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
 		s.serveWebSocket(w, r, op.Attach.Streams, run)
 		return
 	}
 	remotecommand.ServeAttach(w, r, run, "", "", op.Attach.Container, op.Attach.options(),
 		s.settings.Idle, s.settings.Creation, remotecommand.SupportedStreamingProtocols)
+	if !ran {
+		giveUp(r.Context())
+	}
 }
 
 // forwarder implements portforward.PortForwarder for one session.

@@ -102,7 +102,7 @@ func reachable(addr net.Addr) string {
 // Run serves until ctx ends, or until there has been nothing to do for Settings.Linger.
 func (s *Server) Run(ctx context.Context) error {
 	clients := &http.Server{
-		Handler: s.endpoints(), ReadTimeout: headerLimit, MaxHeaderBytes: maxHeader, ConnContext: withConn,
+		Handler: s.endpoints(), ReadTimeout: headerLimit, MaxHeaderBytes: maxHeader, ConnContext: withConn, ConnState: connState,
 		TLSNextProto: noHTTP2(), ErrorLog: log.New(&s.refused, "", 0),
 	}
 	mux := http.NewServeMux()
