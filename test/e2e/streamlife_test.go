@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/tools/remotecommand"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -368,4 +370,38 @@ func TestExpiredToken(t *testing.T) {
 	if err != nil || strings.Count(string(log), "its token is unknown, used, or too old") != 2 || strings.Contains(string(log), token) {
 		t.Errorf("%v: the log of the stream server: %s", err, log)
 	}
+}
+
+// TestLogOnFullDisk: output that the disk has no room for is counted, told of in the status, and does not hold up the container.
+func TestLogOnFullDisk(t *testing.T) {
+	n := newNode(t)
+	pod := n.podConfig()
+	if err := os.MkdirAll(pod.LogDirectory, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", pod.LogDirectory, "tmpfs", 0, "size=256k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(pod.LogDirectory, unix.MNT_DETACH) })
+	podID := n.runPod(pod)
+	id := n.run(podID, pod, shell("talker", "yes 123456789 | head -n 100000; touch /said; sleep 1000 & wait"))
+	n.awaitExec(id, "test -e /said")
+	kept := 0
+	for _, line := range logLines(t, n.status(id).LogPath) {
+		kept += len(line)
+	}
+	if kept == 0 || kept > 256<<10 {
+		t.Errorf("%d bytes are in the log", kept)
+	}
+	eventually(t, "the status tells of it", func() bool {
+		resp, err := n.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var info struct{ LogBytesLost, LogBytesDropped int }
+		if err := json.Unmarshal([]byte(resp.Info["info"]), &info); err != nil {
+			t.Fatal(err)
+		}
+		return info.LogBytesLost > 700000 && info.LogBytesLost <= 1000000 && info.LogBytesDropped == 0
+	})
 }
