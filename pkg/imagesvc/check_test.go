@@ -65,6 +65,12 @@ func TestCheckRepairs(t *testing.T) {
 			"manifest": {func(_ *testing.T, n *node, _ string) error {
 				return os.Remove(filepath.Join(n.root, "content/sha256", img.Digest().Encoded()))
 			}, "blob", "not found"},
+			"kept blob": {func(t *testing.T, n *node, _ string) error {
+				if !keep {
+					t.Skip("none is kept")
+				}
+				return os.Remove(filepath.Join(n.root, "content/sha256", img.Manifest.Layers[0].Digest.Encoded()))
+			}, "blob", "not found"},
 		} {
 			t.Run(name, func(t *testing.T) {
 				n := newNode(t, registry.Config{})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
 	"runtime"
 	"slices"
@@ -127,6 +128,7 @@ func TestRefused(t *testing.T) {
 		}), err: imagesvc.ErrInvalid, says: "has 1 layers, the manifest 2"},
 		"a diffID that is none":           {img: edit(func(i *registrytest.Image) { i.Config.RootFS.DiffIDs[0] = "../../x" }), err: imagesvc.ErrInvalid, says: "../../x"},
 		"layer digest that is none":       {img: edit(func(i *registrytest.Image) { i.Manifest.Layers[0].Digest = "../x" }), err: imagesvc.ErrInvalid, says: "../x"},
+		"layer of impossible size":        {img: edit(func(i *registrytest.Image) { i.Manifest.Layers[0].Size = math.MaxInt64 }), err: imagesvc.ErrInvalid, says: "size 9223372036854775807"},
 		"layer of negative size":          {img: edit(func(i *registrytest.Image) { i.Manifest.Layers[0].Size = -1 }), err: imagesvc.ErrInvalid, says: "size -1"},
 		"layer is not what was said":      {img: edit(func(i *registrytest.Image) { i.Manifest.Layers[1].Digest = digest.FromString("x") }), err: registry.ErrDigest, says: "digest"},
 		"layer is larger than said":       {img: edit(func(i *registrytest.Image) { i.Manifest.Layers[1].Size-- }), err: registry.ErrDigest, says: "bytes"},

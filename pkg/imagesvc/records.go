@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"criserver/pkg/imagesvc/catalog"
 	"criserver/pkg/imagesvc/content"
@@ -43,7 +44,10 @@ func (c *checking) record(ctx context.Context, id digest.Digest) error {
 		problem = fmt.Sprintf("its manifest is that of image %s", docs.ID())
 	default:
 		made := c.s.restorer.Image(docs)
-		made.Blobs = slices.DeleteFunc(slices.Clone(img.Blobs), func(d digest.Digest) bool { return !slices.Contains(made.Blobs, d) })
+		// Of its blobs, those that a layer may have: that one is missing, blob says.
+		made.Blobs = slices.DeleteFunc(slices.Clone(img.Blobs), func(d digest.Digest) bool {
+			return !slices.ContainsFunc(docs.Parsed.Layers, func(l ocispec.Descriptor) bool { return l.Digest == d })
+		})
 		differences := catalog.Differences(img, made)
 		if len(differences) == 0 {
 			return nil

@@ -192,8 +192,11 @@ func (c *Catalog) Find(name string, refs []names.Reference) (Image, error) {
 
 // find looks among the hidden images or among the others. The caller holds the lock.
 func (c *Catalog) find(name string, refs []names.Reference, hidden bool) (Image, error) {
-	hex := strings.TrimPrefix(name, "sha256:")
-	for _, id := range []digest.Digest{digest.Digest(name), digest.Digest("sha256:" + hex)} {
+	algorithm, hex, named := strings.Cut(name, ":")
+	if !named || !digest.Algorithm(algorithm).Available() {
+		algorithm, hex = "", name
+	}
+	for _, id := range []digest.Digest{digest.Digest(name), digest.Digest("sha256:" + name)} {
 		if img, ok := c.images[id]; ok && c.hidden[id] == hidden {
 			return img, nil
 		}
@@ -208,7 +211,7 @@ func (c *Catalog) find(name string, refs []names.Reference, hidden bool) (Image,
 	var found []Image
 	if len(hex) >= minPrefix && strings.Trim(hex, "0123456789abcdef") == "" {
 		for id, img := range c.images {
-			if c.hidden[id] == hidden && strings.HasPrefix(id.Encoded(), hex) {
+			if c.hidden[id] == hidden && strings.HasPrefix(id.Encoded(), hex) && strings.HasPrefix(id.String(), algorithm) {
 				found = append(found, img)
 			}
 		}

@@ -155,19 +155,27 @@ func TestFind(t *testing.T) {
 	one := image("one")
 	other := one
 	other.ID = digest.Digest("sha256:" + one.ID.Encoded()[:10] + image("two").ID.Encoded()[10:])
-	for _, img := range []catalog.Image{one, other} {
+	long := one
+	long.ID = digest.SHA512.FromString("long")
+	for _, img := range []catalog.Image{one, other, long} {
 		if err := c.Put(t.Context(), img); err != nil {
 			t.Fatal(err)
 		}
 	}
+	for _, name := range []string{long.ID.String(), long.ID.Encoded(), long.ID.Encoded()[:12], long.ID.String()[:20]} {
+		if img, err := c.Find(name, nil); err != nil || img.ID != long.ID {
+			t.Errorf("%q: %s, %v", name, img.ID, err)
+		}
+	}
 	for name, want := range map[string]error{
-		one.ID.String():                   nil,
-		one.ID.Encoded():                  nil,
-		"sha256:" + one.ID.Encoded()[:12]: nil,
-		one.ID.Encoded()[:10]:             catalog.ErrInvalid,
-		one.ID.Encoded()[:5]:              catalog.ErrNotFound,
-		"":                                catalog.ErrNotFound,
-		"nothing":                         catalog.ErrNotFound,
+		"sha256:" + long.ID.Encoded()[:12]: catalog.ErrNotFound,
+		one.ID.String():                    nil,
+		one.ID.Encoded():                   nil,
+		"sha256:" + one.ID.Encoded()[:12]:  nil,
+		one.ID.Encoded()[:10]:              catalog.ErrInvalid,
+		one.ID.Encoded()[:5]:               catalog.ErrNotFound,
+		"":                                 catalog.ErrNotFound,
+		"nothing":                          catalog.ErrNotFound,
 	} {
 		if img, err := c.Find(name, nil); !errors.Is(err, want) || err == nil && img.ID != one.ID {
 			t.Errorf("%q: %s, %v", name, img.ID, err)

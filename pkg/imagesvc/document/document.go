@@ -31,6 +31,8 @@ const (
 	maxLayers = 500
 	// maxConfig is the largest configuration in bytes that is read.
 	maxConfig = 8 << 20
+	// maxBlob is more than a layer can have in bytes, and little enough for sums of sizes.
+	maxBlob = 1 << 48
 	// maxNested is how deep indexes are followed into indexes.
 	maxNested = 2
 )
@@ -212,8 +214,8 @@ func checkLayer(l ocispec.Descriptor, artifact bool) error {
 	if err := verify.CheckDigest(l.Digest); err != nil {
 		return err
 	}
-	if l.Size < 0 {
-		return fmt.Errorf("size %d", l.Size)
+	if l.Size < 0 || l.Size > maxBlob {
+		return fmt.Errorf("it cannot have the size %d", l.Size)
 	}
 	if artifact {
 		return nil

@@ -54,7 +54,11 @@ type Blob struct {
 // newBlob finds what is there of a blob.
 func (s *Store) newBlob(d ocispec.Descriptor, dir string, release func()) (*Blob, error) {
 	b := &Blob{desc: d, dir: dir, chunk: s.chunkSize(d.Size), release: release, changed: make(chan struct{})}
-	b.have = make([]int64, (d.Size+b.chunk-1)/b.chunk)
+	chunks := d.Size / b.chunk
+	if d.Size%b.chunk > 0 {
+		chunks++
+	}
+	b.have = make([]int64, chunks)
 	b.follow.blob = b
 	b.Reader = verify.NewReader(&b.follow, d.Digest, d.Size)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
