@@ -10,7 +10,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/cgroup/kill"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
@@ -36,7 +35,7 @@ func (s *Service) StopContainer(ctx context.Context, id string, grace time.Durat
 		return s.killContainer(ctx, c)
 	}
 	// A frozen process gets no signal, whoever has frozen it.
-	if err := errors.Join(s.freezer().Thaw(ctx, c), cgroup.Thaw(st.CgroupPath)); err != nil {
+	if err := s.freezer().Release(ctx, c); err != nil {
 		return fmt.Errorf("stop container %s: %w", st.ID, err)
 	}
 	if err := s.sendStopSignal(ctx, c); err != nil {
@@ -94,7 +93,7 @@ func (s *Service) killContainer(ctx context.Context, c *ledger.Container) error 
 	}
 	ctx, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
-	if err := s.freezer().Thaw(ctx, c); err != nil {
+	if err := s.freezer().Release(ctx, c); err != nil {
 		return fmt.Errorf("kill container %s: %w", st.ID, err)
 	}
 	if err := s.signalAll(ctx, st.ID); err != nil {

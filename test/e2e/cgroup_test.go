@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -57,6 +58,64 @@ func TestCgroupParent(t *testing.T) {
 	}
 	if cgroup.Exists(missing) {
 		t.Error("a cgroup that was made is left")
+	}
+}
+
+// TestStopInFrozenCgroup: somebody has frozen a cgroup above the container's. That of the pod is let go; one above is not the
+// runtime's, and with cgroup v1 nothing ends in it: the status says so.
+func TestStopInFrozenCgroup(t *testing.T) {
+	n := newNode(t)
+	const kubepods = "/criserver-e2e-frozen"
+	const parent = kubepods + "/burstable/pod-a"
+	if err := cgroup.Create(parent); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cgroup.Remove(kubepods); err != nil {
+			t.Error(err)
+		}
+	})
+	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = parent })
+	podID := n.runPod(pod)
+	start := func(name, frozen string) string {
+		id := n.run(podID, pod, shell(name, "trap 'exit 6' TERM; echo ready; while :; do sleep 0.05; done"))
+		eventually(t, "the trap is set", func() bool { return len(logLines(t, n.status(id).LogPath)) > 0 })
+		if err := cgroup.Freeze(t.Context(), frozen); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cgroup.Thaw(frozen) })
+		return id
+	}
+	stop := func(id string, grace int64, limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		_, err := n.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: grace})
+		return err
+	}
+	graceful := start("graceful", parent)
+	if err := stop(graceful, 10, 30*time.Second); err != nil || n.status(graceful).ExitCode != 6 {
+		t.Errorf("the pod's cgroup is frozen: %v, %v", err, n.status(graceful))
+	}
+	killed := start("killed", parent)
+	if err := stop(killed, 0, 30*time.Second); err != nil || n.status(killed).ExitCode != 137 {
+		t.Errorf("the pod's cgroup is frozen, kill: %v, %v", err, n.status(killed))
+	}
+	held := start("held", kubepods)
+	err := stop(held, 1, 8*time.Second)
+	if pureV2() { // SIGKILL reaches frozen processes
+		if err != nil || n.status(held).ExitCode != 137 {
+			t.Errorf("a cgroup above the pod's is frozen: %v, %v", err, n.status(held))
+		}
+		return
+	}
+	if says := "cgroup " + kubepods + " is frozen"; err == nil || !strings.Contains(n.status(held).Message, says) {
+		t.Errorf("a cgroup above the pod's is frozen: %v, message %q, want one that says %q", err, n.status(held).Message, says)
+	}
+	if err := cgroup.Thaw(kubepods); err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(held, 0, 30*time.Second); err != nil || n.status(held).ExitCode != 137 {
+		t.Errorf("let go: %v, %v", err, n.status(held))
 	}
 }
 

@@ -78,6 +78,17 @@ func (f freezer) isFrozen() (bool, error) {
 	return false, nil
 }
 
+// ThawUp lets the processes of a cgroup go on, whichever of the cgroups from there up to top was frozen. One that is above top may
+// hold them still.
+func ThawUp(path, top string) error {
+	err := Thaw(path)
+	for err == nil && strings.HasPrefix(path, strings.TrimSuffix(top, "/")+"/") && filepath.Dir(path) != "/" {
+		path = filepath.Dir(path)
+		err = Thaw(path)
+	}
+	return err
+}
+
 // Thaw lets the processes of a cgroup go on. A cgroup that is gone is no error.
 func Thaw(path string) error {
 	if err := check(path); err != nil {

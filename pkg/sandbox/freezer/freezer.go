@@ -70,6 +70,16 @@ func (f Freezer) Thaw(ctx context.Context, c *ledger.Container) error {
 	return f.Ledger.SaveContainer(ctx, c)
 }
 
+// Release lets a container go on whoever has frozen it, or all of its pod. What is above the pod's cgroup is not the runtime's.
+func (f Freezer) Release(ctx context.Context, c *ledger.Container) error {
+	st := f.Ledger.ContainerStatus(c)
+	top := st.CgroupPath
+	if p, err := f.Ledger.Pod(st.PodID); err == nil {
+		top = f.Ledger.PodStatus(p).CgroupPath
+	}
+	return errors.Join(f.Thaw(ctx, c), cgroup.ThawUp(st.CgroupPath, top))
+}
+
 // ThawAll lets the containers go on that the last daemon has left frozen.
 func (f Freezer) ThawAll(ctx context.Context) {
 	for _, st := range f.Ledger.Containers() {

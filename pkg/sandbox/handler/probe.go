@@ -35,7 +35,7 @@ var (
 	builtinFeatures = Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, Checkpoints: true}
 )
 
-// leastMemory is the lowest limit, with which runtimes were seen to start a container, by how they name
+// leastMemory is the lowest limit with which runtimes were seen to start a container, by how they name
 // themselves: the init process has it until it executes the workload. With cgroup v1 the kernel refuses a lower one; with v2 it kills
 // the process, with half a megabyte more still, and with some more now and then.
 var leastMemory = map[string]int64{Builtin: 5 << 19, "runc": 9 << 18, "crun": 3 << 17}

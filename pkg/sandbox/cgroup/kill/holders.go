@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,7 +38,22 @@ func Holders(dir string) string {
 	if more := len(found) - maxHolders; more > 0 {
 		words = append(words, fmt.Sprintf("and %d more", more))
 	}
+	if frozen := frozenBy(dir); frozen != "" {
+		words = append(words, "as cgroup "+frozen+" is frozen")
+	}
 	return strings.Join(words, ", ")
+}
+
+// frozenBy is the path of the highest cgroup above the directory that keeps what is below from ending, "" if there is none: one
+// that is frozen itself, of v1. In a frozen cgroup of v2 SIGKILL ends processes.
+func frozenBy(dir string) (path string) {
+	top := Dir("/")
+	for dir = filepath.Dir(dir); strings.HasPrefix(dir, top+"/"); dir = filepath.Dir(dir) {
+		if own, err := os.ReadFile(filepath.Join(dir, "freezer.self_freezing")); err == nil && strings.TrimSpace(string(own)) == "1" {
+			path = strings.TrimPrefix(dir, top)
+		}
+	}
+	return path
 }
 
 type process struct {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/hierarchy"
 )
 
 // testCgroup is this run's own: another one may be under way.
@@ -111,6 +112,36 @@ func TestFrozen(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "frozen processes are gone", func() bool { return empty(t, dir) })
+}
+
+// What is frozen from above ends with cgroup v2, and with v1 when it is let go up there; until then the holder is named.
+func TestFrozenFromAbove(t *testing.T) {
+	newCgroup(t)
+	below := Dir(testCgroup + "/below")
+	run(t, testCgroup+"/below", "exec /bin/busybox sleep 100")
+	if err := cgroup.Freeze(t.Context(), testCgroup); err != nil {
+		t.Fatal(err)
+	}
+	if err := Tree(below); err != nil {
+		t.Fatal(err)
+	}
+	if !hierarchy.Unified() {
+		if h, want := Holders(below), "cgroup "+testCgroup+" is frozen"; !strings.HasSuffix(h, want) {
+			t.Errorf("holders = %q, want %q at the end", h, want)
+		}
+		for _, top := range []string{testCgroup + "/below", testCgroup + "-other"} { // it is not below these
+			if err := cgroup.ThawUp(testCgroup+"/below", top); err != nil {
+				t.Error(err)
+			}
+			if frozen, err := cgroup.Frozen(testCgroup); err != nil || !frozen {
+				t.Errorf("let go up to %s, %s is not frozen any more, %v", top, testCgroup, err)
+			}
+		}
+		if err := cgroup.ThawUp(testCgroup+"/below", testCgroup); err != nil {
+			t.Error(err)
+		}
+	}
+	await(t, "it ends", func() bool { return empty(t, below) })
 }
 
 // A PID that was listed may be another process's by the time it is killed.
