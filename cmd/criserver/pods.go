@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -92,13 +93,8 @@ func sandboxConfig(c *config.Config) (sandbox.Config, error) {
 	}
 	m := launch.Config{
 		Binary: program, StateDir: filepath.Join(state, "monitor"), LogLevel: c.Log.Level,
-		Socket: c.Monitor.Socket, Log: c.Monitor.Log, Cgroup: filepath.Join(c.Runtime.CgroupRoot, "monitor"),
-	}
-	if m.Socket == "" {
-		m.Socket = filepath.Join(c.State, "crimonitor.sock")
-	}
-	if m.Log == "" {
-		m.Log = filepath.Join(c.State, "crimonitor.log")
+		Socket: cmp.Or(c.Monitor.Socket, filepath.Join(c.State, "crimonitor.sock")), Log: cmp.Or(c.Monitor.Log, filepath.Join(c.State, "crimonitor.log")),
+		Cgroup: filepath.Join(c.Runtime.CgroupRoot, "monitor"),
 	}
 	return sandbox.Config{
 		StateDir: state, CgroupRoot: c.Runtime.CgroupRoot, CgroupDriver: driver.Kind(c.Runtime.CgroupDriver), CDISpecDirs: c.Runtime.CDISpecDirs, Monitor: m,

@@ -485,13 +485,13 @@ func (n *node) readLimit(id string) string {
 	n.t.Helper()
 	v1, _ := filepath.Glob("/sys/fs/cgroup/blkio" + cgroupRoot + "/*/" + id + "/blkio.throttle.read_bps_device")
 	v2, _ := filepath.Glob("/sys/fs/cgroup" + cgroupRoot + "/*/" + id + "/io.max")
-	for _, file := range append(v1, v2...) {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			n.t.Fatal(err)
-		}
-		return strings.TrimSpace(string(data))
+	files := append(v1, v2...)
+	if len(files) != 1 {
+		n.t.Fatalf("the files %v tell the limits of %s", files, id)
 	}
-	n.t.Fatalf("no file tells the limits of %s", id)
-	return ""
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
 }
