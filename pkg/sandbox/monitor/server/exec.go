@@ -129,6 +129,7 @@ func (e *execution) hangUp() {
 	}
 	defer e.keeper.close()
 	if e.Grace > 0 {
+		e.tree.settle()
 		_ = e.tree.command.signal(unix.SIGHUP) // to it alone: a shell that loses its child would say so to nobody, and die of SIGPIPE
 		_ = e.tree.command.signal(unix.SIGCONT)
 		select {

@@ -65,6 +65,17 @@ func (p *process) signal(sig unix.Signal) error {
 	return sent
 }
 
+// alive tells whether the process has not been reaped yet.
+func (p *process) alive() bool {
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var sent error
+	err = raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), 0, nil, 0) })
+	return err == nil && sent == nil
+}
+
 func wait4(pid int, status *unix.WaitStatus, options int) (int, error) {
 	for {
 		n, err := unix.Wait4(pid, status, options, nil)

@@ -250,7 +250,13 @@ func TestSignalAfterReaping(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if !p.alive() {
+		t.Error("a process that nobody has reaped is gone")
+	}
 	p.wait()
+	if p.alive() {
+		t.Error("a process that was reaped is there")
+	}
 	if err := p.signal(unix.SIGTERM); err != nil {
 		t.Errorf("signal to a process that is gone: %v", err)
 	}

@@ -11,8 +11,8 @@ import (
 )
 
 // tree is what a command in a container has started. It is found when it is to be ended: a command that ends by itself
-// costs nothing. The command is the leader of a session (both kinds of runtime call setsid(2) for it), whose number is nobody
-// else's while one process is in it. So the tree is made of
+// costs nothing. The command is in a session that was made for it, by the runtime or by who has called the runtime, and whose number is
+// nobody else's while one process is in it. So the tree is made of
 //   - the processes of that session, also those whose parents have ended;
 //   - those that left it, by setsid(2) too, as long as their parents are of the tree;
 //   - those that left it and whose parents have ended, if their stdin, stdout or stderr is a pipe that was made for this command.
@@ -21,6 +21,8 @@ import (
 // to be told from one that the container has started, and ends with the container.
 type tree struct {
 	command *process
+	// session is read when it is first needed, while the command is there.
+	session int
 	// init is the container's own process, which no tree has.
 	init int
 	// cgroup is the container's, where the others are looked for; "" is the whole machine.
@@ -46,8 +48,21 @@ func pipesOf(files []*os.File) []pipe {
 // maxRounds bounds how often new ones are looked for among processes that fork as fast as they are stopped.
 const maxRounds = 50
 
+// settle reads the session. One in which this process is itself is not the command's.
+func (t *tree) settle() {
+	if t.session != 0 {
+		return
+	}
+	t.session = -1
+	own, _ := unix.Getsid(0)
+	if st, ok := readStat(t.command.pid); ok && st.session > 0 && st.session != own {
+		t.session = st.session
+	}
+}
+
 // kill kills all, which it does not wait for. They are stopped first, so that none is born unseen.
 func (t *tree) kill() {
+	t.settle()
 	found := map[int]int{} // pidfd by PID
 	for range maxRounds {
 		if t.grow(found, unix.SIGSTOP) == 0 {
@@ -64,6 +79,7 @@ func (t *tree) kill() {
 // hangUp tells those whom the command has left behind that their client has gone, as the kernel does to the jobs of a terminal: who is
 // stopped is let go to hear it.
 func (t *tree) hangUp() {
+	t.settle()
 	found := map[int]int{}
 	t.grow(found, unix.SIGHUP)
 	for _, fd := range found {
@@ -121,7 +137,11 @@ func (t *tree) has(pid int, found map[int]int) bool {
 		return false
 	}
 	_, child := found[st.parent]
-	return child || st.session == t.command.pid || t.holdsPipe(pid)
+	if child || t.session > 0 && st.session == t.session || t.holdsPipe(pid) {
+		return true
+	}
+	// Once the command is reaped, its PID may be another's.
+	return (pid == t.command.pid || st.parent == t.command.pid) && t.command.alive()
 }
 
 // holdsPipe looks where a program has its streams. Outside of a container are those at the other ends of the pipes.

@@ -76,8 +76,8 @@ func (r *Runtime) run(ctx context.Context, limit time.Duration, stdio runtime.St
 		return err
 	}
 	defer c.close()
-	// With its helpers. What has become of a container has a session of its own.
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// It is ended with its helpers. A command whose runtime makes no session for it, as crun does, has this one to itself.
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	c.Cancel = func() error { return unix.Kill(-c.Process.Pid, unix.SIGKILL) }
 	return c.failure(ctx, c.Run())
 }
