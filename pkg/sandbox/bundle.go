@@ -10,6 +10,8 @@ import (
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/hostpath"
+	"criserver/pkg/sandbox/ns"
+	"criserver/pkg/sandbox/podspace"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
@@ -30,14 +32,10 @@ func (s *Service) resolveMounts(ctx context.Context, h handler.Usable, in []spec
 }
 
 // writeBundle writes the container's OCI specification and tells who its workload runs as.
-func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, h handler.Usable, img want.Image, mounts []spec.Mount, labels confine.Labels) (spec.User, error) {
-	pid, pidNS, err := s.pidNamespace(pod, st.Config.Namespaces)
-	if err != nil {
-		return spec.User{}, err
-	}
+func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodStatus, h handler.Usable, img want.Image, mounts []spec.Mount, labels confine.Labels, pid spec.PIDMode, pidNS *ns.Held) (spec.User, error) {
 	out, u, err := compose.Spec(ctx, compose.Input{
 		ID: st.ID, Want: st.Config, Image: img, RootFS: s.bundles.RootFS(st.ID), Mounts: mounts,
-		Pod: s.spaces.Spec(pod), PodAnnotations: pod.Config.Annotations, PID: pid, PIDNS: pidNS, Labels: labels,
+		Pod: s.spaces.Spec(pod), PodAnnotations: pod.Config.Annotations, PID: pid, PIDNS: pidNS.Path(), Labels: labels,
 		Handler: h, CDISpecDirs: s.config.CDISpecDirs,
 	})
 	if err == nil {
@@ -70,25 +68,26 @@ func (s *Service) journalFields(st ContainerStatus, pod PodStatus) map[string]st
 }
 
 // pidNamespace finds the PID namespace that a container is to join.
-func (s *Service) pidNamespace(pod PodStatus, n want.Namespaces) (spec.PIDMode, string, error) {
+func (s *Service) pidNamespace(pod PodStatus, n want.Namespaces) (spec.PIDMode, *ns.Held, error) {
 	switch n.PID {
 	case want.NamespaceNode:
-		return spec.PIDHost, "", nil
+		return spec.PIDHost, nil, nil
 	case want.NamespacePod:
-		path, err := s.podPIDNS(pod.ID)
-		return spec.PIDPath, path, err
+		held, err := s.podPIDNS(pod)
+		return spec.PIDPath, held, err
 	case want.NamespaceTarget:
 		target, err := s.Container(n.TargetID)
 		if err != nil {
-			return 0, "", fmt.Errorf("target_id: %w: %w", want.ErrInvalid, err)
+			return 0, nil, fmt.Errorf("target_id: %w: %w", want.ErrInvalid, err)
 		}
 		if target.PodID != pod.ID {
-			return 0, "", fmt.Errorf("target_id: container %s is in another pod: %w", n.TargetID, want.ErrInvalid)
+			return 0, nil, fmt.Errorf("target_id: container %s is in another pod: %w", n.TargetID, want.ErrInvalid)
 		}
 		if target.PID == 0 || target.Phase.Terminal() {
-			return 0, "", fmt.Errorf("target_id: container %s is %s: %w", n.TargetID, target.Phase, ErrState)
+			return 0, nil, fmt.Errorf("target_id: container %s is %s: %w", n.TargetID, target.Phase, ErrState)
 		}
-		return spec.PIDPath, fmt.Sprintf("/proc/%d/ns/pid", target.PID), nil
+		held, err := podspace.HoldPID(target.PID, target.CgroupPath)
+		return spec.PIDPath, held, err
 	}
-	return spec.PIDContainer, "", nil
+	return spec.PIDContainer, nil, nil
 }

@@ -106,7 +106,12 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		return err
 	}
 	mounts = append(mounts, volumes...)
-	user, err := s.writeBundle(ctx, st, pod, h, img, mounts, labels)
+	pidMode, pidNS, err := s.pidNamespace(pod, st.Config.Namespaces)
+	if err != nil {
+		return err
+	}
+	defer pidNS.Close()
+	user, err := s.writeBundle(ctx, st, pod, h, img, mounts, labels, pidMode, pidNS)
 	if err != nil {
 		return err
 	}
@@ -122,6 +127,9 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		Stdin: st.Config.Stdin, StdinOnce: st.Config.StdinOnce,
 		LogRate: s.config.LogRate, LogBurst: s.config.LogBurst, Journal: s.journalFields(st, pod),
 	})
+	if err == nil && pid != 0 {
+		err = pidNS.Check(pid)
+	}
 	if err != nil {
 		return err
 	}

@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
+	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/ns"
+	"criserver/pkg/sandbox/podspace"
 	"criserver/pkg/wholefile"
 )
 
@@ -30,13 +34,17 @@ func (s *Service) startPodInit(ctx context.Context, st PodStatus) error {
 	return wholefile.Write(filepath.Join(dir, "pid"), fmt.Appendf(nil, "%d", state.PID))
 }
 
-// podPIDNS is the path of the PID namespace that the pod's containers share.
-func (s *Service) podPIDNS(podID string) (string, error) {
-	pid, err := os.ReadFile(filepath.Join(s.spaces.InitBundle(podID), "pid"))
-	if err != nil {
-		return "", fmt.Errorf("find the pod's PID namespace: %w", err)
+// podPIDNS is the PID namespace that the pod's containers share.
+func (s *Service) podPIDNS(pod PodStatus) (*ns.Held, error) {
+	var pid int
+	text, err := os.ReadFile(filepath.Join(s.spaces.InitBundle(pod.ID), "pid"))
+	if err == nil {
+		pid, err = strconv.Atoi(string(text))
 	}
-	return "/proc/" + string(pid) + "/ns/pid", nil
+	if err != nil {
+		return nil, fmt.Errorf("find the pod's PID namespace: %w", err)
+	}
+	return podspace.HoldPID(pid, driver.ContainerPath(pod.CgroupPath, podInitID(pod.ID)))
 }
 
 // stopPodInit ends process 1 and with it the pod's PID namespace. It is idempotent.

@@ -495,3 +495,33 @@ func (n *node) readLimit(id string) string {
 	}
 	return strings.TrimSpace(string(data))
 }
+
+// TestPIDNamespaces has containers join the PID namespace of their pod, and of another container.
+func TestPIDNamespaces(t *testing.T) {
+	programs := handlerPrograms(t)
+	n := newNode(t, handlerConfig(programs))
+	n.onEach(programs, func(t *testing.T, handler string) {
+		pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
+		})
+		podID := n.runPodOn(handler, pod)
+		with := func(o *runtimeapi.NamespaceOption) containerChange {
+			return security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.NamespaceOptions = o })
+		}
+		shared := with(&runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_POD})
+		if out, _ := n.output(podID, pod, shell("shared", "cat /proc/1/comm; test $$ -gt 1 && echo not 1", shared)); out != "pod-init\nnot 1" {
+			t.Errorf("in the pod's: %q", out)
+		}
+		target := n.run(podID, pod, shell("target", "exec sleep 4711"))
+		debug := with(&runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: target})
+		if out, _ := n.output(podID, pod, shell("debug", "tr '\\0' ' ' </proc/1/cmdline", debug)); out != "sleep 4711" {
+			t.Errorf("in a container's: process 1 is %q", out)
+		}
+		if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: target}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.create(podID, pod, shell("late", "true", debug)); status.Code(err) != codes.FailedPrecondition {
+			t.Errorf("in the one of an exited container: %v", err)
+		}
+	})
+}

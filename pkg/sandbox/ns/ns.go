@@ -29,6 +29,9 @@ const (
 	User Kind = "user"
 )
 
+// PID is the kind that cannot be pinned before it has a process. Make does not make it.
+const PID Kind = "pid"
+
 var flags = map[Kind]int{Net: unix.CLONE_NEWNET, IPC: unix.CLONE_NEWIPC, UTS: unix.CLONE_NEWUTS, User: unix.CLONE_NEWUSER}
 
 // Config says what to make.

@@ -1,11 +1,14 @@
 package ns
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -229,4 +232,62 @@ func TestSysctlPath(t *testing.T) {
 			t.Errorf("SysctlPath(%q) = %q, %v; want %q", name, got, err, want)
 		}
 	}
+}
+
+// ownPID starts a process in a PID namespace of its own.
+func ownPID(t *testing.T) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sleep", "100")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { end(cmd) })
+	return cmd
+}
+
+// end has no process of the PID any more when it returns.
+func end(cmd *exec.Cmd) {
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+}
+
+func TestHold(t *testing.T) {
+	needRoot(t)
+	always := func() bool { return true }
+	a, b := ownPID(t), ownPID(t)
+	held, err := Hold(a.Process.Pid, PID, always)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := held.Check(a.Process.Pid); err != nil {
+		t.Error(err)
+	}
+	for name, pid := range map[string]int{"the host's": os.Getpid(), "another one's": b.Process.Pid} {
+		if err := held.Check(pid); !errors.Is(err, ErrOther) {
+			t.Errorf("a process in %s namespace: %v", name, err)
+		}
+	}
+	if _, err := Hold(a.Process.Pid, PID, func() bool { return false }); !errors.Is(err, ErrOther) {
+		t.Errorf("another process has the PID: %v", err)
+	}
+	// It ends when its namespace is open and it was found to be the right one.
+	ends := func() bool { end(b); return true }
+	if _, err := Hold(b.Process.Pid, PID, ends); !errors.Is(err, ErrOther) {
+		t.Errorf("the process ends meanwhile: %v", err)
+	}
+	end(a)
+	if _, err := Hold(a.Process.Pid, PID, always); !errors.Is(err, ErrOther) {
+		t.Errorf("the process has ended: %v", err)
+	}
+	// The held one is no other's, though it has no process.
+	if err := held.Check(ownPID(t).Process.Pid); !errors.Is(err, ErrOther) {
+		t.Errorf("a namespace that came later: %v", err)
+	}
+	var none *Held
+	if err := none.Check(os.Getpid()); err != nil || none.Path() != "" {
+		t.Errorf("none: %q, %v", none.Path(), err)
+	}
+	none.Close()
 }
