@@ -82,6 +82,13 @@ fmt: ## format the code
 critest: build ## the CRI conformance suite against criserver
 	hack/critest.sh
 
+critest-all: build ## the CRI conformance suite thrice, and with 8 specs at a time, by the built-in runtime and by runc
+	@status=0; for oci in '' '--oci .cache/bin/runc'; do \
+	  for flags in '' '' '' '-parallel 8'; do \
+	    echo "critest $$oci $$flags"; hack/critest.sh $$oci $$flags || status=1; \
+	  done; \
+	done; exit $$status
+
 bench: build ## start a pod and a container on criserver and on containerd, in turn
 	hack/bench/run.sh
 
@@ -100,4 +107,4 @@ memory: build ## what crimonitor costs, idle and per container, and the stream s
 clean: ## remove what was built and cached
 	rm -rf bin .cache
 
-.PHONY: help deps build quickstart test test-unit test-fuzz test-e2e test-vm lint fmt critest critest-vm bench bench-pull bench-logs probes memory clean
+.PHONY: help deps build quickstart test test-unit test-fuzz test-e2e test-vm lint fmt critest critest-all critest-vm bench bench-pull bench-logs probes memory clean

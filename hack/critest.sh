@@ -3,7 +3,7 @@
 #
 #   hack/critest.sh [--containerd | --oci PROGRAM] [CRITEST FLAG]...     such as -ginkgo.focus='runtime should support exec'
 #
-# CRITEST FLAG -parallel N runs specs at the same time; it needs ginkgo in PATH, of the version in cri-tools' go.mod.
+# CRITEST FLAG -parallel N runs N specs at the same time.
 # --oci: with that OCI runtime as the default handler, such as /usr/sbin/runc or .cache/bin/runc.
 # --containerd: against Debian's containerd instead, to tell a fault of an image from one of criserver.
 # Skipped are the 5 benchmarks, which a flag of critest selects, and what the kernel has not: the 9 specs of AppArmor where there is none.
@@ -31,6 +31,17 @@ build_critest() {
   echo "$version $1" >"$scratch/built"
 }
 
+# build_ginkgo: the program that runs specs at the same time, of the version that critest is built with.
+build_ginkgo() {
+  local module=github.com/onsi/ginkgo/v2 version gomod
+  version=$(sed -n 's/^cri_tools=//p' hack/deps.sh)
+  gomod=$(cd / && go mod download -json "sigs.k8s.io/cri-tools@$version" | jq -r .GoMod)
+  version=$(awk -v m=$module '$1 == m {print $2}' "$gomod")
+  [[ $(go version -m "$bin/ginkgo" 2>/dev/null | awk '$1 == "mod" {print $3}') != "$version" ]] || return 0
+  say "building ginkgo $version"
+  (cd / && GOBIN=$bin CGO_ENABLED=0 go install -trimpath "$module/ginkgo@$version")
+}
+
 begin critest
 runtime=criserver
 if [[ ${1:-} == --containerd ]]; then runtime=containerd; shift; fi
@@ -48,10 +59,12 @@ say "$runtime"
 "start_$runtime"
 socket=${!runtime}
 
+[[ " $* " != *" -parallel "* ]] || build_ginkgo
+
 say 'critest'
 log=$work/critest.log
 status=0
-"$critest" -config "$work/crictl.yaml" -runtime-endpoint "unix://$socket" -image-endpoint "unix://$socket" \
+PATH=$bin:$PATH "$critest" -config "$work/crictl.yaml" -runtime-endpoint "unix://$socket" -image-endpoint "unix://$socket" \
   -ginkgo.no-color "$@" </dev/null >"$log" 2>&1 || status=$?
 sed -n '/^Summarizing/,/^Ran /p' "$log" | sed '/^Ran /d'
 grep -E '^(Ran [0-9]+ of|(SUCCESS|FAIL)! --)' "$log" || tail -n 20 "$log"
