@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/monitor/pump"
 	"criserver/pkg/sandbox/runtime"
 )
 
@@ -81,7 +82,7 @@ func (k *keeper) handOn(ctx context.Context) error {
 func (k *keeper) drain(exited <-chan unix.WaitStatus) {
 	if k != nil {
 		for _, r := range k.outputs {
-			go pump(r, func(time.Time, []byte) {})
+			go pump.Run(r, func(time.Time, []byte) {})
 		}
 	}
 	<-exited

@@ -14,6 +14,7 @@ import (
 
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/crilog"
+	"criserver/pkg/sandbox/monitor/pump"
 )
 
 // stream copies a pipe into a log, as for a container, until the returned function has closed both.
@@ -30,7 +31,7 @@ func stream(t testing.TB, path string) (*os.File, *crilog.Log, func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		pump(r, func(at time.Time, data []byte) { log.Write(crilog.Stdout, at, data) })
+		pump.Run(r, func(at time.Time, data []byte) { log.Write(crilog.Stdout, at, data) })
 	}()
 	return w, log, func() {
 		_ = w.Close()

@@ -11,6 +11,7 @@ import (
 
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/crilog"
+	"criserver/pkg/sandbox/monitor/pump"
 	"criserver/pkg/sandbox/runtime"
 	"criserver/pkg/sandbox/specfile"
 )
@@ -155,7 +156,7 @@ func (c *container) pumpAll(changed func()) {
 	for i, r := range c.io.outputs {
 		stream := crilog.Stream(i)
 		c.pumps.Go(func() {
-			pump(r, func(at time.Time, data []byte) {
+			pump.Run(r, func(at time.Time, data []byte) {
 				c.log.Write(stream, at, data)
 				c.losses.report(c.log, changed)
 				c.clients.send(stream, data)

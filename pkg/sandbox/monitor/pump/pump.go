@@ -1,9 +1,9 @@
-package server
+// Package pump reads the output of processes.
+package pump
 
 import (
 	"errors"
 	"os"
-	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -24,9 +24,9 @@ var (
 	busyBuffers = sync.Pool{New: func() any { b := make([]byte, busySize); return &b }}
 )
 
-// pump gives a stream to write, which must not keep the data, until its end; a terminal's is EIO. It takes a buffer only while
+// Run gives a stream to write, which must not keep the data, until its end; a terminal's is EIO. It takes a buffer only while
 // there is something to read: an idle container costs a parked goroutine.
-func pump(r *os.File, write func(at time.Time, data []byte)) {
+func Run(r *os.File, write func(at time.Time, data []byte)) {
 	raw, err := r.SyscallConn()
 	if err != nil {
 		return
@@ -85,22 +85,4 @@ func readOnce(raw syscall.RawConn, buffers *sync.Pool, write func(at time.Time, 
 		buffers.Put(buf)
 	}
 	return n, errors.Join(err, readErr)
-}
-
-var memory struct {
-	sync.Mutex
-	timer *time.Timer
-}
-
-// releaseMemory gives free heap back to the system a while after the last call: a burst of starts leaves behind some
-// megabytes of decoded specifications, and this process is resident on every node.
-func releaseMemory() {
-	const quiet = time.Second
-	memory.Lock()
-	defer memory.Unlock()
-	if memory.timer == nil {
-		memory.timer = time.AfterFunc(quiet, debug.FreeOSMemory)
-		return
-	}
-	memory.timer.Reset(quiet)
 }
