@@ -285,6 +285,7 @@ type uploads struct {
 	cut      int64 // the first body is cut after so many bytes
 	deny     bool  // resumption
 	sessions int
+	turn     sync.Mutex // one request is served at a time
 	mu       sync.Mutex
 	methods  []string
 	stall    bool
@@ -306,6 +307,13 @@ func (u *uploads) serve(w http.ResponseWriter, r *http.Request) bool {
 	u.mu.Lock()
 	u.methods = append(u.methods, r.Method)
 	u.mu.Unlock()
+	if u.stall && r.Method == http.MethodPut {
+		<-u.end // a server that does not read the body does not notice that the client has left
+		return true
+	}
+	// A request may come while the one before it, which its client has given up, is still served.
+	u.turn.Lock()
+	defer u.turn.Unlock()
 	w.Header().Set("Location", u.location(u.sessions))
 	switch r.Method {
 	case http.MethodPost:
@@ -316,10 +324,6 @@ func (u *uploads) serve(w http.ResponseWriter, r *http.Request) bool {
 	case http.MethodGet:
 		w.Header().Set("Range", fmt.Sprintf("0-%d", max(0, len(u.got)-1)))
 		w.WriteHeader(http.StatusNoContent)
-		return true
-	}
-	if u.stall {
-		<-u.end // a server that does not read the body does not notice that the client has left
 		return true
 	}
 	if u.maxBody > 0 && r.ContentLength > u.maxBody {
