@@ -85,9 +85,9 @@ fmt: ## format the code
 critest: build ## the CRI conformance suite against criserver
 	hack/critest.sh
 
-critest-all: build ## the CRI conformance suite thrice, and with 8 specs at a time, by the built-in runtime and by runc
+critest-all: build ## the CRI conformance suite thrice, once of that by WebSocket, and with 8 specs at a time, by the built-in runtime and by runc
 	@status=0; for oci in '' '--oci .cache/bin/runc'; do \
-	  for flags in '' '' '' '-parallel 8'; do \
+	  for flags in '' '' '-websocket-exec -websocket-attach -websocket-portforward' '-parallel 8'; do \
 	    echo "critest $$oci $$flags"; hack/critest.sh $$oci $$flags || status=1; \
 	  done; \
 	done; exit $$status
