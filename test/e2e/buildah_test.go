@@ -37,7 +37,7 @@ func TestBuildah(t *testing.T) {
 	const script = "RUN echo built >/made && mkdir -m 711 /d && rm /bin/vi && ln -s made /link && chown 12:34 /made\n"
 	for _, format := range []string{"oci", "docker"} {
 		b.build(format, "FROM "+registryAddr+"/library/busybox\n"+script+
-			`ENV A="b c"`+"\nRUN echo more >>/made\nUSER 12:34\n"+`CMD ["sh", "-c", "cat /link; echo $A; id -u; stat -c '%a %u %g' /d /made; ls /bin/vi"]`+"\n",
+			`ENV A="b c"`+"\nRUN echo more >>/made\nUSER 12:34\n"+`CMD ["sh", "-c", "exec 2>&1; cat /link; echo $A; id -u; stat -c '%a %u %g' /d /made; ls /bin/vi"]`+"\n",
 			"--format", format)
 	}
 	n := newNode(t)
