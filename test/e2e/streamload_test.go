@@ -409,7 +409,7 @@ func (n *node) held(id string) map[string]int {
 	}
 	info := n.streamServer()
 	counts["stream server sessions"], counts["stream server goroutines"] = info.Sessions, info.Goroutines
-	out, _ := n.exec(id, "ls -d /proc/[0-9]* | wc -l")
+	out, _ := n.exec(id, "set -- /proc/[0-9]*; echo $#")
 	counts["processes"], _ = strconv.Atoi(out)
 	return counts
 }
