@@ -70,21 +70,6 @@ func Exists(path string) bool {
 	return false
 }
 
-// Holds tells whether a process is in the cgroup, or below it.
-func Holds(path string, pid int) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil || check(path) != nil {
-		return false
-	}
-	for line := range strings.Lines(string(data)) {
-		// hierarchy:controllers:path, see cgroups(7)
-		if f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(f) == 3 && (f[2] == path || strings.HasPrefix(f[2], path+"/")) {
-			return true
-		}
-	}
-	return false
-}
-
 // Remove removes the cgroup and all below it in every hierarchy. The processes must be gone: EBUSY tells of one that is
 // not. It is idempotent.
 func Remove(path string) error {

@@ -12,7 +12,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"criserver/pkg/sandbox/cgroup"
+	"criserver/pkg/sandbox/cgroup/kill"
 	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/idmap"
@@ -182,7 +182,7 @@ func (s Store) Remove(id string) error {
 // HoldPID holds the PID namespace of a process in a cgroup, known by its PID, which by the time that a runtime looks may be another's, of a
 // process of the host. So whoever was to join the namespace is to be checked before its workload runs. ErrState: the process has ended.
 func HoldPID(pid int, cgroupPath string) (*ns.Held, error) {
-	held, err := ns.Hold(pid, ns.PID, func() bool { return cgroup.Holds(cgroupPath, pid) })
+	held, err := ns.Hold(pid, ns.PID, func() bool { return kill.Within(cgroupPath, pid) })
 	if err != nil {
 		return nil, fmt.Errorf("join a PID namespace: %w: %w", err, ledger.ErrState)
 	}

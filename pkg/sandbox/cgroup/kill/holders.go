@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"criserver/pkg/sandbox/procfs"
 )
 
 // maxHolders is how many processes a message names.
@@ -83,18 +85,12 @@ func rank(state byte) int {
 }
 
 func inspect(pid int) (process, bool) {
-	dir := "/proc/" + strconv.Itoa(pid)
-	stat, err := os.ReadFile(dir + "/stat")
-	if err != nil {
+	stat, ok := procfs.Read(pid)
+	if !ok {
 		return process{}, false
 	}
-	// The command name is in parentheses and may contain any byte.
-	open, end := strings.IndexByte(string(stat), '('), strings.LastIndexByte(string(stat), ')')
-	if open < 0 || end < open || end+2 >= len(stat) {
-		return process{}, false
-	}
-	p := process{pid: pid, name: string(stat[open+1 : end]), state: stat[end+2]}
-	if wchan, err := os.ReadFile(dir + "/wchan"); err == nil && string(wchan) != "0" {
+	p := process{pid: pid, name: stat.Name, state: stat.State}
+	if wchan, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/wchan"); err == nil && string(wchan) != "0" {
 		p.waitsIn = string(wchan)
 	}
 	return p, true

@@ -77,7 +77,7 @@ func thaw(dir string) error {
 
 func signalAll(dir string) error {
 	return walk(dir, func(dir string) error {
-		pids, err := PidsIn(dir)
+		pids, err := pidsIn(dir)
 		for _, pid := range pids {
 			err = errors.Join(err, signal(dir, pid))
 		}
@@ -92,7 +92,7 @@ func signal(dir string, pid int) error {
 		return nil // it has ended
 	}
 	defer unix.Close(fd)
-	if !Member(dir, pid) {
+	if !member(dir, pid) {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -101,16 +101,28 @@ func signal(dir string, pid int) error {
 	return nil
 }
 
-// Member tells whether a process is in the cgroup directory itself, or was when the call was made.
-func Member(dir string, pid int) bool {
+// member tells whether a process is in the cgroup directory itself, or was when the call was made.
+func member(dir string, pid int) bool {
+	return inGroup(pid, func(controllers, path string) bool {
+		return path != "/" && (dir == filepath.Join(hierarchy.Mountpoint, path) || dir == filepath.Join(hierarchy.Mountpoint, controllers, path))
+	})
+}
+
+// Within tells whether a process is in the cgroup at path, in any hierarchy, or below it, or was when the call was made.
+// The root is no cgroup to be in, nor is what the kernel would not call so.
+func Within(path string, pid int) bool {
+	return path != "/" && filepath.IsAbs(path) && filepath.Clean(path) == path && inGroup(pid, func(_, own string) bool { return own == path || strings.HasPrefix(own, path+"/") })
+}
+
+// inGroup tells whether one of the cgroups that a process is in is the one that is meant.
+func inGroup(pid int, meant func(controllers, path string) bool) bool {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil {
 		return false
 	}
 	for line := range strings.Lines(string(data)) {
 		// hierarchy:controllers:path, see cgroups(7)
-		if fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(fields) == 3 && fields[2] != "/" &&
-			(dir == filepath.Join(hierarchy.Mountpoint, fields[2]) || dir == filepath.Join(hierarchy.Mountpoint, fields[1], fields[2])) {
+		if f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(f) == 3 && meant(f[1], f[2]) {
 			return true
 		}
 	}
@@ -121,15 +133,14 @@ func Member(dir string, pid int) bool {
 func Pids(dir string) ([]int, error) {
 	var all []int
 	err := walk(dir, func(dir string) error {
-		pids, err := PidsIn(dir)
+		pids, err := pidsIn(dir)
 		all = append(all, pids...)
 		return err
 	})
 	return all, err
 }
 
-// PidsIn lists the processes in the cgroup directory itself. A cgroup that is gone has none.
-func PidsIn(dir string) ([]int, error) {
+func pidsIn(dir string) ([]int, error) {
 	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	// EOPNOTSUPP: a threaded cgroup, whose processes are in the one above (cgroup-v2.rst).
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {

@@ -161,7 +161,7 @@ func TestOthersLive(t *testing.T) {
 	if err := other.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("a process of another cgroup was killed: %v", err)
 	}
-	if !Member(Dir(testCgroup+"-other"), other.Process.Pid) {
+	if !member(Dir(testCgroup+"-other"), other.Process.Pid) {
 		t.Error("its own cgroup is not known as such")
 	}
 }

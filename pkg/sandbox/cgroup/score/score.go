@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/cgroup/kill"
+	"criserver/pkg/sandbox/procfs"
 )
 
 // pauses are before the rounds that must find nothing to do. A child has its parent's score from early in fork(2), and is in the cgroup
@@ -28,27 +29,21 @@ func SetAll(path string, score int) error {
 	top := kill.Dir(path)
 	done := map[int]bool{}
 	for quiet := 0; ; quiet++ {
-		dirs, err := tree(top)
+		pids, err := kill.Pids(top)
 		if err != nil {
 			return fmt.Errorf("list cgroup %s: %w", path, err)
 		}
-		for _, dir := range dirs {
-			pids, err := kill.PidsIn(dir)
+		for _, pid := range pids {
+			if done[pid] {
+				continue
+			}
+			done[pid] = true
+			did, err := set(pid, score, func() bool { return kill.Within(path, pid) })
 			if err != nil {
 				return err
 			}
-			for _, pid := range pids {
-				if done[pid] {
-					continue
-				}
-				done[pid] = true
-				did, err := set(pid, score, func() bool { return kill.Member(dir, pid) })
-				if err != nil {
-					return err
-				}
-				if did {
-					quiet = 0
-				}
+			if did {
+				quiet = 0
 			}
 		}
 		if len(done) == 0 {
@@ -59,20 +54,6 @@ func SetAll(path string, score int) error {
 		}
 		time.Sleep(pauses[quiet])
 	}
-}
-
-// tree is the directory and all below it.
-func tree(top string) (dirs []string, err error) {
-	err = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err == nil && d.IsDir() {
-			dirs = append(dirs, path)
-		}
-		return err
-	})
-	return dirs, err
 }
 
 // SetTree gives a child of this process, which nobody reaps meanwhile, the score, and all that it has made by then.
@@ -96,16 +77,10 @@ func SetTree(pid, score int) error {
 	}
 }
 
-// children are the descendants of a process (proc_pid_task(5), with CONFIG_PROC_CHILDREN).
+// children are the descendants of a process.
 func children(pid int) (all []int) {
-	files, _ := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task/*/children"))
-	for _, f := range files {
-		data, _ := os.ReadFile(f) // which may have ended
-		for field := range strings.FieldsSeq(string(data)) {
-			if child, err := strconv.Atoi(field); err == nil {
-				all = append(append(all, child), children(child)...)
-			}
-		}
+	for _, child := range procfs.Children(pid) {
+		all = append(append(all, child), children(child)...)
 	}
 	return all
 }

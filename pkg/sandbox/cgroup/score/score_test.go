@@ -94,7 +94,7 @@ func TestSetAll(t *testing.T) {
 			pids, err := kill.Pids(dir)
 			got := scores(pids)
 			// Not those that had ended before, and are only not gone yet.
-			if slices.ContainsFunc(pids, func(pid int) bool { return !kill.Member(dir, pid) }) {
+			if slices.ContainsFunc(pids, func(pid int) bool { return !kill.Within(testCgroup, pid) }) {
 				continue
 			}
 			checked++

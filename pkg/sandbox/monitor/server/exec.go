@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/monitor"
+	"criserver/pkg/sandbox/procfs"
 	"criserver/pkg/sandbox/runtime"
 )
 
@@ -181,8 +182,8 @@ const endWait = 100 * time.Millisecond
 // before that is to be reaped, and who kills a cgroup kills its processes in no order.
 func (c *container) ends(init int) bool {
 	ending := func() bool {
-		st, ok := readStat(init)
-		return !ok || st.ending()
+		st, ok := procfs.Read(init)
+		return !ok || st.Ending()
 	}
 	if ending() {
 		return true

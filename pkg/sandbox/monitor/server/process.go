@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/procfs"
 )
 
 // process is a child that is awaited through a pidfd: a parked goroutine instead of a thread in waitid(2).
@@ -170,33 +169,12 @@ func (c *children) sweep(seen map[int]time.Time, now time.Time) map[int]time.Tim
 	return young
 }
 
-// zombies lists this process's dead children. An orphan comes to any thread of its reaper, so all are asked
-// (proc_pid_children(5)).
+// zombies lists this process's dead children.
 func zombies() []int {
 	var pids []int
-	for _, pid := range childrenOf(os.Getpid()) {
-		if st, ok := readStat(pid); ok && st.state == 'Z' {
+	for _, pid := range procfs.Children(os.Getpid()) {
+		if st, ok := procfs.Read(pid); ok && st.State == 'Z' {
 			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-func childrenOf(pid int) []int {
-	files, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
-	if err != nil {
-		return nil
-	}
-	var pids []int
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		if err != nil {
-			continue // the thread has ended
-		}
-		for field := range strings.FieldsSeq(string(data)) {
-			if n, err := strconv.Atoi(field); err == nil {
-				pids = append(pids, n)
-			}
 		}
 	}
 	return pids

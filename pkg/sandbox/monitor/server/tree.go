@@ -3,11 +3,11 @@ package server
 import (
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/cgroup/kill"
+	"criserver/pkg/sandbox/procfs"
 )
 
 // tree is what a command in a container has started. It is found when it is to be ended: a command that ends by itself
@@ -55,8 +55,8 @@ func (t *tree) settle() {
 	}
 	t.session = -1
 	own, _ := unix.Getsid(0)
-	if st, ok := readStat(t.command.pid); ok && st.session > 0 && st.session != own {
-		t.session = st.session
+	if st, ok := procfs.Read(t.command.pid); ok && st.Session > 0 && st.Session != own {
+		t.session = st.Session
 	}
 }
 
@@ -132,16 +132,16 @@ func (t *tree) candidates() []int {
 }
 
 func (t *tree) has(pid int, found map[int]int) bool {
-	st, ok := readStat(pid)
+	st, ok := procfs.Read(pid)
 	if !ok {
 		return false
 	}
-	_, child := found[st.parent]
-	if child || t.session > 0 && st.session == t.session || t.holdsPipe(pid) {
+	_, child := found[st.Parent]
+	if child || t.session > 0 && st.Session == t.session || t.holdsPipe(pid) {
 		return true
 	}
 	// Once the command is reaped, its PID may be another's.
-	return (pid == t.command.pid || st.parent == t.command.pid) && t.command.alive()
+	return (pid == t.command.pid || st.Parent == t.command.pid) && t.command.alive()
 }
 
 // holdsPipe looks where a program has its streams. Outside of a container are those at the other ends of the pipes.
@@ -158,34 +158,4 @@ func (t *tree) holdsPipe(pid int) bool {
 		}
 	}
 	return false
-}
-
-// procStat is a part of proc_pid_stat(5).
-type procStat struct {
-	state           byte
-	parent, session int
-	flags           uint64
-}
-
-// exiting is PF_EXITING (include/linux/sched.h).
-const exiting = 0x4
-
-// ending tells whether a process has ended, or is about to.
-func (s procStat) ending() bool { return s.state == 'Z' || s.state == 'X' || s.flags&exiting != 0 }
-
-func readStat(pid int) (procStat, bool) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return procStat{}, false
-	}
-	// The state follows the command name, which is in parentheses and may contain any byte.
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	if len(fields) < 7 {
-		return procStat{}, false
-	}
-	s := procStat{state: fields[0][0]}
-	s.parent, _ = strconv.Atoi(fields[1])
-	s.session, _ = strconv.Atoi(fields[3])
-	s.flags, _ = strconv.ParseUint(fields[6], 10, 64)
-	return s, true
 }
