@@ -15,12 +15,13 @@ import (
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/crilog"
 	"criserver/pkg/sandbox/monitor/pump"
+	"criserver/pkg/sandbox/runtime"
 )
 
 // stream copies a pipe into a log, as for a container, until the returned function has closed both.
 func stream(t testing.TB, path string) (*os.File, *crilog.Log, func()) {
 	t.Helper()
-	r, w, err := newPipe("output", readEnd)
+	r, w, err := runtime.NewPipe("output", runtime.ReadEnd)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,12 +2,9 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/monitor/crilog"
@@ -67,7 +64,7 @@ func openStdio(p monitor.CreateRequest) (ours stdio, container theirs, err error
 		return ours, container, nil
 	}
 	if p.Stdin {
-		container.Stdin, ours.input, err = newPipe("input", writeEnd)
+		container.Stdin, ours.input, err = runtime.NewPipe("input", runtime.WriteEnd)
 	} else {
 		container.Stdin, err = os.Open(os.DevNull)
 	}
@@ -75,7 +72,7 @@ func openStdio(p monitor.CreateRequest) (ours stdio, container theirs, err error
 		return ours, container, err
 	}
 	for _, end := range []**os.File{&container.Stdout, &container.Stderr} {
-		r, w, err := newPipe("output", readEnd)
+		r, w, err := runtime.NewPipe("output", runtime.ReadEnd)
 		if err != nil {
 			return ours, container, err
 		}
@@ -109,25 +106,6 @@ func wantsTerminal(bundle string) (bool, error) {
 	}
 	err := specfile.Decode(bundle, &spec)
 	return spec.Process.Terminal, err
-}
-
-// The ends of a pipe, see pipe(2).
-const (
-	readEnd = iota
-	writeEnd
-)
-
-// newPipe returns a pipe whose end ours does not block, so that waiting for it takes a goroutine and no thread; the other one, which
-// the container gets, is blocking as programs expect.
-func newPipe(name string, ours int) (r, w *os.File, err error) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, fmt.Errorf("make %s pipe: %w", name, err)
-	}
-	if err := unix.SetNonblock(fds[ours], true); err != nil {
-		return nil, nil, fmt.Errorf("make %s pipe: %w", name, err)
-	}
-	return os.NewFile(uintptr(fds[readEnd]), name), os.NewFile(uintptr(fds[writeEnd]), name), nil
 }
 
 // losses is what the watchers were told of lost output.

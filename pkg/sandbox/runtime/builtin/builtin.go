@@ -220,18 +220,30 @@ type state struct {
 
 // state reads the state file; nil if there is none.
 func (r *Runtime) state(id string) (*state, error) {
-	data, err := os.ReadFile(filepath.Join(r.root, id, "state.json"))
-	if errors.Is(err, os.ErrNotExist) {
+	st := &state{}
+	err := readState(r.root, id, st)
+	if errors.Is(err, runtime.ErrNotFound) {
 		return nil, nil
 	}
+	return st, err
+}
+
+// stateFile is where the library keeps what it knows of a container.
+func stateFile(root, id string) string { return filepath.Join(root, id, "state.json") }
+
+// readState reads what v has of a container's state file. runtime.ErrNotFound: there is none.
+func readState(root, id string, v any) error {
+	data, err := os.ReadFile(stateFile(root, id))
+	if errors.Is(err, os.ErrNotExist) {
+		return runtime.ErrNotFound
+	}
 	if err != nil {
-		return nil, fmt.Errorf("read runtime state: %w", err)
+		return fmt.Errorf("read runtime state: %w", err)
 	}
-	st := &state{}
-	if err := json.Unmarshal(data, st); err != nil {
-		return nil, fmt.Errorf("decode runtime state: %w", err)
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("decode runtime state: %w", err)
 	}
-	return st, nil
+	return nil
 }
 
 // cgroup finds the container's cgroup: by the state file, or else by the bundle.

@@ -91,7 +91,7 @@ func (r *Runtime) enter(ctx context.Context, c *room, p *specs.Process, io runti
 	}
 	// What a process does not say is the container's, as libcontainer has it.
 	if caps := p.Capabilities; caps != nil {
-		cmd.Capabilities = bits(caps.Bounding, caps.Effective, caps.Permitted, caps.Inheritable, caps.Ambient)
+		cmd.Capabilities = bits(configs.Capabilities(*caps))
 	}
 	if len(limits) > 0 {
 		cmd.Rlimits = limits
@@ -107,7 +107,7 @@ func (r *Runtime) enter(ctx context.Context, c *room, p *specs.Process, io runti
 }
 
 // bits drops the capabilities that the kernel does not have.
-func bits(bounding, effective, permitted, inheritable, ambient []string) *enter.Capabilities {
+func bits(c configs.Capabilities) *enter.Capabilities {
 	set := func(names []string) (mask uint64) {
 		for _, name := range names {
 			if n, ok := capabilities()[name]; ok {
@@ -116,8 +116,8 @@ func bits(bounding, effective, permitted, inheritable, ambient []string) *enter.
 		}
 		return mask
 	}
-	return &enter.Capabilities{Bounding: set(bounding), Effective: set(effective), Permitted: set(permitted),
-		Inheritable: set(inheritable), Ambient: set(ambient)}
+	return &enter.Capabilities{Bounding: set(c.Bounding), Effective: set(c.Effective), Permitted: set(c.Permitted),
+		Inheritable: set(c.Inheritable), Ambient: set(c.Ambient)}
 }
 
 // capabilities are the kernel's by their names, "CAP_CHOWN".
@@ -206,15 +206,9 @@ func (r *rooms) forget(id string) {
 
 func (r *rooms) open(ctx context.Context, id string) (*room, error) {
 	var state libcontainer.State
-	data, err := os.ReadFile(filepath.Join(r.root, id, "state.json"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, runtime.ErrNotFound
-	}
+	err := readState(r.root, id, &state)
 	if err != nil {
-		return nil, fmt.Errorf("read runtime state: %w", err)
-	}
-	if err := json.Unmarshal(data, &state); err != nil {
-		return nil, fmt.Errorf("decode runtime state: %w", err)
+		return nil, err
 	}
 	config := &state.Config
 	c := &room{id: id, pid: state.InitProcessPid, started: state.InitProcessStartTime, special: special(&state)}
@@ -230,7 +224,7 @@ func (r *rooms) open(ctx context.Context, id string) (*room, error) {
 		c.command.Keyring = "_ses." + id // libcontainer's name for it
 	}
 	if caps := config.Capabilities; caps != nil {
-		c.command.Capabilities = bits(caps.Bounding, caps.Effective, caps.Permitted, caps.Inheritable, caps.Ambient)
+		c.command.Capabilities = bits(*caps)
 	}
 	if p := config.Personality; p != nil {
 		domain := uint32(p.Domain)

@@ -33,13 +33,8 @@ func newProcess(p *specs.Process, io runtime.Stdio) (*libcontainer.Process, erro
 		lp.AdditionalGroups = append(lp.AdditionalGroups, int(gid))
 	}
 	if c := p.Capabilities; c != nil {
-		lp.Capabilities = &configs.Capabilities{
-			Bounding:    c.Bounding,
-			Effective:   c.Effective,
-			Inheritable: c.Inheritable,
-			Permitted:   c.Permitted,
-			Ambient:     c.Ambient,
-		}
+		caps := configs.Capabilities(*c)
+		lp.Capabilities = &caps
 	}
 	var err error
 	if lp.Rlimits, err = rlimits(p.Rlimits); err != nil {

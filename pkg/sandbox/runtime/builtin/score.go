@@ -3,8 +3,6 @@ package builtin
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/opencontainers/runc/libcontainer"
 
@@ -26,24 +24,21 @@ func (r *Runtime) withScore(c *libcontainer.Container, id string, score *int) (*
 func (r *Runtime) writeScore(id string, score int) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	path := filepath.Join(r.root, id, "state.json")
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("read runtime state: %w", err)
-	}
 	var state, config map[string]json.RawMessage // all else stays as it is
-	if err = json.Unmarshal(data, &state); err == nil {
-		err = json.Unmarshal(state["config"], &config)
+	if err := readState(r.root, id, &state); err != nil {
+		return err
 	}
+	err := json.Unmarshal(state["config"], &config)
 	if err != nil {
 		return fmt.Errorf("decode runtime state: %w", err)
 	}
 	config["oom_score_adj"] = json.RawMessage(fmt.Sprint(score))
+	var data []byte
 	if state["config"], err = json.Marshal(config); err == nil {
 		data, err = json.Marshal(state)
 	}
 	if err == nil {
-		err = wholefile.Write(path, data)
+		err = wholefile.Write(stateFile(r.root, id), data)
 	}
 	if err != nil {
 		return fmt.Errorf("write runtime state: %w", err)

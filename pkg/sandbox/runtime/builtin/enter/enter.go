@@ -25,6 +25,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/exeseal"
 	"golang.org/x/sys/unix"
+
+	"criserver/pkg/sandbox/runtime"
 )
 
 // Namespaces are those that a command enters, all that the init process of a container is in but the user namespace: one that it
@@ -140,12 +142,12 @@ func (e *Enterer) Start(ctx context.Context, c *Command) (pid int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("seal the binary: %w", err)
 	}
-	requestR, requestW, err := pipe(1)
+	requestR, requestW, err := runtime.NewPipe("request", runtime.WriteEnd)
 	if err != nil {
 		return 0, err
 	}
 	defer requestW.Close()
-	statusR, statusW, err := pipe(0)
+	statusR, statusW, err := runtime.NewPipe("status", runtime.ReadEnd)
 	if err != nil {
 		_ = requestR.Close()
 		return 0, err
@@ -205,18 +207,6 @@ func unfrozen(path string) *os.File {
 		return nil
 	}
 	return dir
-}
-
-// pipe returns a pipe whose end ours waits in the poller.
-func pipe(ours int) (r, w *os.File, err error) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, fmt.Errorf("make a pipe: %w", err)
-	}
-	if err := unix.SetNonblock(fds[ours], true); err != nil {
-		return nil, nil, fmt.Errorf("make a pipe: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
 // start is a command that is being started.
