@@ -99,34 +99,32 @@ func (s Streams) options() *remotecommand.Options {
 }
 
 func (s *Server) serveExec(w http.ResponseWriter, r *http.Request, op Operation) {
-	ran := false
-	run := command(func(ctx context.Context, io streams) error {
-		ran = true
-		return s.runtime.exec(ctx, *op.Exec, io)
+	run := func(ctx context.Context, io streams) error { return s.runtime.exec(ctx, *op.Exec, io) }
+	s.serveCommand(w, r, op.Exec.Streams, run, func(run command) {
+		remotecommand.ServeExec(w, r, run, "", "", op.Exec.Container, op.Exec.Process.Args, op.Exec.options(),
+			s.settings.Idle, s.settings.Creation, remotecommand.SupportedStreamingProtocols)
 	})
-	if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
-		s.serveWebSocket(w, r, op.Exec.Streams, run)
-		return
-	}
-	remotecommand.ServeExec(w, r, run, "", "", op.Exec.Container, op.Exec.Process.Args, op.Exec.options(),
-		s.settings.Idle, s.settings.Creation, remotecommand.SupportedStreamingProtocols)
-	if !ran {
-		giveUp(r.Context())
-	}
 }
 
 func (s *Server) serveAttach(w http.ResponseWriter, r *http.Request, op Operation) {
-	ran := false
-	run := command(func(ctx context.Context, io streams) error {
-		ran = true
-		return s.runtime.attach(ctx, *op.Attach, io)
+	run := func(ctx context.Context, io streams) error { return s.runtime.attach(ctx, *op.Attach, io) }
+	s.serveCommand(w, r, op.Attach.Streams, run, func(run command) {
+		remotecommand.ServeAttach(w, r, run, "", "", op.Attach.Container, op.Attach.options(),
+			s.settings.Idle, s.settings.Creation, remotecommand.SupportedStreamingProtocols)
 	})
+}
+
+// serveCommand serves a session of run: by WebSocket, or else by the library.
+func (s *Server) serveCommand(w http.ResponseWriter, r *http.Request, io Streams, run command, byLibrary func(command)) {
 	if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
-		s.serveWebSocket(w, r, op.Attach.Streams, run)
+		s.serveWebSocket(w, r, io, run)
 		return
 	}
-	remotecommand.ServeAttach(w, r, run, "", "", op.Attach.Container, op.Attach.options(),
-		s.settings.Idle, s.settings.Creation, remotecommand.SupportedStreamingProtocols)
+	ran := false
+	byLibrary(func(ctx context.Context, io streams) error {
+		ran = true
+		return run(ctx, io)
+	})
 	if !ran {
 		giveUp(r.Context())
 	}
