@@ -113,19 +113,9 @@ func New(dir string) *Enterer {
 	return &Enterer{exe: sync.OnceValues(func() (*os.File, error) { return exeseal.CloneSelfExe(dir) })}
 }
 
-// Supported tells whether the kernel can enter namespaces by a pidfd (Linux 5.8).
-var Supported = sync.OnceValue(func() bool {
-	self, err := unix.PidfdOpen(os.Getpid(), 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(self)
-	// A type of namespace that there is not: the difference is whether it gets so far.
-	return errors.Is(unix.Setns(self, 0), unix.EINVAL) && kernelHasCloseRange()
-})
-
-// kernelHasCloseRange (Linux 5.9) asks for an empty range.
-func kernelHasCloseRange() bool { return unix.CloseRange(^uint(0), ^uint(0), 0) == nil }
+// Supported tells whether the kernel has close_range(2) (Linux 5.9), the youngest of what enter.c needs: namespaces are entered by a
+// pidfd since 5.8. It asks for an empty range.
+var Supported = sync.OnceValue(func() bool { return unix.CloseRange(^uint(0), ^uint(0), 0) == nil })
 
 // frame is what enter.c tells, a struct frame.
 type frame struct {
