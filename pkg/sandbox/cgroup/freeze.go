@@ -16,6 +16,10 @@ import (
 // freezePoll is how often it is asked whether the last process has stopped: the v1 freezer tells nobody.
 const freezePoll = 2 * time.Millisecond
 
+// freezePatience is how many times it is asked before all go on for freezePoll and are frozen anew. With v1 a program that is being
+// executed waits for its other threads to end, which frozen ones do not, and is not frozen itself as long as it waits.
+const freezePatience = 50
+
 // freezer is where and how a cgroup is frozen: freezer.state of v1 (kernel: cgroup-v1/freezer-subsystem.rst), cgroup.freeze and
 // cgroup.events of v2 (cgroup-v2.rst).
 type freezer struct{ control, frozen, thawed, state, done string }
@@ -37,7 +41,13 @@ func Freeze(ctx context.Context, path string) error {
 	f := freezerOf(path)
 	tick := time.NewTicker(freezePoll)
 	defer tick.Stop()
-	for {
+	for n := 1; ; n++ {
+		if n%freezePatience == 0 {
+			if err := Thaw(path); err != nil {
+				return fmt.Errorf("freeze cgroup %s: %w", path, err)
+			}
+			time.Sleep(freezePoll)
+		}
 		// Again each time: a v1 cgroup that a process entered meanwhile stays half frozen.
 		if err := os.WriteFile(f.control, []byte(f.frozen), 0); err != nil {
 			return fmt.Errorf("freeze cgroup %s: %w", path, err)
