@@ -37,12 +37,12 @@ func TestDamagedImageRecord(t *testing.T) {
 		}
 		return st
 	}
-	whole := status()
 	for name, alter := range map[string]func(string) string{
 		"altered": func(s string) string { return strings.Replace(s, `"PATH=`, `"PATH=/evil:`, 1) },
 		"cut":     func(s string) string { return s[:len(s)/2] },
 	} {
 		n.sub(name, func(t *testing.T) {
+			whole := status() // when it was pulled is lost with a record that was cut
 			n.stop()
 			db, err := record.Open(t.Context(), filepath.Join(n.dir, "root/images.db"), record.Options{Sync: true})
 			if err != nil {
