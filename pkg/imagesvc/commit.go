@@ -89,18 +89,15 @@ type newLayer struct {
 
 // WriteLayer writes the tar of what is in the writable layer of a snapshot. Who writes into it must not meanwhile. ErrNotFound.
 func (s *Service) WriteLayer(ctx context.Context, key string, w io.Writer) error {
-	trees, ok := s.layers.(snapshot.Trees)
+	driver, ok := s.layers.(snapshot.Changer)
 	if !ok {
 		return errors.New("the storage driver cannot give the writable layer of a container")
 	}
-	upper, err := trees.Upper(ctx, key)
+	err := driver.Changes(ctx, key, func(dir string) error { return layertar.Changes(ctx, dir, w) })
 	if errors.Is(err, snapshot.ErrNotFound) {
 		return fmt.Errorf("%w: container %s has no writable layer", ErrNotFound, key)
 	}
-	if err != nil {
-		return err
-	}
-	return layertar.Changes(ctx, upper, w)
+	return err
 }
 
 // writableLayer writes the tar of a container's writable layer into a file without a name.

@@ -111,6 +111,8 @@ type Totals struct {
 	// Writable is the sum of the snapshots' own content, as measured last; those that have never been are not in
 	// it. Measured is the time of the oldest part, and zero if there are snapshots and none has been measured.
 	Writable Measurement
+	// Apart is what snapshots take, but not of the file system that the layers are on: of devices of their own. It is not in Writable.
+	Apart Measurement
 }
 
 // Stage is a layer being unpacked. Exactly one of Commit and Abort ends it; Abort after Commit does nothing.
@@ -136,18 +138,23 @@ type Inheritor interface {
 	Inherit(implied []string)
 }
 
-// Trees is implemented by a driver that keeps each layer, and each writable layer, in a directory of its own, with
-// whiteouts in overlayfs form. Nothing may be changed there.
+// Trees is implemented by a driver that keeps each layer in a directory of its own, with whiteouts in overlayfs form. Nothing may be
+// changed there.
 type Trees interface {
 	// Tree returns the directory of a committed layer, and the path of the file that was made as Stage.Meta, if it was. Both
 	// are there as long as the layer is. ErrNotFound. ErrDamaged: one of them, or the driver's record, is missing.
 	Tree(ctx context.Context, diffID digest.Digest) (dir, meta string, err error)
-	// Upper returns the directory of a snapshot's writable layer. ErrNotFound: there is none of that key, or it is
-	// read-only.
-	Upper(ctx context.Context, key string) (dir string, err error)
 	// Restage is Stage for a layer that is there but damaged: Commit puts the new one in its place. What is mounted already
 	// stays as it is until it is unmounted. ErrNotFound: there is no such layer.
 	Restage(ctx context.Context, chain []digest.Digest) (Stage, error)
+}
+
+// Changer is implemented by a driver that can tell what was written to a snapshot.
+type Changer interface {
+	// Changes calls use with a directory that has what was written to a writable snapshot, in the form of Stage.Dir. It is there until
+	// use returns, and nothing may be changed in it. Nobody writes to the snapshot meanwhile. ErrNotFound: there is no writable
+	// snapshot of that key.
+	Changes(ctx context.Context, key string, use func(dir string) error) error
 }
 
 // Filler is implemented by a driver whose writable layers can begin with content: with what a container had written that is made

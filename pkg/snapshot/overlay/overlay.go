@@ -82,6 +82,8 @@ type Snapshotter struct {
 var (
 	_ snapshot.Snapshotter = (*Snapshotter)(nil)
 	_ snapshot.Trees       = (*Snapshotter)(nil)
+	_ snapshot.Changer     = (*Snapshotter)(nil)
+	_ snapshot.Filler      = (*Snapshotter)(nil)
 )
 
 // Options change what a driver does. The zero value is the default.

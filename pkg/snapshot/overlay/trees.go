@@ -31,8 +31,16 @@ func (s *Snapshotter) Tree(_ context.Context, diffID digest.Digest) (dir, meta s
 	return filepath.Join(path, layerTree), filepath.Join(path, layerMeta), nil
 }
 
-// Upper implements snapshot.Trees.
-func (s *Snapshotter) Upper(_ context.Context, key string) (string, error) {
+// Changes implements snapshot.Changer.
+func (s *Snapshotter) Changes(_ context.Context, key string, use func(dir string) error) error {
+	dir, err := s.upper(key)
+	if err != nil {
+		return err
+	}
+	return use(dir)
+}
+
+func (s *Snapshotter) upper(key string) (string, error) {
 	s.mu.Lock()
 	record, ok := s.snapshots[key]
 	s.mu.Unlock()
@@ -49,7 +57,7 @@ func (s *Snapshotter) Fill(ctx context.Context, key string, unpack func(dir stri
 		return fmt.Errorf("fill snapshot %s: %w", key, err)
 	}
 	defer release()
-	upper, err := s.Upper(ctx, key)
+	upper, err := s.upper(key)
 	if err != nil {
 		return fmt.Errorf("fill: %w", err)
 	}

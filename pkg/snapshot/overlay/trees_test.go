@@ -125,9 +125,10 @@ func TestTrees(t *testing.T) {
 		if _, err := make(); err != nil {
 			t.Fatal(err)
 		}
-		dir, err := s.Upper(ctx, key)
-		if key == "rw" && (err != nil || entries(t, dir) != 0) || key == "ro" && !errors.Is(err, snapshot.ErrNotFound) {
-			t.Errorf("upper of %s: %q, %v", key, dir, err)
+		n := -1
+		err := s.Changes(ctx, key, func(dir string) error { n = entries(t, dir); return nil })
+		if key == "rw" && (err != nil || n != 0) || key == "ro" && !errors.Is(err, snapshot.ErrNotFound) {
+			t.Errorf("changes of %s: %d, %v", key, n, err)
 		}
 	}
 }
