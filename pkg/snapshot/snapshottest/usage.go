@@ -160,7 +160,8 @@ func (f *fixture) wantTotals(layers snapshot.Usage, least, most int64) {
 		if err != nil || got.Layers != layers {
 			f.t.Fatalf("totals %+v, %v; want layers %+v", got, err, layers)
 		}
-		if got.Writable.Measured.IsZero() || got.Writable.Bytes < least || got.Writable.Bytes > most {
+		written := got.Writable.Add(got.Apart)
+		if written.Measured.IsZero() || written.Bytes < least || written.Bytes > most {
 			return fmt.Sprintf("totals %+v, want %d to %d bytes of snapshots", got, least, most)
 		}
 		return ""

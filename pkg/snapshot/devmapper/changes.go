@@ -1,0 +1,140 @@
+package devmapper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"criserver/pkg/snapshot"
+	"criserver/pkg/snapshot/treecopy"
+)
+
+// Changes implements snapshot.Changer: the file system is compared with what it began as, and what differs is copied beside the layers.
+func (s *Snapshotter) Changes(ctx context.Context, key string, use func(dir string) error) error {
+	r, ok := s.find(key)
+	if !ok {
+		return s.Lower.Changes(ctx, key, use)
+	}
+	release, err := s.claims.Acquire(ctx, "snapshot/"+key)
+	if err != nil {
+		return fmt.Errorf("changes of snapshot: %w", err)
+	}
+	_, err = within(ctx, func() (struct{}, error) {
+		defer release()
+		return struct{}{}, s.changes(ctx, r, use)
+	})
+	if err != nil {
+		return fmt.Errorf("changes of snapshot %s: %w", key, err)
+	}
+	return nil
+}
+
+func (s *Snapshotter) changes(ctx context.Context, r record, use func(dir string) error) error {
+	view, err := s.allocate(record{Kind: kindView, Size: r.Size}, r.From)
+	if errors.Is(err, unix.ENODATA) {
+		return fmt.Errorf("the image that it began as is not in the thin pool any more: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	before, err := s.pool.activate(view.ID, view.Size)
+	if err != nil {
+		return errors.Join(err, s.abandon(view))
+	}
+	after, err := s.mountsAgain(r)
+	if err != nil {
+		return errors.Join(err, s.abandon(view))
+	}
+	err = s.withWork(view.ID, func(dir string) error {
+		changes := filepath.Join(dir, "changes")
+		if err := os.Mkdir(changes, 0o755); err != nil {
+			return err
+		}
+		err := mounted(mountsOf(before.Path(), "ro"), filepath.Join(dir, "from"), func(from string) error {
+			return mounted(after, filepath.Join(dir, "to"), func(to string) error {
+				return treecopy.Changes(ctx, from, to, changes)
+			})
+		})
+		if err != nil {
+			return err
+		}
+		return use(changes)
+	})
+	return errors.Join(err, s.abandon(view))
+}
+
+// mountsAgain describes the file system of a snapshot for another mount while it is mounted already: the kernel wants the same label on
+// both.
+func (s *Snapshotter) mountsAgain(r record) ([]snapshot.Mount, error) {
+	info, err := s.pool.activate(r.ID, r.Size)
+	if err != nil {
+		return nil, err
+	}
+	mounts := mountsOf(info.Path())
+	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		is := uint32(m.Major) == info.Major && uint32(m.Minor) == info.Minor
+		return !is, is
+	})
+	if err != nil || len(found) == 0 {
+		return mounts, err
+	}
+	if _, label, ok := strings.Cut(found[0].VFSOptions, "context="); ok {
+		if quoted, ok := strings.CutPrefix(label, `"`); ok {
+			label, _, _ = strings.Cut(quoted, `"`)
+		} else {
+			label, _, _ = strings.Cut(label, ",")
+		}
+		mounts = snapshot.Labelled(mounts, label, "")
+	}
+	return mounts, nil
+}
+
+// Fill implements snapshot.Filler.
+func (s *Snapshotter) Fill(ctx context.Context, key string, unpack func(dir string) (implied []string, err error)) error {
+	r, ok := s.find(key)
+	if !ok {
+		return s.Lower.Fill(ctx, key, unpack)
+	}
+	release, err := s.claims.Acquire(ctx, "snapshot/"+key)
+	if err != nil {
+		return fmt.Errorf("fill snapshot: %w", err)
+	}
+	_, err = within(ctx, func() (struct{}, error) {
+		defer release()
+		return struct{}{}, s.fill(ctx, r, unpack)
+	})
+	if err != nil {
+		return fmt.Errorf("fill snapshot %s: %w", key, err)
+	}
+	return nil
+}
+
+func (s *Snapshotter) fill(ctx context.Context, r record, unpack func(dir string) (implied []string, err error)) error {
+	info, err := s.pool.activate(r.ID, r.Size)
+	if err != nil {
+		return err
+	}
+	return s.withWork(r.ID, func(dir string) error {
+		changes := filepath.Join(dir, "changes")
+		if err := os.Mkdir(changes, 0o755); err != nil {
+			return err
+		}
+		names, err := unpack(changes)
+		if err != nil {
+			return err
+		}
+		implied := make(map[string]bool, len(names))
+		for _, name := range names {
+			implied[filepath.Clean(name)] = true
+		}
+		return mounted(mountsOf(info.Path()), filepath.Join(dir, "to"), func(to string) error {
+			return treecopy.Apply(ctx, changes, to, implied)
+		})
+	})
+}

@@ -1,0 +1,72 @@
+// Package pooltest gives tests a thin pool of the device mapper, on loop devices.
+package pooltest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"criserver/pkg/snapshot/devmapper/dm"
+)
+
+// Make makes a thin pool that is there until the test's end, when no device in it may be used any more, and returns its name. It has
+// data of size bytes. It skips the test if the kernel has no device mapper.
+func Make(t testing.TB, size int64) (name string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("the device mapper needs root")
+	}
+	_ = exec.Command("modprobe", "-aq", "loop", "dm_mod", "dm_thin_pool").Run() // built in, or else the next calls tell
+	if _, err := dm.Find("criserver-no-such"); errors.Is(err, dm.ErrNone) {
+		t.Skip(err)
+	}
+	metadata, data := loop(t, 16<<20), loop(t, size)
+	name = fmt.Sprintf("criservertest-%d-%d", os.Getpid(), time.Now().UnixNano())
+	const sector, block = 512, 128
+	run(t, "dmsetup", "create", name, "--noudevsync", "--table",
+		fmt.Sprintf("0 %d thin-pool %s %s %d 0 1 skip_block_zeroing", size/sector, metadata, data, block))
+	t.Cleanup(func() {
+		for _, device := range Active(t, name) {
+			run(t, "dmsetup", "remove", "--noudevsync", "--retry", device)
+		}
+		run(t, "dmsetup", "remove", "--noudevsync", "--retry", name)
+	})
+	return name
+}
+
+// Active are the names of the block devices that the thin devices of a pool have.
+func Active(t testing.TB, pool string) (names []string) {
+	t.Helper()
+	for line := range strings.Lines(run(t, "dmsetup", "ls")) {
+		if name, _, _ := strings.Cut(line, "\t"); strings.HasPrefix(name, pool+"-") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// loop is a block device of zeros.
+func loop(t testing.TB, size int64) (device string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, size)); err != nil {
+		t.Fatal(err)
+	}
+	device = run(t, "losetup", "-f", "--show", file)
+	t.Cleanup(func() { run(t, "losetup", "-d", device) })
+	return device
+}
+
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}

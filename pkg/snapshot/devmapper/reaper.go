@@ -1,0 +1,111 @@
+package devmapper
+
+import (
+	"context"
+	"time"
+
+	"github.com/sirupsen/logrus"
+)
+
+// reaper removes thin devices in the background. One that is still in use, or whose pool is missing, is tried again.
+type reaper struct {
+	s      *Snapshotter
+	signal chan struct{} // of one: something is to be removed
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+const (
+	leastPause = 50 * time.Millisecond
+	mostPause  = 30 * time.Second
+)
+
+func startReaper(s *Snapshotter) *reaper {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &reaper{s: s, signal: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	r.wake()
+	go r.run(ctx)
+	return r
+}
+
+func (r *reaper) wake() {
+	select {
+	case r.signal <- struct{}{}:
+	default:
+	}
+}
+
+// stop ends the work, but does not wait beyond the end of ctx.
+func (r *reaper) stop(ctx context.Context) error {
+	r.cancel()
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (r *reaper) run(ctx context.Context) {
+	defer close(r.done)
+	warned := map[uint32]struct{}{}
+	pause := leastPause
+	for {
+		failed := false
+		for _, id := range r.s.removing() {
+			if ctx.Err() != nil {
+				return
+			}
+			err := r.s.removeDevice(ctx, id)
+			if err == nil {
+				delete(warned, id)
+				continue
+			}
+			failed = true
+			if _, again := warned[id]; !again && pause > time.Second { // the first tries are often in vain
+				warned[id] = struct{}{}
+				logrus.WithError(err).WithField("device", id).Warn("cannot remove a thin device; it is tried again")
+			}
+		}
+		var retry <-chan time.Time
+		if failed {
+			retry = time.After(pause)
+			pause = min(2*pause, mostPause)
+		} else {
+			pause = leastPause
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.signal:
+		case <-retry:
+		}
+	}
+}
+
+// removing are the devices that are to be removed.
+func (s *Snapshotter) removing() (ids []uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, r := range s.devices {
+		if r.Step == stepRemoving {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// removeDevice removes a device from the kernel and from the pool, and then its record. It waits for nobody.
+func (s *Snapshotter) removeDevice(ctx context.Context, id uint32) error {
+	_, err := within(ctx, func() (struct{}, error) {
+		err := s.pool.drop(id)
+		if err == nil {
+			err = s.pool.delete(id)
+		}
+		return struct{}{}, err
+	})
+	if err != nil {
+		return err
+	}
+	return s.forget(id, false)
+}
