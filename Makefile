@@ -64,6 +64,7 @@ test-vm: build ## on pure cgroup v2, device-mapper, AppArmor and SELinux, in a v
 	hack/vm/smoke.sh
 	hack/vm/smoke.sh '^(TestResourceFields|TestResourceRefusals|TestLeastMemory|TestUpdateContainerResources|TestCgroupParent)$$'
 	hack/vm/smoke.sh '^(TestHandlers|TestHandlerDefaults|TestPIDNamespaces|TestNRIAdjust|TestStopInFrozenCgroup)$$'
+	hack/vm/smoke.sh '^TestDevmapper'
 	hack/vm/smoke.sh '^(TestUserNamespace|TestUserNamespaceKinds|TestMountFields|TestDevices|TestSeccompAndCapabilities)$$'
 	hack/vm/powercut.sh
 	hack/vm/test.sh

@@ -31,7 +31,7 @@ func (d *daemon) openHandlers(ctx context.Context, c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if d.handlers, err = c.Handlers(nodeFeatures(ctx, program, c)); err != nil {
+	if d.handlers, err = c.Handlers(nodeFeatures(ctx, program, c), d.storage.Ready); err != nil {
 		return err
 	}
 	d.handlers.Probe(ctx)
@@ -68,7 +68,7 @@ func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
 	}
 	pods.Handlers, pods.Plugins = d.handlers, d.plugins.contract()
 	d.streams, d.streamsCgroup = streamClient(c, pods.Monitor.Socket)
-	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.snapshots); err != nil {
+	if d.pods, err = sandbox.New(ctx, pods, d.podRecords, d.network, d.storage); err != nil {
 		return err
 	}
 	d.checkpoints = &checkpoints.Service{

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"criserver/cmd/criserver/config"
+	"criserver/cmd/criserver/storage"
 	"criserver/pkg/admin"
 	"criserver/pkg/checkpoints"
 	"criserver/pkg/cni"
@@ -23,7 +24,6 @@ import (
 	"criserver/pkg/sandbox"
 	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/handler"
-	"criserver/pkg/snapshot/overlay"
 )
 
 // connectLimit is how long the start waits until crimonitor answers; the CRI is served all the same.
@@ -114,7 +114,7 @@ func stopServer(s *grpc.Server) {
 type daemon struct {
 	stages                   stages
 	podRecords, imageRecords *record.DB
-	snapshots                *overlay.Snapshotter
+	storage                  *storage.Storage
 	network                  *cni.Network
 	images                   *imagesvc.Service
 	handlers                 *handler.Set
@@ -132,7 +132,7 @@ func (d *daemon) start(ctx context.Context, c *config.Config) error {
 		name string
 		open func(context.Context, *config.Config) error
 	}{
-		{"open records", d.openRecords}, {"open snapshots", d.openSnapshots}, {"open images", d.openImages},
+		{"open records", d.openRecords}, {"open snapshots", d.openStorage}, {"open images", d.openImages},
 		{"open network", d.openNetwork}, {"probe runtimes", d.openHandlers}, {"set up NRI", d.openPlugins}, {"open pods", d.openPods},
 		{"start NRI plugins", d.startPlugins},
 	} {
@@ -153,11 +153,8 @@ func (d *daemon) openRecords(ctx context.Context, c *config.Config) error {
 	return err
 }
 
-func layerRoot(c *config.Config) string { return filepath.Join(c.Root, "overlay") }
-
-func (d *daemon) openSnapshots(_ context.Context, c *config.Config) error {
-	var err error
-	d.snapshots, err = overlay.New(layerRoot(c), snapshotOptions(c))
+func (d *daemon) openStorage(ctx context.Context, c *config.Config) (err error) {
+	d.storage, err = storage.Open(ctx, c)
 	return err
 }
 
@@ -167,12 +164,12 @@ func (d *daemon) openImages(ctx context.Context, c *config.Config) error {
 		return err
 	}
 	images := imagesvc.Config{
-		Root: c.Root, LayerRoot: layerRoot(c),
+		Root: c.Root, LayerRoot: storage.LayerRoot(c),
 		ParallelLayers: c.Image.MaxParallelLayers, Connections: c.Image.ConnectionsPerLayer,
 		Limits:    unpack.Limits{Bytes: int64(c.Image.MaxLayerSize), Entries: c.Image.MaxLayerFiles, Window: int64(c.Image.MaxZstdWindow)},
 		KeepBlobs: c.Image.KeepLayers, KeepDownloads: time.Duration(c.Image.KeepDownloads), KeepLost: keepLost,
 	}
-	d.images, err = imagesvc.New(ctx, images, d.imageRecords, settings, d.snapshots)
+	d.images, err = imagesvc.New(ctx, images, d.imageRecords, settings, d.storage.Driver)
 	return err
 }
 
@@ -204,8 +201,8 @@ func (d *daemon) close() error {
 	if d.images != nil {
 		end("images", func() error { d.images.Close(); return nil })
 	}
-	if d.snapshots != nil {
-		end("snapshots", func() error { return d.snapshots.Close(ctx) })
+	if d.storage != nil {
+		end("snapshots", func() error { return d.storage.Close(ctx) })
 	}
 	for _, db := range []*record.DB{d.imageRecords, d.podRecords} {
 		if db != nil {
@@ -224,8 +221,4 @@ func openRecords(ctx context.Context, path string, o record.Options) (*record.DB
 		logrus.WithField("file", aside).Error("records were damaged and have been set aside; what they stood for is removed")
 	}
 	return db, nil
-}
-
-func snapshotOptions(c *config.Config) overlay.Options {
-	return overlay.Options{WritableBytes: int64(c.Snapshot.WritableSizeLimit), WritableInodes: c.Snapshot.WritableFilesLimit}
 }

@@ -24,4 +24,4 @@ exec hack/vm/run-in-vm "${systemd[@]}" --timeout 1800 --mem 3072 --share "$(read
   echo 8 >/proc/sys/vm/nr_hugepages
   # On the guest'\''s disk programs start faster than over 9p.
   cp .cache/vm/e2e.test .cache/vm/images /tmp/
-  cd test/e2e && CRISERVER_E2E_REQUIRE=users,criu CRISERVER_E2E_CGROUP_DRIVER=$2 CRISERVER_E2E_IMAGES=/tmp/images /tmp/e2e.test -test.v -test.timeout 25m -test.run "$1"' smoke "$pattern" "$driver"
+  cd test/e2e && CRISERVER_E2E_REQUIRE=users,criu,devmapper CRISERVER_E2E_CGROUP_DRIVER=$2 CRISERVER_E2E_IMAGES=/tmp/images /tmp/e2e.test -test.v -test.timeout 25m -test.run "$1"' smoke "$pattern" "$driver"

@@ -92,7 +92,7 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 	if err != nil {
 		return err
 	}
-	viewer := bundle.Viewer{Pod: s.spaces.Spec(pod), MountLabel: labels.Mount}
+	viewer := bundle.Viewer{Pod: s.spaces.Spec(pod), MountLabel: labels.Mount, Snapshotter: h.Snapshotter}
 	flight.Stage(ctx, "its root file system is being mounted")
 	if err := s.bundles.Make(ctx, st.ID, viewer, img.Layers, s.fillRestored(ctx, st)); err != nil {
 		return err

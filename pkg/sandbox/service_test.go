@@ -150,6 +150,13 @@ func (f *fixture) busybox() want.Image {
 		Config: ocispec.ImageConfig{Cmd: []string{"sh"}, Env: []string{"PATH=/bin"}}}
 }
 
+// oneDriver is overlay, whatever the driver.
+type oneDriver struct{ *overlay.Snapshotter }
+
+func (d oneDriver) Prepare(ctx context.Context, _, key string, layers []digest.Digest) ([]snapshot.Mount, error) {
+	return d.Snapshotter.Prepare(ctx, key, layers)
+}
+
 // open starts a service on the fixture's directories; crimonitor may be there already.
 func (f *fixture) open() {
 	f.t.Helper()
@@ -162,7 +169,7 @@ func (f *fixture) open() {
 		f.t.Fatal(err)
 	}
 	state := filepath.Join(f.dir, "state")
-	handlers, err := handler.New("", handler.Features{RecursiveReadOnlyMounts: true}, nil)
+	handlers, err := handler.New("", handler.Features{RecursiveReadOnlyMounts: true}, func(context.Context, string) error { return nil }, nil)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -174,7 +181,7 @@ func (f *fixture) open() {
 			Binary: path, Socket: filepath.Join(state, "m.sock"), StateDir: filepath.Join(state, "monitor"),
 			Log: filepath.Join(state, "monitor.log"), LogLevel: "debug", Cgroup: testCgroup + "/monitor",
 		},
-	}, f.db, f.net, f.overlay)
+	}, f.db, f.net, oneDriver{f.overlay})
 	if err != nil {
 		f.t.Fatal(err)
 	}

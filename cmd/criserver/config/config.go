@@ -29,7 +29,7 @@ type Config struct {
 	Streaming Streaming `toml:"streaming" comment:"Where clients of exec, attach and port-forward connect to: the kubelet, which takes their place, and crictl. A process of its own serves them; it is started when it is needed, and outlives the daemon."`
 
 	DefaultRuntime string                    `toml:"default_runtime" comment:"The runtime handler of pods whose RuntimeClass names none: builtin, or a name in runtimes."`
-	Runtimes       map[string]RuntimeHandler `toml:"runtimes" comment:"Runtime handlers beside builtin, which is always there, by the name that a RuntimeClass has for them:\n[runtimes.runc]\ntype = \"oci\" # a program with the command line of runc; \"builtin\" is crimonitor's own runtime, under another name\npath = \"/usr/bin/runc\"\nroot = \"/run/criserver/runtimes/runc\" # for its state; this is the default, by name\nargs = [\"--debug\"] # options of the program that come before the operation\nenv = [\"NAME=value\"] # its environment, beside PATH\npod_annotations = [\"example.com/*\"] # annotations of pods, by pattern, that it is to see\nannotations = {\"example.com/a\" = \"b\"} # for all containers\nOf both types, for what does not say otherwise itself:\ncontainer_env = [\"HTTP_PROXY=http://proxy.example:3128\"]\nulimits = {nofile = {soft = 1024, hard = 65536}}\nsysctls = {\"net.ipv4.ip_unprivileged_port_start\" = \"0\"} # of pods that have the namespace for themselves\ndevices = [\"/dev/fuse:rwm\"] # or \"/dev/fuse\", which is the same\ntimezone = \"local\" # the node's, or a name such as \"Europe/Berlin\"; containers see it as /etc/localtime\npids_limit = 4096 # of a container\nrdt_class = \"gold\" # of runtime.rdt_config\nblockio_class = \"slow\" # of runtime.blockio_config\nhooks_dirs = [\"/etc/containers/oci/hooks.d\"] # OCI hooks in the form of oci-hooks(5)\nhooks = [{stage = \"createRuntime\", path = \"/usr/bin/hook\", args = [\"hook\", \"-v\"], env = [\"A=b\"], timeout = \"5s\"}] # with builtin, 1m if there is none\ncni_conf_dir = \"/etc/cni/runc.d\" # networks of its pods, instead of those in cni.conf_dir\ncni_max_networks = 1 # instead of cni.max_networks\nOne whose program does not work fails the pods that want it, and no others."`
+	Runtimes       map[string]RuntimeHandler `toml:"runtimes" comment:"Runtime handlers beside builtin, which is always there, by the name that a RuntimeClass has for them:\n[runtimes.runc]\ntype = \"oci\" # a program with the command line of runc; \"builtin\" is crimonitor's own runtime, under another name\npath = \"/usr/bin/runc\"\nroot = \"/run/criserver/runtimes/runc\" # for its state; this is the default, by name\nargs = [\"--debug\"] # options of the program that come before the operation\nenv = [\"NAME=value\"] # its environment, beside PATH\npod_annotations = [\"example.com/*\"] # annotations of pods, by pattern, that it is to see\nannotations = {\"example.com/a\" = \"b\"} # for all containers\nOf both types, for what does not say otherwise itself:\ncontainer_env = [\"HTTP_PROXY=http://proxy.example:3128\"]\nulimits = {nofile = {soft = 1024, hard = 65536}}\nsysctls = {\"net.ipv4.ip_unprivileged_port_start\" = \"0\"} # of pods that have the namespace for themselves\ndevices = [\"/dev/fuse:rwm\"] # or \"/dev/fuse\", which is the same\ntimezone = \"local\" # the node's, or a name such as \"Europe/Berlin\"; containers see it as /etc/localtime\npids_limit = 4096 # of a container\nrdt_class = \"gold\" # of runtime.rdt_config\nblockio_class = \"slow\" # of runtime.blockio_config\nhooks_dirs = [\"/etc/containers/oci/hooks.d\"] # OCI hooks in the form of oci-hooks(5)\nhooks = [{stage = \"createRuntime\", path = \"/usr/bin/hook\", args = [\"hook\", \"-v\"], env = [\"A=b\"], timeout = \"5s\"}] # with builtin, 1m if there is none\ncni_conf_dir = \"/etc/cni/runc.d\" # networks of its pods, instead of those in cni.conf_dir\ncni_max_networks = 1 # instead of cni.max_networks\nsnapshotter = \"devmapper\" # instead of snapshot.driver\nOne whose program does not work fails the pods that want it, and no others."`
 	NRI            NRI                       `toml:"nri" comment:"Plugins by the Node Resource Interface, which are told of pods and containers, and change containers."`
 	Image          Image                     `toml:"image"`
 	Registry       Registry                  `toml:"registry"`
@@ -120,6 +120,9 @@ type RuntimeHandler struct {
 	BlockIOClass string            `toml:"blockio_class,omitempty"`
 	HooksDirs    []string          `toml:"hooks_dirs,omitempty"`
 	Hooks        []Hook            `toml:"hooks,omitempty"`
+
+	// Snapshotter is the driver of root file systems; "" is that of the node.
+	Snapshotter string `toml:"snapshotter,omitempty"`
 
 	// CNIConfDir and CNIMaxNetworks are networks of its own; what is not said is as for all pods.
 	CNIConfDir     string `toml:"cni_conf_dir,omitempty"`
@@ -281,10 +284,27 @@ var DefaultSubnets = []string{"10.87.0.0/16", "fd9e:8ab5:6cd2::/64"}
 
 // Snapshot is how root file systems are made of layers.
 type Snapshot struct {
-	Driver             string `toml:"driver" comment:"overlay."`
+	Driver             string `toml:"driver" comment:"How runtime handlers that name none have it: overlay, or devmapper, for which snapshot.devmapper.pool must be set."`
 	WritableSizeLimit  Size   `toml:"writable_size_limit" comment:"What one container may write to its root file system, in bytes or such as \"10GiB\"; 0 is no limit. A limit\nneeds project quotas: ext4 with the features quota and project and mounted with prjquota, or xfs mounted with pquota."`
 	WritableFilesLimit int64  `toml:"writable_files_limit" comment:"How many files and directories one container may have there; 0 is no limit. It needs project quotas as well."`
+
+	Devmapper ThinPool `toml:"devmapper" comment:"Root file systems on block devices of their own: ext4 on thin devices. Layers stay in root; the first container of an image\ncopies what they show to a device, and each container has a copy on write of that."`
 }
+
+// Drivers of snapshots.
+const (
+	Overlay   = "overlay"
+	Devmapper = "devmapper"
+)
+
+// ThinPool is where the snapshots of devmapper are.
+type ThinPool struct {
+	Pool string `toml:"pool" comment:"The name of a thin pool of the device mapper, as in /dev/mapper, that nobody else uses. The operator makes it, before criserver starts,\nand makes it larger. Empty is none."`
+	Size Size   `toml:"size" comment:"How large each root file system is, the image in it: what a container can write is what its image leaves of that.\nContainers that are there keep theirs."`
+}
+
+// Bytes is the size of a device, which is made of whole blocks.
+func (t ThinPool) Bytes() int64 { return int64(t.Size) &^ (1<<16 - 1) }
 
 // Default returns the configuration of a machine that has none.
 func Default() *Config {
@@ -319,7 +339,7 @@ func Default() *Config {
 			BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
 			Builtin: Builtin{Bridge: "criserver0", Subnets: []string{}},
 		},
-		Snapshot: Snapshot{Driver: "overlay"},
+		Snapshot: Snapshot{Driver: Overlay, Devmapper: ThinPool{Size: 10 << 30}},
 	}
 }
 

@@ -54,8 +54,9 @@ func TestWriteTOMLLoadsAgain(t *testing.T) {
 			Type: "oci", Path: "/usr/bin/runc", Root: "/run/runc", Args: []string{"--debug"}, Env: []string{"A=b"},
 			PodAnnotations: []string{"a/*"}, Annotations: map[string]string{"a/b": "c"},
 		},
-		"builtin": {Type: "builtin"},
+		"builtin": {Type: "builtin", Snapshotter: "devmapper"},
 	}
+	full.Snapshot.Devmapper = ThinPool{Pool: "vg-pool", Size: 1 << 30}
 	full.NRI = NRI{
 		Enable: true, SocketPath: "/a", PluginPath: "/b", PluginConfigPath: "/c", RegistrationLimit: 1, RequestLimit: 2,
 		Validator: NRIValidator{Enable: true, RejectHooks: true, RequiredPlugins: []string{"p"}, TolerateMissingByName: "a/b"},
@@ -275,6 +276,11 @@ func TestLoadErrors(t *testing.T) {
 		"two of a family":    {"[cni.builtin]\nsubnets = ['10.0.0.0/24', '10.1.0.0/24']\n", 2, "cni.builtin.subnets"},
 		"tiny subnet":        {"[cni.builtin]\nsubnets = ['10.0.0.0/30']\n", 2, "cni.builtin.subnets"},
 		"driver":             {"[snapshot]\ndriver = 'aufs'\n", 2, "snapshot.driver"},
+		"no pool":            {"[snapshot]\ndriver = 'devmapper'\n", 1, "snapshot.devmapper.pool"},
+		"path of a pool":     {"[snapshot.devmapper]\npool = '/dev/mapper/a'\n", 2, "snapshot.devmapper.pool"},
+		"small devices":      {"[snapshot.devmapper]\nsize = '63MiB'\n", 2, "snapshot.devmapper.size"},
+		"handler's driver":   {"[runtimes.a]\ntype = 'builtin'\nsnapshotter = 'btrfs'\n", 3, "runtimes.a.snapshotter"},
+		"handler's pool":     {"[runtimes.a]\ntype = 'builtin'\nsnapshotter = 'devmapper'\n", 3, "runtimes.a.snapshotter"},
 		"bad size":           {"[snapshot]\nwritable_size_limit = '10G'\n", 2, "snapshot.writable_size_limit"},
 		"negative size":      {"[snapshot]\nwritable_size_limit = -1\n", 2, "snapshot.writable_size_limit"},
 		"tiny size":          {"[snapshot]\nwritable_size_limit = 4096\n", 2, "snapshot.writable_size_limit"},

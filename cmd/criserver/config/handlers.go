@@ -30,7 +30,7 @@ func (v *validator) handlers(c *Config) {
 		h := c.Runtimes[name]
 		key := joinKey("runtimes", name)
 		v.check(handlerName.MatchString(name), key, "%q cannot be the handler of a RuntimeClass: small letters, digits and - are allowed", name)
-		v.handler(key, name, h)
+		v.handler(key, name, c.Snapshot.Devmapper.Pool, h)
 		if root := path.Clean(h.Root); h.Root != "" {
 			v.check(roots[root] == "", key+".root", "%s is that of %s as well", h.Root, roots[root])
 			roots[root] = name
@@ -45,7 +45,7 @@ func (v *validator) env(key string, variables []string) {
 	}
 }
 
-func (v *validator) handler(key, name string, h RuntimeHandler) {
+func (v *validator) handler(key, name, pool string, h RuntimeHandler) {
 	v.oneOf(key+".type", h.Type, typeOCI, typeBuiltin)
 	v.check(name != handler.Builtin || h.Type == typeBuiltin, key+".type", "builtin is crimonitor's own runtime")
 	switch h.Type {
@@ -61,6 +61,10 @@ func (v *validator) handler(key, name string, h RuntimeHandler) {
 			"path, root, args and env are for the type oci")
 	}
 	v.defaults(key, h)
+	if h.Snapshotter != "" {
+		v.oneOf(key+".snapshotter", h.Snapshotter, Overlay, Devmapper)
+		v.check(h.Snapshotter != Devmapper || pool != "", key+".snapshotter", "%s needs snapshot.devmapper.pool, which is empty", Devmapper)
+	}
 	if h.CNIConfDir != "" {
 		v.absolute(key+".cni_conf_dir", h.CNIConfDir)
 	}
@@ -73,12 +77,12 @@ func (v *validator) handler(key, name string, h RuntimeHandler) {
 	}
 }
 
-// Handlers makes the runtime handlers. node is what the node allows to any of them. qosclass.ErrClass: one has a class that was not
-// configured before.
-func (c *Config) Handlers(node handler.Features) (*handler.Set, error) {
+// Handlers makes the runtime handlers. node is what the node allows to any of them. storage tells why a snapshotter, "" being that of
+// the node, cannot be used. qosclass.ErrClass: one has a class that was not configured before.
+func (c *Config) Handlers(node handler.Features, storage handler.Storage) (*handler.Set, error) {
 	var all []handler.Handler
 	for name, h := range c.Runtimes {
-		one := handler.Handler{Name: name, PodAnnotations: h.PodAnnotations, Annotations: h.Annotations, Defaults: h.Defaults()}
+		one := handler.Handler{Name: name, PodAnnotations: h.PodAnnotations, Annotations: h.Annotations, Snapshotter: h.Snapshotter, Defaults: h.Defaults()}
 		if err := one.Classes.Check(); err != nil {
 			return nil, fmt.Errorf("runtimes.%s: %w", name, err)
 		}
@@ -89,5 +93,5 @@ func (c *Config) Handlers(node handler.Features) (*handler.Set, error) {
 		}
 		all = append(all, one)
 	}
-	return handler.New(c.DefaultRuntime, node, all)
+	return handler.New(c.DefaultRuntime, node, storage, all)
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"criserver/pkg/imagesvc/registry/hosts"
 	"criserver/pkg/imagesvc/registry/names"
 	"criserver/pkg/sandbox/cgroup/driver"
+	"criserver/pkg/snapshot/devmapper"
 )
 
 // maxSocketPath is the longest address of a Unix socket, see unix(7): 108 bytes with the NUL.
@@ -156,11 +158,24 @@ func (v *validator) endpoint(key string, e Endpoint) {
 // snapshot refuses limits that the directories of an empty writable layer nearly fill.
 func (v *validator) snapshot(s Snapshot) {
 	const leastSize, leastFiles = Size(1 << 20), 100
-	v.oneOf("snapshot.driver", s.Driver, "overlay")
+	v.oneOf("snapshot.driver", s.Driver, Overlay, Devmapper)
+	v.thinPool("snapshot.devmapper", s)
 	v.check(s.WritableSizeLimit == 0 || s.WritableSizeLimit >= leastSize, "snapshot.writable_size_limit",
 		"%s is less than %s; 0 is no limit", s.WritableSizeLimit, leastSize)
 	v.check(s.WritableFilesLimit == 0 || s.WritableFilesLimit >= leastFiles, "snapshot.writable_files_limit",
 		"%d is less than %d; 0 is no limit", s.WritableFilesLimit, leastFiles)
+}
+
+// poolName is what a device of the device mapper can be called; what snapshots are called begins with it.
+var poolName = regexp.MustCompile(`^[A-Za-z0-9_.+:-]{1,100}$`)
+
+func (v *validator) thinPool(key string, s Snapshot) {
+	const leastSize, mostSize = Size(devmapper.LeastSize), Size(16 << 40) // the latter is ext4's, with 32 bits
+	pool := s.Devmapper.Pool
+	v.check(pool == "" || poolName.MatchString(pool) && strings.Trim(pool, ".") != "", key+".pool",
+		"%q is not a name as in /dev/mapper of 1 to 100 letters, digits and _.+:-", pool)
+	v.check(pool != "" || s.Driver != Devmapper, key+".pool", "it is empty, and snapshot.driver is %s", Devmapper)
+	v.check(s.Devmapper.Size >= leastSize && s.Devmapper.Size <= mostSize, key+".size", "%s is not between %s and %s", s.Devmapper.Size, leastSize, mostSize)
 }
 
 func (v *validator) maxNetworks(key string, n int) {

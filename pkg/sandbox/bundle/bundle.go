@@ -24,7 +24,8 @@ import (
 
 // Snapshots gives containers their file systems; see snapshot.Snapshotter and snapshot.Volumes.
 type Snapshots interface {
-	Prepare(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error)
+	// Prepare makes a snapshot by a driver, "" being the node's.
+	Prepare(ctx context.Context, driver, key string, layers []digest.Digest) ([]snapshot.Mount, error)
 	View(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error)
 	Remove(ctx context.Context, key string) error
 	Snapshots(ctx context.Context) ([]string, error)
@@ -55,12 +56,14 @@ type Viewer struct {
 	Pod spec.Pod
 	// MountLabel is the SELinux label of all that it sees; "" is none.
 	MountLabel string
+	// Snapshotter is the driver that makes its root file system; "" is the node's.
+	Snapshotter string
 }
 
 // Make makes the bundle of a container, with its root file system mounted. fill, if not nil, is called before that, for what the
 // container has written already.
 func (s *Store) Make(ctx context.Context, id string, v Viewer, layers []digest.Digest, fill func() error) error {
-	mounts, err := s.Snapshots.Prepare(ctx, id, layers)
+	mounts, err := s.Snapshots.Prepare(ctx, v.Snapshotter, id, layers)
 	if err != nil {
 		return fmt.Errorf("prepare snapshot: %w", err)
 	}

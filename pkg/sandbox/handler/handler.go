@@ -1,6 +1,6 @@
 // Package handler knows the runtime handlers of a node: the ways to run containers that pods choose from by their RuntimeClass.
 //
-// One whose program does not work makes the pods that want it fail, and not the node: it is asked again each time, so that a
+// One whose program or snapshotter does not work makes the pods that want it fail, and not the node: it is asked again each time, so that a
 // program that was repaired needs no restart.
 package handler
 
@@ -25,7 +25,7 @@ const Builtin = "builtin"
 var (
 	// ErrUnknown: no handler of that name is configured.
 	ErrUnknown = errors.New("unknown runtime handler")
-	// ErrUnusable: the handler's program does not work.
+	// ErrUnusable: the handler's program, or its snapshotter, does not work.
 	ErrUnusable = errors.New("unusable runtime handler")
 )
 
@@ -38,6 +38,8 @@ type Handler struct {
 	PodAnnotations []string
 	// Annotations are in the specification of each container that has none of that name.
 	Annotations map[string]string
+	// Snapshotter is the driver of the root file systems; "" is that of the node.
+	Snapshotter string
 	Defaults
 }
 
@@ -76,6 +78,7 @@ type Set struct {
 	standard string
 	handlers map[string]Handler
 	node     Features
+	storage  Storage
 
 	mu     sync.Mutex
 	states map[string]state
@@ -87,10 +90,13 @@ type state struct {
 	err    error // why it is not usable
 }
 
+// Storage tells why root file systems cannot be made by a snapshotter, "" being that of the node; nil if they can.
+type Storage func(ctx context.Context, snapshotter string) error
+
 // New makes a set of the handlers and the built-in one, which need not be among them. standard is the name of the one for pods
 // that choose none. node is what the node allows to any of them.
-func New(standard string, node Features, handlers []Handler) (*Set, error) {
-	s := &Set{node: node, standard: cmp.Or(standard, Builtin), handlers: map[string]Handler{Builtin: {Name: Builtin}}, states: map[string]state{}}
+func New(standard string, node Features, storage Storage, handlers []Handler) (*Set, error) {
+	s := &Set{node: node, storage: storage, standard: cmp.Or(standard, Builtin), handlers: map[string]Handler{Builtin: {Name: Builtin}}, states: map[string]state{}}
 	for _, h := range handlers {
 		h.Ulimits = PossibleUlimits(h.Name, h.Ulimits)
 		s.handlers[h.Name] = h
@@ -127,6 +133,9 @@ func (s *Set) probe(ctx context.Context, h Handler) state {
 	if h.Command != nil {
 		st.usable, st.err = ask(ctx, *h.Command)
 		st.usable.Handler = h
+	}
+	if st.err == nil {
+		st.err = s.storage(ctx, h.Snapshotter)
 	}
 	st.usable.Features.RecursiveReadOnlyMounts = st.usable.Features.RecursiveReadOnlyMounts && s.node.RecursiveReadOnlyMounts
 	st.usable.Features.UserNamespaces = st.usable.Features.UserNamespaces && s.node.UserNamespaces

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -13,6 +14,9 @@ import (
 	"criserver/pkg/sandbox/runtime"
 	"criserver/pkg/sandbox/spec"
 )
+
+// works is a node whose snapshotters all work.
+func works(context.Context, string) error { return nil }
 
 // program writes a shell script that stands for a runtime.
 func program(t *testing.T, script string) *runtime.Command {
@@ -27,7 +31,7 @@ func program(t *testing.T, script string) *runtime.Command {
 
 func TestFind(t *testing.T) {
 	broken := program(t, "echo no luck >&2; exit 3")
-	s, err := New("", Features{}, []Handler{{Name: "broken", Command: broken}})
+	s, err := New("", Features{}, works, []Handler{{Name: "broken", Command: broken}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,6 +60,35 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestSnapshotter: a handler whose snapshotter does not work is as one whose program does not, until it does.
+func TestSnapshotter(t *testing.T) {
+	full := errors.New("the pool is full")
+	storage := func(_ context.Context, snapshotter string) error {
+		if snapshotter == "thin" {
+			return full
+		}
+		return nil
+	}
+	s, err := New("", Features{}, storage, []Handler{{Name: "a", Snapshotter: "thin"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Probe(t.Context())
+	if _, err := s.Find(t.Context(), "a"); !errors.Is(err, ErrUnusable) || !errors.Is(err, full) {
+		t.Errorf("with a pool that is full: %v", err)
+	}
+	if _, err := s.Find(t.Context(), ""); err != nil {
+		t.Errorf("the other: %v", err)
+	}
+	if l := s.List(); len(l) != 2 {
+		t.Errorf("list = %+v", l)
+	}
+	full = nil
+	if h, err := s.Find(t.Context(), "a"); err != nil || h.Snapshotter != "thin" {
+		t.Errorf("once it is larger: %+v, %v", h, err)
+	}
+}
+
 // What a handler can do is what both its program and the node can.
 func TestFeaturesOfNode(t *testing.T) {
 	all := Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, UsersOnHostNetwork: true}
@@ -73,7 +106,7 @@ func TestFeaturesOfNode(t *testing.T) {
 		"says nothing":       {"", all, Features{}, false, false},
 	} {
 		script := "case $3 in --version) echo spec: 1.0.2;; features) echo '{" + row.said + "}';; esac"
-		s, err := New("", row.node, []Handler{{Name: "a", Command: program(t, script)}})
+		s, err := New("", row.node, works, []Handler{{Name: "a", Command: program(t, script)}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,10 +121,10 @@ func TestFeaturesOfNode(t *testing.T) {
 }
 
 func TestDefault(t *testing.T) {
-	if _, err := New("nobody", Features{}, nil); !errors.Is(err, ErrUnknown) {
+	if _, err := New("nobody", Features{}, works, nil); !errors.Is(err, ErrUnknown) {
 		t.Errorf("err = %v", err)
 	}
-	s, err := New("a", Features{}, []Handler{{Name: "a", Command: &runtime.Command{Path: "/no/such", Root: "/x"}}})
+	s, err := New("a", Features{}, works, []Handler{{Name: "a", Command: &runtime.Command{Path: "/no/such", Root: "/x"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
