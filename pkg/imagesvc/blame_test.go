@@ -249,3 +249,26 @@ func TestWrongBytesOfAnotherRegistry(t *testing.T) {
 	}
 	n.wantLayers(t, big)
 }
+
+// A kept blob that is lost is fetched again, small as it is, though a mirror has got other bytes since.
+func TestWrongBytesForRepair(t *testing.T) {
+	l := layer(t, "x")
+	own := sending(t, l, rightBytes)
+	mirror := sending(t, l, wrongBytes)
+	n := newNode(t, registry.Config{Mirrors: map[string][]registry.Endpoint{own.Host: {{URL: "http://" + own.Host}}}})
+	n.config.KeepBlobs = true
+	n.restart(t)
+	n.pull(t, own.Host+"/a/b:v1")
+	n.reg.Mirrors[own.Host] = []registry.Endpoint{{URL: "http://" + mirror.Host}, {URL: "http://" + own.Host}}
+	n.config.KeepBlobs = false
+	n.restart(t)
+	if err := os.Remove(filepath.Join(n.root, "content/sha256", l.Descriptor().Digest.Encoded())); err != nil {
+		t.Fatal(err)
+	}
+	if found := n.check(t, true); len(found) != 1 || !found[0].Repaired {
+		t.Errorf("found %+v", found)
+	}
+	if found := n.check(t, false); len(found) > 0 {
+		t.Errorf("after the repair: %+v", found)
+	}
+}
