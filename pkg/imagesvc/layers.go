@@ -13,10 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"criserver/pkg/imagesvc/document"
-	"criserver/pkg/imagesvc/download"
 	"criserver/pkg/imagesvc/origin"
 	"criserver/pkg/imagesvc/progress"
-	"criserver/pkg/imagesvc/registry/failure"
 	"criserver/pkg/imagesvc/unpack"
 	"criserver/pkg/snapshot"
 )
@@ -126,17 +124,12 @@ func (s *Service) fill(ctx context.Context, stage snapshot.Stage, job layerJob) 
 		defer cancel()
 		err = errors.Join(err, stage.Abort(ctx))
 	}()
-	for {
-		err := s.fetch(ctx, stage, job)
-		// Each such error leaves one endpoint less, or nothing that was kept of an earlier download.
-		again := failure.IsDamage(err) && (job.from.CanTryElsewhere() || errors.Is(err, download.ErrKept))
-		if !again || ctx.Err() != nil {
-			return err
-		}
+	return origin.Again(ctx, job.from, func() error {
 		if err := unpack.Empty(stage.Dir()); err != nil {
 			return err
 		}
-	}
+		return s.fetch(ctx, stage, job)
+	})
 }
 
 // fetch unpacks a layer while it arrives. The stage is committed only when both digests, of the compressed and of the plain

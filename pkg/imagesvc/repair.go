@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 
@@ -43,16 +44,23 @@ func (s *Service) restore(ctx context.Context, src *restore.Source, d digest.Dig
 		if desc.Digest != d {
 			continue
 		}
-		blob, err := src.From.Layer(ctx, desc)
-		if err != nil {
-			return err
-		}
-		if err := blob.Drain(); err != nil {
-			return errors.Join(cause(desc.Size, blob, err), blob.Close())
-		}
-		return errors.Join(s.content.WriteFrom(d, blob.CopyTo), blob.Discard())
+		from, _, leave := origin.Join(&s.sources, src.From, d)
+		defer leave()
+		return origin.Again(ctx, from, func() error { return s.restoreLayer(ctx, from, desc) })
 	}
 	return fmt.Errorf("the image there does not have %s", d)
+}
+
+func (s *Service) restoreLayer(ctx context.Context, from origin.Layers, desc ocispec.Descriptor) error {
+	blob, err := from.Layer(ctx, desc)
+	if err != nil {
+		return err
+	}
+	if err := blob.Drain(); err != nil {
+		return errors.Join(cause(desc.Size, blob, err), blob.Close())
+	}
+	copied := func(w io.Writer) (int64, error) { return origin.Copy(ctx, w, blob, from, desc) }
+	return errors.Join(s.content.WriteFrom(desc.Digest, copied), blob.Discard())
 }
 
 // repairLayer unpacks a layer anew, from a kept blob if there is one.

@@ -49,6 +49,10 @@ func TestRegistryRanges(t *testing.T) {
 		{"wrong-in-the-middle", onPart(func(w http.ResponseWriter, r *http.Request, body []byte) {
 			lying(w, r, http.StatusPartialContent, body)
 		}), damaged},
+		// Its wrong bytes are put together with those of the next one, which are right.
+		{"wrong-then-failing", func(w http.ResponseWriter, r *http.Request, code int, body []byte) {
+			onPart(func(w http.ResponseWriter, r *http.Request, _ []byte) { failing(w, r, nil) })(w, r, code, bytes.Repeat([]byte("x"), len(body)))
+		}, damaged},
 		// It is asked for the whole when its ranges are wrong in a way that shows.
 		{"other-range", onPart(func(w http.ResponseWriter, _ *http.Request, body []byte) {
 			w.Header().Set("Content-Range", fmt.Sprintf("bytes 0-%d/%d", len(body)-1, len(layer.Blob)))

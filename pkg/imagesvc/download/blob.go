@@ -40,13 +40,14 @@ type Blob struct {
 	work    sync.WaitGroup
 	fetched atomic.Int64
 	follow  follower
-	part    Part // of a blob that is read as it comes; then there is nothing on the disk
+	part    Part  // of a blob that is read as it comes; then there is nothing on the disk
+	verdict error // on content that is wrong
 
 	mu      sync.Mutex // never held across a call to the disk or the network
 	have    []int64    // how much of each chunk is in its file
 	next    int        // the first chunk that no connection has taken
 	whole   bool       // the server knows no ranges: one connection gets everything
-	err     error      // why the connections ended early
+	err     error      // why the connections ended early, or that of the part
 	changed chan struct{}
 	parts   []Part // all that there were
 }
@@ -114,41 +115,43 @@ func (b *Blob) Fetched() int64 {
 func (b *Blob) Consumed() int64 { return b.Count() }
 
 // Err is nil before the first error of Read, io.EOF after verified content, and otherwise what was wrong. Content that is wrong
-// is not kept, and who sent it is blamed, unless it may have been what was kept before.
+// is not kept, and who sent it is blamed, unless it may have been what was kept before, of which nobody knows who sent it.
 func (b *Blob) Err() error {
-	err := b.Reader.Err()
-	if !b.wrong() {
-		return err
+	if b.verdict == nil && b.wrong() {
+		b.verdict = b.judge(b.Reader.Err())
 	}
-	if b.reused {
-		return fmt.Errorf("blob %s, %w: %w", b.desc.Digest, ErrKept, err)
+	if b.verdict != nil {
+		return b.verdict
 	}
-	return fmt.Errorf("blob %s, sent by %s: %w", b.desc.Digest, strings.Join(b.blameAll(), ", "), err)
+	return b.Reader.Err()
 }
 
 // wrong tells that all that there is has been read, and is not what was promised.
 func (b *Blob) wrong() bool {
 	err := b.Reader.Err()
-	return (errors.Is(err, verify.ErrDigest) || errors.Is(err, verify.ErrTruncated)) && b.stopped() == nil
+	return b.verdict != nil || (errors.Is(err, verify.ErrDigest) || errors.Is(err, verify.ErrTruncated)) && b.stopped() == nil
 }
 
-// blameAll blames who sent the blob and returns their names. If there were several, those that were left for others are the
-// suspects: the next download is without them, and tells more.
-func (b *Blob) blameAll() []string {
-	b.mu.Lock()
-	parts := b.parts
-	b.mu.Unlock()
+// judge blames who sent the blob. One is to blame for sure only if nobody else sent any of it.
+func (b *Blob) judge(err error) error {
+	if b.reused {
+		return fmt.Errorf("blob %s, %w: %w", b.desc.Digest, ErrKept, err)
+	}
+	b.end()
 	var servers []string
-	for _, last := range []bool{false, true} {
-		for _, p := range parts {
-			servers = append(servers, p.Blame(last)...)
-		}
-		if len(servers) > 0 {
-			break
-		}
+	for _, p := range b.parts {
+		servers = append(servers, p.Senders()...)
 	}
 	slices.Sort(servers)
-	return slices.Compact(servers)
+	servers = slices.Compact(servers)
+	sure := len(servers) == 1
+	for _, p := range b.parts {
+		p.Blame(sure)
+	}
+	if sure {
+		return fmt.Errorf("blob %s, sent by %s: %w", b.desc.Digest, servers[0], err)
+	}
+	return fmt.Errorf("blob %s, put together of what %s sent: %w", b.desc.Digest, strings.Join(servers, " and "), err)
 }
 
 // Close ends the download and keeps what is there, unless it is known to be wrong.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -23,7 +24,20 @@ func direct(ctx context.Context, d ocispec.Descriptor, origin Origin) (*Blob, er
 	}
 	b := &Blob{
 		desc: d, part: part, cancel: cancel, release: func() {}, parts: []Part{part},
-		Reader: verify.NewReader(part, d.Digest, d.Size),
 	}
+	b.Reader = verify.NewReader(stream{b}, d.Digest, d.Size)
 	return b, nil
+}
+
+// stream reads the part of a blob that is read as it comes.
+type stream struct{ blob *Blob }
+
+func (s stream) Read(p []byte) (int, error) {
+	n, err := s.blob.part.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.blob.mu.Lock()
+		s.blob.err = err
+		s.blob.mu.Unlock()
+	}
+	return n, err
 }

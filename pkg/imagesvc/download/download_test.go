@@ -2,6 +2,7 @@ package download_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -31,10 +33,13 @@ type server struct {
 	// hang is closed to let connections that are at failAt end; nil: they fail at once.
 	hang chan struct{}
 
-	mu     sync.Mutex
-	asked  []string
-	sent   int64
-	blamed int
+	name string // "": bad.example
+
+	mu        sync.Mutex
+	asked     []string
+	sent      int64
+	blamed    int // for sure
+	suspected int
 }
 
 var errCut = errors.New("cut")
@@ -84,14 +89,15 @@ func (p *part) Read(b []byte) (int, error) {
 
 func (p *part) Close() error         { return nil }
 func (p *part) Span() (int64, int64) { return p.start, p.end }
-func (p *part) Blame(last bool) []string {
-	if !last {
-		return nil
-	}
+func (p *part) Senders() []string    { return []string{cmp.Or(p.s.name, "bad.example")} }
+func (p *part) Blame(sure bool) {
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()
-	p.s.blamed++
-	return []string{"bad.example"}
+	if sure {
+		p.s.blamed++
+	} else {
+		p.s.suspected++
+	}
 }
 
 func random(n int) []byte {
@@ -251,6 +257,36 @@ func TestWrongContent(t *testing.T) {
 	}
 	if err := b.Close(); err != nil || srv.blamed == 0 {
 		t.Errorf("%v, blamed %d times", err, srv.blamed)
+	}
+	wantEmpty(t, dir)
+}
+
+// Of several that sent parts of wrong content none is to blame for sure.
+func TestWrongContentOfSeveral(t *testing.T) {
+	s, dir := newStore(t, 2)
+	good, bad := &server{data: random(5 * chunk), name: "good.example"}, &server{data: make([]byte, 5*chunk)}
+	b, err := s.Open(t.Context(), describe(good.data), func(ctx context.Context, offset, length int64) (download.Part, error) {
+		if offset >= 3*chunk {
+			return bad.open(ctx, offset, length)
+		}
+		return good.open(ctx, offset, length)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, b); !errors.Is(err, verify.ErrDigest) {
+		t.Errorf("got %v", err)
+	}
+	for range 2 { // it is said again, and done once
+		if err := b.Err(); !errors.Is(err, verify.ErrDigest) || !strings.Contains(err.Error(), "bad.example and good.example") {
+			t.Errorf("got %v", err)
+		}
+	}
+	if good.blamed+bad.blamed != 0 || good.suspected != 3 || bad.suspected != 2 {
+		t.Errorf("blamed %d and %d times, suspected %d and %d times", good.blamed, bad.blamed, good.suspected, bad.suspected)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
 	}
 	wantEmpty(t, dir)
 }

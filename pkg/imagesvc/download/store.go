@@ -23,12 +23,16 @@ import (
 	"criserver/pkg/imagesvc/verify"
 )
 
-// Part is some of a blob's bytes, as a server sends them; see registry.Part.
+// Part is some of a blob's bytes, as servers send them; see registry.Part. Senders and Blame are asked when nobody reads it any
+// more.
 type Part interface {
 	Read(p []byte) (int, error)
 	Close() error
 	Span() (start, end int64)
-	Blame(last bool) (servers []string)
+	// Senders are the names of those that sent what has been read.
+	Senders() []string
+	// Blame has them asked less, because the blob turned out wrong. sure: all of the blob is from the same server.
+	Blame(sure bool)
 }
 
 // Origin asks for length bytes of a blob from the offset on. It may give the whole blob instead.

@@ -4,8 +4,10 @@ package origin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -15,6 +17,7 @@ import (
 	"criserver/pkg/imagesvc/download"
 	"criserver/pkg/imagesvc/registry"
 	"criserver/pkg/imagesvc/registry/failure"
+	"criserver/pkg/imagesvc/sources"
 	"criserver/pkg/imagesvc/verify"
 )
 
@@ -58,7 +61,11 @@ func Copy(ctx context.Context, w io.Writer, blob Blob, from Layers, d ocispec.De
 		return 0, err
 	}
 	defer again.Discard() //nolint:errcheck // it has nothing on the disk
-	return io.Copy(w, struct{ io.Reader }{again})
+	n, err = io.Copy(w, struct{ io.Reader }{again})
+	if damage := again.Err(); err != nil && damage != nil && !errors.Is(damage, io.EOF) {
+		err = damage // which blames who sent it
+	}
+	return n, err
 }
 
 // Remote is an image of a registry.
@@ -73,20 +80,41 @@ func (r *Remote) Content(ctx context.Context, d ocispec.Descriptor) ([]byte, err
 		return d.Data, nil // image-spec, descriptor.md: embedded content
 	}
 	for {
-		data, err := r.read(ctx, d)
-		if err == nil || !failure.IsDamage(failure.KindOf(err)) || !r.CanTryElsewhere() || ctx.Err() != nil {
+		data, several, err := read(ctx, r.Repository, d)
+		if err == nil || !failure.IsDamage(failure.KindOf(err)) || ctx.Err() != nil {
 			return data, err
+		}
+		if several && errors.Is(err, registry.ErrDigest) {
+			return r.contentAlone(ctx, d, err)
+		}
+		if !r.CanTryElsewhere() {
+			return nil, err
 		}
 	}
 }
 
-func (r *Remote) read(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
-	blob, err := r.Blob(ctx, d)
+// contentAlone is Content from one endpoint after the other, because what several sent together is wrong.
+func (r *Remote) contentAlone(ctx context.Context, d ocispec.Descriptor, wrong error) ([]byte, error) {
+	var texts []string // an error is of one kind
+	for _, alone := range r.Repository.Alone() {
+		data, _, err := read(ctx, alone, d)
+		if err == nil || ctx.Err() != nil {
+			return data, err
+		}
+		texts = append(texts, err.Error())
+	}
+	return nil, fmt.Errorf("%w; alone: %s", wrong, strings.Join(texts, "; "))
+}
+
+// read reads a blob. several tells whether more than one endpoint sent it.
+func read(ctx context.Context, from *registry.Repository, d ocispec.Descriptor) (data []byte, several bool, err error) {
+	blob, err := from.Blob(ctx, d)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer blob.Close()
-	return io.ReadAll(blob)
+	data, err = io.ReadAll(blob)
+	return data, blob.Several(), err
 }
 
 // Layer implements Origin.
@@ -99,6 +127,15 @@ func (r *Remote) Layer(ctx context.Context, d ocispec.Descriptor) (Blob, error) 
 // Part implements sources.Source.
 func (r *Remote) Part(ctx context.Context, d ocispec.Descriptor, offset, length int64) (download.Part, error) {
 	return r.Range(ctx, d, offset, length)
+}
+
+// Alone implements sources.Source.
+func (r *Remote) Alone() []sources.Server {
+	var all []sources.Server
+	for _, one := range r.Repository.Alone() {
+		all = append(all, sources.Server{Source: &Remote{one, r.Downloads}, Name: one.Server()})
+	}
+	return all
 }
 
 // Site implements sources.Source.

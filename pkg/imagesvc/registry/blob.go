@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -64,10 +65,23 @@ func (b *Blob) Drain() error {
 
 // explain says where wrong content came from, and has the rest of the pull go elsewhere.
 func (b *Blob) explain(err error) error {
-	err = b.source.explain(err)
-	b.source.blame(failure.KindOf(err))
+	s := b.source
+	var known *failure.Error
+	if b.Several() && errors.Is(err, ErrDigest) && !errors.As(err, &known) {
+		s.suspect(false)
+		var attempts []attempt
+		for _, e := range s.sent {
+			attempts = append(attempts, attempt{e, err, ErrDigest})
+		}
+		return s.repo.failed(s.what(), attempts)
+	}
+	err = s.explain(err)
+	s.blame(failure.KindOf(err))
 	return err
 }
+
+// Several tells whether what has been read came from more than one endpoint: if it is wrong, it does not tell whose fault that is.
+func (b *Blob) Several() bool { return len(b.source.sent) > 1 }
 
 // Close ends the fetch.
 func (b *Blob) Close() error { return b.source.drop() }
@@ -102,19 +116,18 @@ func (p *Part) Read(b []byte) (int, error) {
 // Span is where in the blob the part begins, and the offset behind its last byte.
 func (p *Part) Span() (start, end int64) { return p.source.start, p.source.end }
 
-// Blame has the rest of the pull go elsewhere, because the blob turned out wrong: than to the server that was asked last, or
-// than to those that were left for it after they had sent some of the part. It names them.
-func (p *Part) Blame(last bool) (servers []string) {
-	suspects := p.source.left
-	if last {
-		suspects = []*endpoint{p.source.from}
+// Senders are the names of the servers that sent what has been read. An empty part is of the one that was asked.
+func (p *Part) Senders() []string {
+	var names []string
+	for _, e := range p.source.senders() {
+		names = append(names, e.name())
 	}
-	for _, e := range suspects {
-		e.avoid.Store(true)
-		servers = append(servers, e.base.Host)
-	}
-	return servers
+	return names
 }
+
+// Blame has the rest of the pull go elsewhere than to the senders, because the blob turned out wrong. If that is not sure to be
+// their fault, mirrors are suspected, and the registry itself is not.
+func (p *Part) Blame(sure bool) { p.source.suspect(sure) }
 
 // Close ends the fetch.
 func (p *Part) Close() error { return p.source.drop() }
@@ -125,7 +138,7 @@ type source struct {
 	repo   *Repository
 	desc   ocispec.Descriptor
 	from   *endpoint
-	left   []*endpoint // that sent something before it
+	sent   []*endpoint // who sent what has been read
 	body   io.ReadCloser
 	start  int64
 	offset int64 // of the next byte
@@ -171,6 +184,22 @@ func (s *source) blame(kind error) {
 	}
 }
 
+func (s *source) senders() []*endpoint {
+	if s.start == s.end {
+		return []*endpoint{s.from}
+	}
+	return s.sent
+}
+
+// suspect has the rest of the pull go elsewhere than to the senders, or to those of them that are mirrors.
+func (s *source) suspect(sure bool) {
+	for _, e := range s.senders() {
+		if sure || e.mirror() {
+			e.avoid.Store(true)
+		}
+	}
+}
+
 func (s *source) drop() error {
 	if s.body == nil {
 		return nil
@@ -195,6 +224,9 @@ func (s *source) Read(p []byte) (int, error) {
 		}
 		n, err := s.body.Read(p)
 		s.offset += int64(n)
+		if n > 0 && !slices.Contains(s.sent, s.from) {
+			s.sent = append(s.sent, s.from)
+		}
 		// A body that ends in order before its size is all the server has: who verifies it says so.
 		if err == nil || errors.Is(err, io.EOF) || errors.Is(err, ErrStalled) || s.ctx.Err() != nil {
 			return n, err
@@ -261,9 +293,6 @@ func (s *source) ask(e *endpoint, ranged bool) error {
 	}
 	if err != nil {
 		return err
-	}
-	if s.opened && s.from != e && s.offset > s.start {
-		s.left = append(s.left, s.from)
 	}
 	s.body, s.from, s.opened = resp.Body, e, true
 	return nil

@@ -160,6 +160,35 @@ func (r *Repository) CanTryElsewhere() bool {
 	return slices.ContainsFunc(r.endpoints, func(e *endpoint) bool { return e.Capabilities.Has(hosts.Pull) && !e.avoid.Load() })
 }
 
+// Alone splits the repository into one for each endpoint to pull from, in the order in which to try them: those that have not
+// failed this pull, then the registry itself, then the others. Each asks its endpoint, whatever that did before.
+func (r *Repository) Alone() []*Repository {
+	var good, own, rest []*Repository
+	for _, e := range r.endpoints {
+		alone := *r
+		alone.endpoints = []*endpoint{e}
+		switch {
+		case !e.Capabilities.Has(hosts.Pull):
+		case !e.avoid.Load() && r.health.RestsUntil(e.identity).IsZero():
+			good = append(good, &alone)
+		case !e.mirror():
+			own = append(own, &alone)
+		default:
+			rest = append(rest, &alone)
+		}
+	}
+	return slices.Concat(good, own, rest)
+}
+
+// Server is the name of the one endpoint of a repository that Alone returned.
+func (r *Repository) Server() string { return r.endpoints[0].name() }
+
+// name tells servers apart, for people too.
+func (e *endpoint) name() string { return strings.TrimSuffix(e.API.Host+e.API.Path, "/v2") }
+
+// mirror tells that it is neither the registry itself nor stands in its place.
+func (e *endpoint) mirror() bool { return !e.own && !e.Last }
+
 // each is eachThat for what is pulled.
 func (r *Repository) each(ctx context.Context, what string, ask func(*endpoint) error) error {
 	return r.eachThat(ctx, what, hosts.Pull, ask)
@@ -236,7 +265,7 @@ func (r *Repository) remember(e *endpoint, err, kind error) {
 const silence = 3
 
 // limited tells whether an endpoint must answer soon, since there are others.
-func (e *endpoint) limited() bool { return !e.own && !e.Last && !e.last.Load() }
+func (e *endpoint) limited() bool { return e.mirror() && !e.last.Load() }
 
 // greet finds out whether a mirror is there before it is given the time that a blob takes.
 func (r *Repository) greet(ctx context.Context, e *endpoint) error {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -90,9 +89,7 @@ func (p *part) ask(from *listed, first bool) error {
 		return p.because(ctx, err)
 	}
 	p.inner = &asked{Part: inner, ctx: ctx}
-	if p.last != nil && p.offset > p.began {
-		p.left = append(p.left, p.last)
-	}
+	p.left = p.sent()
 	p.last, p.began = inner, p.offset
 	start, end := inner.Span()
 	if first {
@@ -223,23 +220,39 @@ func (p *part) late() {
 
 // mayBeFaster tells whether a source is worth leaving for the one that is asked, which is slow. It needs the lock.
 func (p *part) mayBeFaster(l *listed) bool {
-	return l.good() && !l.gone && l.Site() != p.at.Site() && (l.rate < 0 || l.rate > faster*p.rate)
+	return p.all.good(l) && !l.gone && l.Site() != p.at.Site() && (l.rate < 0 || l.rate > faster*p.rate)
 }
 
 // Span implements download.Part.
 func (p *part) Span() (start, end int64) { return p.start, p.end }
 
+// sent are the parts that bytes came from.
+func (p *part) sent() []download.Part {
+	if p.last != nil && (p.offset > p.began || p.start == p.end) {
+		return append(p.left, p.last)
+	}
+	return p.left
+}
+
+// Senders implements download.Part.
+func (p *part) Senders() []string {
+	var all []string
+	for _, sent := range p.sent() {
+		all = append(all, sent.Senders()...)
+	}
+	return all
+}
+
 // Blame implements download.Part.
-func (p *part) Blame(last bool) (servers []string) {
-	if p.last != nil {
-		servers = p.last.Blame(last)
+func (p *part) Blame(sure bool) {
+	for _, sent := range p.sent() {
+		sent.Blame(sure)
 	}
-	if !last {
-		for _, left := range p.left {
-			servers = slices.Concat(servers, left.Blame(false), left.Blame(true))
-		}
+	if sure {
+		p.all.distrust(p.Senders()...)
+	} else {
+		p.all.distrust()
 	}
-	return servers
 }
 
 // drop ends the request under way.

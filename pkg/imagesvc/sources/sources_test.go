@@ -103,15 +103,13 @@ func (p *fakePart) Read(b []byte) (int, error) {
 
 func (p *fakePart) Close() error         { return nil }
 func (p *fakePart) Span() (int64, int64) { return p.start, p.end }
-func (p *fakePart) Blame(last bool) []string {
-	if last {
-		return []string{p.site}
-	}
-	return nil
-}
+func (p *fakePart) Senders() []string    { return []string{p.site} }
+func (p *fakePart) Blame(bool)           {}
 
-// read reads a part of the blob from sources in their order. blamed are those that were left, and the last one.
-func read(t *testing.T, offset, length int64, list ...*fake) (got []byte, blamed string, err error) {
+func (f *fake) Alone() []sources.Server { return []sources.Server{{Source: f, Name: f.site}} }
+
+// read reads a part of the blob from sources in their order. senders are those that it is of.
+func read(t *testing.T, offset, length int64, list ...*fake) (got []byte, senders string, err error) {
 	t.Helper()
 	table := &sources.Table{Patience: patience}
 	var all *sources.Sources
@@ -129,7 +127,7 @@ func read(t *testing.T, offset, length int64, list ...*fake) (got []byte, blamed
 		t.Errorf("span %d to %d", start, end)
 	}
 	got, err = io.ReadAll(p)
-	return got, strings.Join(p.Blame(false), ", ") + "; " + strings.Join(p.Blame(true), ", "), err
+	return got, strings.Join(p.Senders(), ", "), err
 }
 
 func TestParts(t *testing.T) {
@@ -137,32 +135,32 @@ func TestParts(t *testing.T) {
 	for name, test := range map[string]struct {
 		offset, length int64
 		list           []*fake
-		blamed         string
+		senders        string
 		err            error
 		asked          []int // how often each
 	}{
-		"one":                          {0, size, []*fake{{site: "a"}, {site: "b"}}, "; a", nil, []int{1, 0}},
-		"a range":                      {1000, 5000, []*fake{{site: "a"}, {site: "b"}}, "; a", nil, []int{1, 0}},
-		"first refuses":                {1000, 5000, []*fake{{site: "a", refuses: errDown}, {site: "b"}}, "; b", nil, []int{1, 1}},
-		"first fails":                  {1000, 5000, []*fake{{site: "a", err: errDown, cut: 2000}, {site: "b"}}, "a; b", nil, []int{1, 1}},
-		"second knows no ranges":       {1000, 5000, []*fake{{site: "a", err: errDown, cut: 2000}, {site: "b", noRanges: true}}, "a; b", nil, []int{1, 1}},
-		"first has another endpoint":   {0, size, []*fake{{site: "a", err: stalled, cut: 2000, endpoints: 1}, {site: "b"}}, "a; b", nil, []int{2, 1}},
-		"first is slow":                {0, size, []*fake{{site: "a", pace: 1}, {site: "b"}}, "a; b", nil, []int{1, 1}},
-		"slow, of the same registry":   {0, 200, []*fake{{site: "a", pace: 1}, {site: "a"}}, "; a", nil, []int{1, 0}},
-		"slow, alone":                  {0, 200, []*fake{{site: "a", pace: 1}}, "; a", nil, []int{1}},
-		"the other one is slower":      {0, 40_000, []*fake{{site: "a", pace: 400}, {site: "b", pace: 1}}, "a, b; a", nil, []int{2, 1}},
-		"as slow":                      {0, 2000, []*fake{{site: "a", pace: 10}, {site: "b", pace: 10}}, "a; b", nil, []int{1, 1}},
-		"the faster one fails at once": {0, 200, []*fake{{site: "a", pace: 1}, {site: "b", refuses: errDown}}, "a; a", nil, []int{2, 1}},
+		"one":                          {0, size, []*fake{{site: "a"}, {site: "b"}}, "a", nil, []int{1, 0}},
+		"a range":                      {1000, 5000, []*fake{{site: "a"}, {site: "b"}}, "a", nil, []int{1, 0}},
+		"first refuses":                {1000, 5000, []*fake{{site: "a", refuses: errDown}, {site: "b"}}, "b", nil, []int{1, 1}},
+		"first fails":                  {1000, 5000, []*fake{{site: "a", err: errDown, cut: 2000}, {site: "b"}}, "a, b", nil, []int{1, 1}},
+		"second knows no ranges":       {1000, 5000, []*fake{{site: "a", err: errDown, cut: 2000}, {site: "b", noRanges: true}}, "a, b", nil, []int{1, 1}},
+		"first has another endpoint":   {0, size, []*fake{{site: "a", err: stalled, cut: 2000, endpoints: 1}, {site: "b"}}, "a, b", nil, []int{2, 1}},
+		"first is slow":                {0, size, []*fake{{site: "a", pace: 1}, {site: "b"}}, "a, b", nil, []int{1, 1}},
+		"slow, of the same registry":   {0, 200, []*fake{{site: "a", pace: 1}, {site: "a"}}, "a", nil, []int{1, 0}},
+		"slow, alone":                  {0, 200, []*fake{{site: "a", pace: 1}}, "a", nil, []int{1}},
+		"the other one is slower":      {0, 40_000, []*fake{{site: "a", pace: 400}, {site: "b", pace: 1}}, "a, b, a", nil, []int{2, 1}},
+		"as slow":                      {0, 2000, []*fake{{site: "a", pace: 10}, {site: "b", pace: 10}}, "a, b", nil, []int{1, 1}},
+		"the faster one fails at once": {0, 200, []*fake{{site: "a", pace: 1}, {site: "b", refuses: errDown}}, "a, a", nil, []int{2, 1}},
 		"all fail":                     {0, size, []*fake{{site: "a", err: errDown, cut: 9}, {site: "b", err: stalled, cut: 99}}, "", errDown, []int{1, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, blamed, err := read(t, test.offset, test.length, test.list...)
+			got, senders, err := read(t, test.offset, test.length, test.list...)
 			if !errors.Is(err, test.err) {
 				t.Fatalf("err = %v, want %v", err, test.err)
 			}
-			if err == nil && (!bytes.Equal(got, data[test.offset:test.offset+test.length]) || blamed != test.blamed) {
-				t.Errorf("%d bytes, who may be blamed are %q, want %q", len(got), blamed, test.blamed)
+			if err == nil && (!bytes.Equal(got, data[test.offset:test.offset+test.length]) || senders != test.senders) {
+				t.Errorf("%d bytes of %q, want %q", len(got), senders, test.senders)
 			}
 			for i, f := range test.list {
 				if n := len(f.requests()); n != test.asked[i] {
@@ -226,5 +224,56 @@ func TestCancelledPart(t *testing.T) {
 	cancel(errDown)
 	if _, err := p.Read(make([]byte, 9)); !errors.Is(err, errDown) || len(other.requests()) != 0 {
 		t.Errorf("%v, the other one was asked for %q", err, other.requests())
+	}
+}
+
+// A blob that was wrong is fetched from one server at a time, however slow; who sent all of a wrong one is out, as long as there are
+// others, and each of these has its turn, whatever it did before.
+func TestDistrust(t *testing.T) {
+	table := &sources.Table{Patience: patience}
+	a, b := &fake{site: "a", endpoints: -1}, &fake{site: "b", err: errDown, cut: size / 2}
+	all, leave := table.Join(desc.Digest, b)
+	defer leave()
+	_, leave = table.Join(desc.Digest, a)
+	defer leave()
+	fetch := func(sure bool, want string) {
+		t.Helper()
+		p, err := all.Part(t.Context(), desc, 0, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if _, err := io.Copy(io.Discard, p); err != nil || strings.Join(p.Senders(), " ") != want {
+			t.Errorf("sent by %q, %v, want %q", p.Senders(), err, want)
+		}
+		p.Blame(sure)
+	}
+	fetch(false, "b a")
+	if !all.CanTryElsewhere() {
+		t.Error("two of which one may be right, and none to try")
+	}
+	b.err = nil // each has another chance
+	fetch(true, "b")
+	a.pace = 16 << 10
+	fetch(true, "a") // b would be faster
+	if all.CanTryElsewhere() {
+		t.Error("both are wrong, and are to be tried")
+	}
+	again := &fake{site: "b"}
+	_, leave = table.Join(desc.Digest, again)
+	defer leave()
+	if all.CanTryElsewhere() {
+		t.Error("who is wrong is to be tried for another pull")
+	}
+	c := &fake{site: "c", err: errDown, cut: 9}
+	_, leave = table.Join(desc.Digest, c)
+	defer leave()
+	p, err := all.Part(t.Context(), desc, 0, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if _, err := io.Copy(io.Discard, p); !errors.Is(err, errDown) {
+		t.Errorf("the rest is from who is wrong: %q, %v", p.Senders(), err)
 	}
 }
