@@ -13,6 +13,7 @@ bin=$PWD/.cache/bin
 cri_tools=v1.36.0
 golangci_lint=v2.15.0
 containerd2=v2.4.2
+gvisor=v0.0.0-20260905035102-160fafc42237
 
 packages_build=(gcc libc6-dev libseccomp-dev pkg-config)
 packages_test=(apache2-utils binutils buildah busybox-static containernetworking-plugins crun curl docker-registry
@@ -84,6 +85,8 @@ install_test_tools() {
   runc=$(go list -m -f '{{.Version}}' github.com/opencontainers/runc)
   build runc github.com/opencontainers/runc "$runc" env CGO_ENABLED=1 go build -trimpath -tags seccomp \
     -ldflags "-s -w -X main.version=${runc#v}" -o @OUT@ .
+  # A runtime whose containers have a kernel of their own. Tests with it are skipped without it.
+  (build runsc gvisor.dev/gvisor $gvisor go build -trimpath -ldflags "-s -w" -o @OUT@ ./runsc) || step "there is no runsc"
 }
 
 install_linter() {

@@ -37,7 +37,6 @@ func needCRIU(t *testing.T) {
 func criuPrograms(t *testing.T) map[string]string {
 	t.Helper()
 	programs := handlerPrograms(t)
-	delete(programs, "runsc")
 	if out, _ := exec.Command("crun", "--version").Output(); !bytes.Contains(out, []byte("+CRIU")) {
 		delete(programs, "crun") // built without
 	}

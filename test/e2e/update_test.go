@@ -93,7 +93,6 @@ func TestUpdateContainerResources(t *testing.T) {
 // TestUpdateOOMScore changes the score of all processes of a container, as the kubelet does when the memory request changes.
 func TestUpdateOOMScore(t *testing.T) {
 	programs := handlerPrograms(t)
-	delete(programs, "runsc") // whose kernel tells of scores of its own
 	n := newNode(t, handlerConfig(programs))
 	n.onEach(programs, func(t *testing.T, handler string) {
 		pod := n.podConfig()

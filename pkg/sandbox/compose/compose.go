@@ -77,7 +77,7 @@ func Spec(ctx context.Context, in Input) (*specs.Spec, spec.User, error) {
 	if err := device.InjectCDI(ctx, in.CDISpecDirs, out, cdi); err != nil {
 		return nil, u, err
 	}
-	if err := in.Handler.Adapt(ctx, out, in.PodAnnotations); err != nil {
+	if err := in.Handler.Adapt(ctx, out, in.Pod.Hostname, in.PodAnnotations); err != nil {
 		return nil, u, err
 	}
 	if err := in.Handler.Classes.Apply(out, c.Name, c.Annotations, in.PodAnnotations); err != nil {

@@ -30,7 +30,7 @@ func TestDefaultsGiveWay(t *testing.T) {
 		Timezone: "/etc/hostname",
 	}}}
 	s := newSpec()
-	if err := u.Adapt(t.Context(), s, nil); err != nil {
+	if err := u.Adapt(t.Context(), s, "pod", nil); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(s.Process.Env, []string{"A=own", "AB=default"}) || *s.Linux.Resources.Pids.Limit != 7 ||
@@ -91,7 +91,7 @@ func TestHooks(t *testing.T) {
 		if want == 1 {
 			annotations["want"] = "yes"
 		}
-		if err := u.Adapt(t.Context(), s, annotations); err != nil {
+		if err := u.Adapt(t.Context(), s, "pod", annotations); err != nil {
 			t.Fatal(err)
 		}
 		if len(s.Hooks.CreateRuntime) != 1 || len(s.Hooks.Poststop) != want {
@@ -101,7 +101,7 @@ func TestHooks(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "b.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := u.Adapt(t.Context(), newSpec(), nil); err == nil || !strings.Contains(err.Error(), "b.json") {
+	if err := u.Adapt(t.Context(), newSpec(), "pod", nil); err == nil || !strings.Contains(err.Error(), "b.json") {
 		t.Errorf("a hook that is no JSON: %v", err)
 	}
 }
@@ -130,7 +130,7 @@ func TestOwnHooks(t *testing.T) {
 		u := Usable{Handler: Handler{Name: "h", Command: &runtime.Command{}, Defaults: c.handler}}
 		s := newSpec()
 		s.Hooks = new(every("/cdi"))
-		if err := u.Adapt(t.Context(), s, nil); err != nil {
+		if err := u.Adapt(t.Context(), s, "pod", nil); err != nil {
 			t.Fatal(err)
 		}
 		for i, kind := range [][]specs.Hook{

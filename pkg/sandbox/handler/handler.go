@@ -132,6 +132,7 @@ func (s *Set) probe(ctx context.Context, h Handler) state {
 	st := state{usable: Usable{Handler: h, SpecVersion: builtinSpec, Features: builtinFeatures, LeastMemory: leastMemory[Builtin]}}
 	if h.Command != nil {
 		st.usable, st.err = ask(ctx, *h.Command)
+		h.Command = st.usable.Command
 		st.usable.Handler = h
 	}
 	if st.err == nil {

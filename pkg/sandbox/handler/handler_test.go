@@ -180,7 +180,7 @@ func TestAdapt(t *testing.T) {
 		Annotations: map[string]string{"a.example/x": "handler", "own": "handler", "c": "handler"}}}
 	s := &specs.Spec{Annotations: map[string]string{"own": "container"}}
 	s.Process, s.Linux = &specs.Process{}, &specs.Linux{}
-	if err := u.Adapt(t.Context(), s, map[string]string{"a.example/x": "pod", "b.example/x": "pod"}); err != nil {
+	if err := u.Adapt(t.Context(), s, "pod", map[string]string{"a.example/x": "pod", "b.example/x": "pod"}); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]string{"a.example/x": "pod", "own": "container", "c": "handler"}
@@ -190,6 +190,37 @@ func TestAdapt(t *testing.T) {
 	for k, v := range want {
 		if s.Annotations[k] != v {
 			t.Errorf("%s = %q, want %q", k, s.Annotations[k], v)
+		}
+	}
+}
+
+// TestSandbox: a runtime is known by how it names itself, and its containers join no namespaces of others but the network's.
+func TestSandbox(t *testing.T) {
+	s, err := New("", Features{}, works, []Handler{{Name: "a", Command: program(t, `[ "$3" = --version ] && echo runsc version 1 && echo spec: 1.2.0`)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := s.Find(t.Context(), "a")
+	if err != nil || !u.Command.Sandbox {
+		t.Fatalf("runsc: %+v, %v", u, err)
+	}
+	in := newSpec()
+	in.Annotations = map[string]string{containerType: "container", "kept": "yes"}
+	in.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: "/net"}, {Type: specs.UTSNamespace, Path: "/uts"}, {Type: specs.PIDNamespace}}
+	if err := u.Adapt(t.Context(), in, "pod", nil); err != nil {
+		t.Fatal(err)
+	}
+	if in.Hostname != "pod" || in.Linux.Namespaces[0].Path != "/net" || in.Linux.Namespaces[1].Path != "" || len(in.Annotations) != 1 {
+		t.Errorf("spec = %+v, %+v", in, in.Linux)
+	}
+	for name, namespaces := range map[string][]specs.LinuxNamespace{
+		"the node's processes": {{Type: specs.NetworkNamespace}},
+		"those of another one": {{Type: specs.PIDNamespace, Path: "/pid"}},
+	} {
+		in := newSpec()
+		in.Linux.Namespaces = namespaces
+		if err := u.Adapt(t.Context(), in, "pod", nil); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), "namespace_options.pid") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -37,17 +37,20 @@ var (
 
 // leastMemory is the lowest limit with which runtimes were seen to start a container, by how they name
 // themselves: the init process has it until it executes the workload. With cgroup v1 the kernel refuses a lower one; with v2 it kills
-// the process, with half a megabyte more still, and with some more now and then.
-var leastMemory = map[string]int64{Builtin: 5 << 19, "runc": 9 << 18, "crun": 3 << 17}
+// the process, with half a megabyte more still, and with some more now and then. runsc has its
+// own kernel there.
+var leastMemory = map[string]int64{Builtin: 5 << 19, "runc": 9 << 18, "crun": 3 << 17, "runsc": 44 << 20}
 
 // ask finds out whether a runtime works, and what it can do: by "--version", which all have, and "features", which is young.
 func ask(ctx context.Context, c runtime.Command) (u Usable, err error) {
+	u.Command = &c
 	version, err := output(ctx, c, "--version")
 	if err != nil {
 		return u, err
 	}
 	name, _, _ := strings.Cut(version, " ")
 	u.LeastMemory = leastMemory[name]
+	c.Sandbox = name == "runsc"
 	for line := range strings.Lines(version) {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "spec: "); ok {
 			u.SpecVersion = v

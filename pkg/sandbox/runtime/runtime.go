@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // ErrNotFound says that the runtime has no container of that ID.
@@ -44,9 +45,9 @@ type Runtime interface {
 	Create(ctx context.Context, id, bundle string, io Stdio) (pid int, err error)
 	// Start executes the workload of a created container.
 	Start(ctx context.Context, id string) error
-	// Exec runs a further process in a running container and returns its PID on the host. When ctx ends before that, it gives up and
-	// nothing is left of the process, or it goes on all the same.
-	Exec(ctx context.Context, id string, p *specs.Process, io Stdio) (pid int, err error)
+	// Exec runs a further process in a running container. When ctx ends before that, it gives up and nothing is left of the process, or
+	// it goes on all the same.
+	Exec(ctx context.Context, id string, p *specs.Process, io Stdio) (Process, error)
 	// Kill sends SIGKILL to every process of the container.
 	Kill(ctx context.Context, id string) error
 	// OOMKilled tells whether the kernel has killed a process of the container for want of memory.
@@ -54,6 +55,22 @@ type Runtime interface {
 	// Delete removes all that is left of a container whose init process has ended: processes, cgroup, state.
 	// bundle tells the cgroup where the state was lost. It is idempotent.
 	Delete(ctx context.Context, id, bundle string) error
+}
+
+// Process is a command in a container.
+type Process struct {
+	// PID is on the host.
+	PID int
+	// Inside is, in a Sandbox, the command's PID there: PID is then that of a program which stands for it. Else it is 0.
+	Inside int
+}
+
+// Sandbox is a Runtime whose containers have a kernel of their own: what runs in them is no process of the host, and its signals go by
+// way of the runtime. The init process stands for the whole container, and hands on the signals that it gets.
+type Sandbox interface {
+	// SignalCommand sends a signal to a command by its PID inside; all: and to what it has started, as far as that is its descendant
+	// or in a process group with one. One that has ended is no error. It may be called beside other calls.
+	SignalCommand(ctx context.Context, id string, inside int, sig unix.Signal, all bool) error
 }
 
 // Checkpointer is a Runtime that can write down the processes of a container, and make processes of what was written down.
@@ -92,4 +109,6 @@ type Command struct {
 	Args []string `json:"args,omitempty"`
 	// Env are variables ("NAME=value") that the program gets beside PATH.
 	Env []string `json:"env,omitempty"`
+	// Sandbox: its containers have a kernel of their own, see Sandbox. It has the command line of runsc for that.
+	Sandbox bool `json:"sandbox,omitempty"`
 }

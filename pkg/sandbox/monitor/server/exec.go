@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/monitor"
@@ -59,8 +60,10 @@ type execution struct {
 	// deadline is zero without a timeout.
 	deadline time.Time
 	tree     tree
-	keeper   *keeper
-	exited   chan unix.WaitStatus
+	// inside is its PID in a container with a kernel of its own; else 0.
+	inside int
+	keeper *keeper
+	exited chan unix.WaitStatus
 }
 
 // errNotInTime: the command was not even begun when its time was over, as where the container is frozen.
@@ -84,10 +87,12 @@ func (s *Server) begin(ctx context.Context, e *execution, io runtime.Stdio) erro
 	if e.Grace < 0 {
 		ctx = context.WithoutCancel(ctx) // which may end while the runtime's program has not, but the command runs
 	}
-	pid, err := e.container.runtime.Exec(ctx, e.ID, e.Process, io)
+	made, err := e.container.runtime.Exec(ctx, e.ID, e.Process, io)
 	if err != nil {
 		return err
 	}
+	pid := made.PID
+	e.inside = made.Inside
 	s.children.own(pid)
 	proc, err := openProcess(pid)
 	if err != nil {
@@ -101,7 +106,7 @@ func (s *Server) begin(ctx context.Context, e *execution, io runtime.Stdio) erro
 		e.exited <- status
 	}()
 	if err := e.keeper.handOn(ctx); err != nil {
-		e.tree.kill()
+		e.kill()
 		<-e.exited
 		return err
 	}
@@ -131,17 +136,44 @@ func (e *execution) hangUp() {
 	defer e.keeper.close()
 	if e.Grace > 0 {
 		e.tree.settle()
-		_ = e.tree.command.signal(unix.SIGHUP) // to it alone: a shell that loses its child would say so to nobody, and die of SIGPIPE
-		_ = e.tree.command.signal(unix.SIGCONT)
+		if !e.signalInside(unix.SIGHUP, false) { // to it alone: a shell that loses its child would say so to nobody, and die of SIGPIPE
+			_ = e.tree.command.signal(unix.SIGHUP)
+			_ = e.tree.command.signal(unix.SIGCONT)
+		}
 		select {
 		case <-e.exited:
-			e.tree.hangUp()
+			if !e.signalInside(unix.SIGHUP, true) {
+				e.tree.hangUp()
+			}
 			return
 		case <-time.After(e.Grace):
 		}
 	}
-	e.tree.kill()
+	e.kill()
 	<-e.exited
+}
+
+// kill kills the command with all that it has started.
+func (e *execution) kill() {
+	e.signalInside(unix.SIGKILL, true)
+	e.tree.kill()
+}
+
+// insideLimit bounds how long a runtime may take to send a signal.
+const insideLimit = 10 * time.Second
+
+// signalInside sends a signal to a command whose container has a kernel of its own; false says that it has not.
+func (e *execution) signalInside(sig unix.Signal, all bool) bool {
+	sandbox, ok := e.container.runtime.(runtime.Sandbox)
+	if !ok || e.inside == 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), insideLimit)
+	defer cancel()
+	if err := sandbox.SignalCommand(ctx, e.ID, e.inside, sig, all); err != nil {
+		logrus.WithError(err).WithFields(logrus.Fields{"container": e.ID, "signal": sig}).Warn("a command may not have got its signal")
+	}
+	return true
 }
 
 func (e *execution) await(ctx context.Context) (*monitor.ExecResponse, error) {
@@ -158,13 +190,14 @@ func (e *execution) await(ctx context.Context) (*monitor.ExecResponse, error) {
 		case status := <-e.exited:
 			e.keeper.close()
 			resp.ExitCode = exitCode(status)
-			if !resp.TimedOut && status.Signaled() && status.Signal() == unix.SIGKILL && e.container.ends(e.tree.init) {
-				resp.ContainerEnded = true
+			killed := status.Signaled() && status.Signal() == unix.SIGKILL || e.inside != 0 && status.ExitStatus() != 0
+			if !resp.TimedOut && killed && e.container.ends(e.tree.init) {
+				resp.ContainerEnded, resp.ExitCode = true, 128+int(unix.SIGKILL)
 			}
 			return resp, nil
 		case <-expired:
 			resp.TimedOut, expired = true, nil
-			e.tree.kill()
+			e.kill()
 		case <-gone:
 			resp.ContainerEnded, gone = true, nil
 			e.tree.kill()

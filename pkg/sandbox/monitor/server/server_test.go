@@ -81,12 +81,20 @@ func newFixture(t *testing.T, c *runtime.Command) *fixture {
 // cgroupRoot is this run's own: another one may be under way.
 var cgroupRoot = fmt.Sprintf("criserver-test-monitor-%d", os.Getpid())
 
+// sandboxed: its containers have a kernel of their own.
+func (f *fixture) sandboxed() bool { return f.runtime != nil && f.runtime.Sandbox }
+
 // bundle makes a container directory whose process is a busybox shell that runs the script.
 func (f *fixture) bundle(id, script string, change ...func(*specs.Spec)) string {
 	f.t.Helper()
 	dir := filepath.Join(f.dir, id)
 	for _, d := range []string{"rootfs/bin", "rootfs/proc", "rootfs/dev", "rootfs/tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	if f.sandboxed() { // runsc has a tmpfs of its own on an empty /tmp
+		if err := os.WriteFile(filepath.Join(dir, "rootfs/tmp/kept"), nil, 0o600); err != nil {
 			f.t.Fatal(err)
 		}
 	}
@@ -264,8 +272,11 @@ func TestSignalAfterReaping(t *testing.T) {
 
 func testOOMKill(t *testing.T, f *fixture) {
 	limit := int64(8 << 20)
+	if f.sandboxed() {
+		limit = 48 << 20
+	}
 	f.run("a", "head -c 64m /dev/zero | tail", func(s *specs.Spec) {
-		s.Process.Args = []string{"/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"}
+		s.Process.Args = []string{"/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1"}
 		s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
 	})
 	if st := f.await("a"); !st.OOMKilled || st.ExitCode != 137 {

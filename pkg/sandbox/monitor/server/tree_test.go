@@ -46,6 +46,18 @@ func (f *fixture) runIn(id, script string, change ...func(*specs.Spec)) {
 func (f *fixture) commands(id string) []string {
 	f.t.Helper()
 	var all []string
+	if f.sandboxed() {
+		out, _, err := f.execute(id, 0, "sh", "-c", `for p in /proc/[0-9]*; do [ $p = /proc/$$ ] || { cat $p/cmdline; echo; }; done`)
+		if err != nil {
+			f.t.Log(err)
+		}
+		for line := range strings.Lines(out) {
+			if line = strings.TrimSpace(strings.ReplaceAll(line, "\x00", " ")); line != "" {
+				all = append(all, line)
+			}
+		}
+		return all
+	}
 	tr := &tree{command: &process{}, cgroup: "/" + cgroupRoot + "/" + id}
 	for _, pid := range tr.candidates()[1:] {
 		data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
@@ -110,6 +122,9 @@ func testTimeoutEndsAll(t *testing.T, f *fixture) {
 			await(t, c+" runs", func() bool { return f.runs(id, c) })
 		}
 		for name, script := range escapes {
+			if f.sandboxed() && name == "orphan with a session" {
+				continue // it is not to be told from the container's own
+			}
 			_, _, err := f.execute(id, 500*time.Millisecond, "sh", "-c", script)
 			if !errors.Is(err, monitor.ErrTimeout) {
 				t.Errorf("%s, in %s PID namespace: %v", name, where, err)

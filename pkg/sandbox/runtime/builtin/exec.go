@@ -27,9 +27,14 @@ import (
 	"criserver/pkg/sandbox/runtime/builtin/enter"
 )
 
-// Exec implements runtime.Runtime. libcontainer starts only what package enter does not: a command with a terminal, and one in a
-// container with what few have.
-func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, io runtime.Stdio) (int, error) {
+// Exec implements runtime.Runtime.
+func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, io runtime.Stdio) (runtime.Process, error) {
+	pid, err := r.exec(ctx, id, p, io)
+	return runtime.Process{PID: pid}, err
+}
+
+// exec leaves to libcontainer only what package enter does not do: a command with a terminal, and one in a container with what few have.
+func (r *Runtime) exec(ctx context.Context, id string, p *specs.Process, io runtime.Stdio) (int, error) {
 	if !plain(p) || !enter.Supported() {
 		return r.execSlowly(id, p, io)
 	}

@@ -350,11 +350,11 @@ func TestExecFrozen(t *testing.T) {
 	if _, err := s.Exec(ctx, s.id, p, runtime.Stdio{Stdin: null, Stdout: null, Stderr: null}); ctx.Err() == nil || err == nil {
 		t.Errorf("in a frozen container: %v", err)
 	}
-	if _, status, err := other.run(other.Exec, p); status != 0 || err != nil {
+	if _, status, err := other.run(other.exec, p); status != 0 || err != nil {
 		t.Errorf("beside a frozen container: %v, %v", status, err)
 	}
 	thaw()
-	if _, status, err := s.run(s.Exec, p); status != 0 || err != nil {
+	if _, status, err := s.run(s.exec, p); status != 0 || err != nil {
 		t.Errorf("after it: %v, %v", status, err)
 	}
 }
@@ -367,7 +367,7 @@ func TestExecInGoneContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.started++
-	if _, _, err := s.run(s.Exec, process("true")); err == nil || !strings.Contains(err.Error(), runtime.ErrNotFound.Error()) {
+	if _, _, err := s.run(s.exec, process("true")); err == nil || !strings.Contains(err.Error(), runtime.ErrNotFound.Error()) {
 		t.Errorf("%v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/runtime"
@@ -43,12 +44,18 @@ func listenConsole(dir string) (*console, error) {
 	return &console{path: path, dir: d, listener: l}, nil
 }
 
-// launch is run for an operation that makes a process. The terminal of one that has a terminal comes by way of a socket in dir.
-func (r *Runtime) launch(ctx context.Context, limit time.Duration, dir string, stdio runtime.Stdio, operation string, args ...string) error {
+// terminal is how that of a process comes: by way of a socket in dir, with a size, if that is given. Not all programs see to the size.
+type terminal struct {
+	dir  string
+	size *specs.Box
+}
+
+// launch is run for an operation that makes a process, with a terminal, if stdio has one.
+func (r *Runtime) launch(ctx context.Context, limit time.Duration, t terminal, stdio runtime.Stdio, operation string, args ...string) error {
 	if stdio.Console == nil {
 		return r.run(ctx, limit, stdio, operation, args...)
 	}
-	c, err := listenConsole(dir)
+	c, err := listenConsole(t.dir)
 	if err != nil {
 		return err
 	}
@@ -57,7 +64,7 @@ func (r *Runtime) launch(ctx context.Context, limit time.Duration, dir string, s
 	if err != nil {
 		return err
 	}
-	if err := c.handOn(ctx, consoleWait, stdio.Console); err != nil {
+	if err := c.handOn(ctx, consoleWait, t.size, stdio.Console); err != nil {
 		return fmt.Errorf("OCI runtime %s, %s: %w", r.Command.Path, operation, err)
 	}
 	return nil
@@ -71,7 +78,7 @@ func (c *console) close() {
 
 // handOn takes the terminal's master and sends it to the socket of who has asked for the process. It keeps no descriptor of it: the
 // terminal hangs up when the others close theirs.
-func (c *console) handOn(ctx context.Context, wait time.Duration, to *os.File) error {
+func (c *console) handOn(ctx context.Context, wait time.Duration, size *specs.Box, to *os.File) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, wait,
 		fmt.Errorf("none has come in %s: %w", wait, context.DeadlineExceeded))
 	defer cancel()
@@ -94,6 +101,9 @@ func (c *console) handOn(ctx context.Context, wait time.Duration, to *os.File) e
 		}
 		for _, fd := range fds {
 			defer unix.Close(fd)
+			if size != nil { // what is no terminal has none
+				_ = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(size.Height), Col: uint16(size.Width)})
+			}
 		}
 		sent += len(fds)
 	}

@@ -78,7 +78,7 @@ func TestConsole(t *testing.T) {
 			}
 			w.Close()
 			to, from := socketPair(t)
-			err = console.handOn(t.Context(), 50*time.Millisecond, to)
+			err = console.handOn(t.Context(), 50*time.Millisecond, nil, to)
 			console.close()
 			to.Close()
 			if c.err != "" {

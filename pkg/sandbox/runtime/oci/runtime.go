@@ -57,7 +57,11 @@ func (r *Runtime) create(ctx context.Context, id, bundle string, io runtime.Stdi
 	if err != nil {
 		return 0, err
 	}
-	err = r.driven(spec).launch(ctx, createLimit, r.dir, io, "create", "--bundle", bundle, "--pid-file", pidFile, id)
+	var size *specs.Box
+	if spec.Process != nil {
+		size = spec.Process.ConsoleSize
+	}
+	err = r.driven(spec).launch(ctx, createLimit, terminal{r.dir, size}, io, "create", "--bundle", bundle, "--pid-file", pidFile, id)
 	if err != nil {
 		return 0, err
 	}
@@ -81,37 +85,48 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 }
 
 // Exec implements runtime.Runtime. The end of ctx does not end the program: what it has begun then would be left.
-func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, io runtime.Stdio) (int, error) {
+func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, io runtime.Stdio) (runtime.Process, error) {
 	ctx = context.WithoutCancel(ctx)
+	var made runtime.Process
 	data, err := json.Marshal(p)
 	if err != nil {
-		return 0, err
+		return made, err
 	}
 	dir, err := os.MkdirTemp(r.dir, "exec-")
 	if err != nil {
-		return 0, fmt.Errorf("execute in container: %w", err)
+		return made, fmt.Errorf("execute in container: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	process, pidFile := filepath.Join(dir, "process.json"), filepath.Join(dir, "pid")
+	process, pidFile, insideFile := filepath.Join(dir, "process.json"), filepath.Join(dir, "pid"), filepath.Join(dir, "inside")
 	if err := os.WriteFile(process, data, 0o600); err != nil {
-		return 0, fmt.Errorf("execute in container: %w", err)
+		return made, fmt.Errorf("execute in container: %w", err)
 	}
-	err = r.launch(ctx, execLimit, dir, io, "exec", "--process", process, "--pid-file", pidFile, "--detach", id)
+	args := []string{"--process", process, "--pid-file", pidFile, "--detach"}
+	if r.Command.Sandbox {
+		args = append(args, "--internal-pid-file", insideFile)
+	}
+	err = r.launch(ctx, execLimit, terminal{dir, p.ConsoleSize}, io, "exec", append(args, id)...)
 	if err != nil {
 		// Cut off after the process was made: nobody would ask for it.
 		if pid, perr := readPID(pidFile); perr == nil {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
-		return 0, err
+		return made, err
 	}
-	pid, err := readPID(pidFile)
-	if err == nil && p.OOMScoreAdj != nil {
+	if made.PID, err = readPID(pidFile); err != nil {
+		return made, err
+	}
+	if r.Command.Sandbox {
+		made.Inside, err = readPID(insideFile)
+		return made, err
+	}
+	if p.OOMScoreAdj != nil {
 		// An update may have changed it, of which the program knows nothing: it gives a command what the container was made with.
-		if err := score.SetTree(pid, *p.OOMScoreAdj); err != nil {
+		if err := score.SetTree(made.PID, *p.OOMScoreAdj); err != nil {
 			logrus.WithError(err).WithField("container", id).Warn("a command may have another oom_score_adj than its container")
 		}
 	}
-	return pid, err
+	return made, nil
 }
 
 // Kill implements runtime.Runtime. What the runtime cannot kill is killed by its cgroup.
@@ -126,6 +141,9 @@ func (r *Runtime) Kill(ctx context.Context, id string) error {
 	// The usual case at the end of a container.
 	if pids, err := kill.Pids(group.Dir(m)); err == nil && len(pids) == 0 {
 		return nil
+	}
+	if r.Command.Sandbox { // whose processes are the program's own
+		return group.Empty(ctx, m)
 	}
 	err = r.run(ctx, killLimit, runtime.Stdio{}, "kill", "--all", id, "KILL")
 	if err == nil {

@@ -107,7 +107,7 @@ func TestAllParts(t *testing.T) {
 	if err := device.InjectCDI(t.Context(), []string{filepath.Join(dir, "cdi")}, s, []string{"vendor.com/gpu=a"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Adapt(t.Context(), s, map[string]string{"com.example.pod.a": "b"}); err != nil {
+	if err := h.Adapt(t.Context(), s, "pod", map[string]string{"com.example.pod.a": "b"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := (qosclass.Classes{}).Apply(s, "c", c.Annotations, nil); err != nil {
