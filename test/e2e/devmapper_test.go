@@ -17,15 +17,22 @@ import (
 // newThinNode is a node whose handlers, the given programs among them, have their root file systems on thin devices, but for builtin.
 func newThinNode(t *testing.T, programs map[string]string) (n *node, pool string) {
 	t.Helper()
+	config, pool := thinConfig(t, programs)
+	return newNode(t, config), pool
+}
+
+// thinConfig is that of such a node, whose thin pool ends with the test.
+func thinConfig(t *testing.T, programs map[string]string) (config, pool string) {
+	t.Helper()
 	if _, err := os.Stat("/dev/mapper/control"); err != nil && required("devmapper") {
 		t.Fatal(err)
 	}
 	pool = pooltest.Make(t, 4<<30)
-	config := "[runtimes.thin]\ntype = \"builtin\"\nsnapshotter = \"devmapper\"\n"
+	config = "[runtimes.thin]\ntype = \"builtin\"\nsnapshotter = \"devmapper\"\n"
 	for name, path := range programs {
 		config += fmt.Sprintf("[runtimes.%s]\ntype = \"oci\"\npath = %q\nsnapshotter = \"devmapper\"\n", name, path)
 	}
-	return newNode(t, config, fmt.Sprintf("[snapshot.devmapper]\npool = %q\nsize = \"256MiB\"\n", pool)), pool
+	return config + fmt.Sprintf("[snapshot.devmapper]\npool = %q\nsize = \"256MiB\"\n", pool), pool
 }
 
 // rootDevice is what a container's root is: the type of the file system, and its device.

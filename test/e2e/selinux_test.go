@@ -97,6 +97,63 @@ const (
 	fileType    = "system_u:object_r:container_file_t:"
 )
 
+// TestSELinuxDeclaredVolumes: what an image declares has the label of the container that it is for, which may write to it.
+func TestSELinuxDeclaredVolumes(t *testing.T) {
+	needSELinux(t)
+	n := newLabelledNode(t)
+	n.buildDeclaring()
+	pod := n.podConfig()
+	podID := n.runPod(pod)
+	var levels []string
+	for _, name := range []string{"one", "two"} { // each has volumes of its own
+		id := n.run(podID, pod, ofDeclaring(name))
+		level, found := strings.CutPrefix(n.labelOf(id), processType)
+		if !found {
+			t.Fatalf("label = %s", n.labelOf(id))
+		}
+		levels = append(levels, level)
+		for _, path := range []string{"/data", "/data/file", "/new/dir", "/covered"} {
+			if got := fileLabel(t, fmt.Sprintf("/proc/%d/root%s", n.pid(id), path)); got != fileType+level {
+				t.Errorf("%s has the label %s, want level %s", path, got, level)
+			}
+		}
+		if out, code := n.exec(id, "echo x >/data/new && echo x >>/data/file && echo x >/new/dir/f"); code != 0 {
+			t.Errorf("it cannot write: %s", out)
+		}
+	}
+	if levels[0] != levels[1] {
+		t.Errorf("the levels of one pod's containers are %q", levels)
+	}
+}
+
+// TestSELinuxDevmapper: a root file system on a device has the label of its container, and can be mounted beside that for a commit.
+func TestSELinuxDevmapper(t *testing.T) {
+	needSELinux(t)
+	config, _ := thinConfig(t, nil)
+	n := newLabelledNode(t, config)
+	pod := n.podConfig()
+	id := n.run(n.runPodOn("thin", pod), pod, shell("a", "echo mine >/etc/mine; rm /etc/group; sleep 1000"))
+	n.awaitExec(id, "test -s /etc/mine && ! test -e /etc/group")
+	level, found := strings.CutPrefix(n.labelOf(id), processType)
+	if !found {
+		t.Fatalf("label = %s", n.labelOf(id))
+	}
+	for _, path := range []string{"/", "/bin/sh", "/etc/mine"} {
+		if got := fileLabel(t, fmt.Sprintf("/proc/%d/root%s", n.pid(id), path)); got != fileType+level {
+			t.Errorf("%s has the label %s, want level %s", path, got, level)
+		}
+	}
+	n.image("commit", id, "example.com/labelled:1")
+	for _, handler := range []string{"thin", "builtin"} {
+		pod := n.podConfig()
+		if out, _ := n.output(n.runPodOn(handler, pod), pod, shell("of-commit", "cat /etc/mine; ls /etc/group 2>&1 | grep -c No", func(c *runtimeapi.ContainerConfig) {
+			c.Image.Image = "example.com/labelled:1"
+		})); out != "mine\n1" {
+			t.Errorf("the committed image on %s shows %q", handler, out)
+		}
+	}
+}
+
 func checkLabels(t *testing.T, n *node, handler string) {
 	n.pull("docker.io/criserver/layers")
 	n.pull(busyboxImage)
