@@ -39,6 +39,7 @@ import (
 	"criserver/pkg/sandbox/netcare"
 	"criserver/pkg/sandbox/plugin"
 	"criserver/pkg/sandbox/podspace"
+	"criserver/pkg/waiting"
 )
 
 // Network wires pods; see package cni for the contracts.
@@ -197,10 +198,10 @@ func (s *Service) Stop() {
 // Close waits for the operations under way to end and stops following the containers, which go on. With shutdown,
 // crimonitor is ended too if it has no containers.
 func (s *Service) Close(ctx context.Context, shutdown bool) error {
-	err := waitFor(ctx, func() { s.podFlights.Wait(); s.containerFlights.Wait() })
+	err := waiting.On(ctx, func() { s.podFlights.Wait(); s.containerFlights.Wait() })
 	s.stop()
-	if err = errors.Join(err, waitFor(ctx, s.background.Wait)); err != nil {
-		return err
+	if err = errors.Join(err, waiting.On(ctx, s.background.Wait)); err != nil {
+		return fmt.Errorf("operations are still under way; the next start repairs what they leave: %w", err)
 	}
 	if shutdown && len(s.ledger.Containers()) == 0 {
 		if e := s.monitor.Shutdown(ctx); e == nil {
@@ -210,20 +211,6 @@ func (s *Service) Close(ctx context.Context, shutdown bool) error {
 		}
 	}
 	return nil
-}
-
-func waitFor(ctx context.Context, wait func()) error {
-	done := make(chan struct{})
-	go func() {
-		wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return errors.New("operations are still under way; the next start repairs what they leave")
-	}
 }
 
 // Ready tells why containers cannot be run, nil if they can.

@@ -13,6 +13,7 @@ import (
 
 	"criserver/pkg/snapshot"
 	"criserver/pkg/snapshot/treecopy"
+	"criserver/pkg/waiting"
 )
 
 // Changes implements snapshot.Changer: the file system is compared with what it began as, and what differs is copied beside the layers.
@@ -25,7 +26,7 @@ func (s *Snapshotter) Changes(ctx context.Context, key string, use func(dir stri
 	if err != nil {
 		return fmt.Errorf("changes of snapshot: %w", err)
 	}
-	_, err = within(ctx, func() (struct{}, error) {
+	_, err = waiting.For(ctx, func() (struct{}, error) {
 		defer release()
 		return struct{}{}, s.changes(ctx, r, use)
 	})
@@ -105,7 +106,7 @@ func (s *Snapshotter) Fill(ctx context.Context, key string, unpack func(dir stri
 	if err != nil {
 		return fmt.Errorf("fill snapshot: %w", err)
 	}
-	_, err = within(ctx, func() (struct{}, error) {
+	_, err = waiting.For(ctx, func() (struct{}, error) {
 		defer release()
 		return struct{}{}, s.fill(ctx, r, unpack)
 	})

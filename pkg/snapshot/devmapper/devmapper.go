@@ -27,10 +27,11 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"criserver/pkg/claim"
 	"criserver/pkg/snapshot"
+	"criserver/pkg/snapshot/rootlock"
+	"criserver/pkg/waiting"
 	"criserver/pkg/wholefile"
 )
 
@@ -95,7 +96,7 @@ func New(ctx context.Context, root string, lower Lower, o Options) (*Snapshotter
 			return nil, fmt.Errorf("make devmapper root: %w", err)
 		}
 	}
-	lock, err := lockRoot(root)
+	lock, err := rootlock.Take(root)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +162,7 @@ func (s *Snapshotter) Ready(ctx context.Context) error {
 	if _, err := exec.LookPath(mkfs); err != nil {
 		return fmt.Errorf("%w: install e2fsprogs", err)
 	}
-	_, err := within(ctx, s.pool.room)
+	_, err := waiting.For(ctx, s.pool.room)
 	return err
 }
 
@@ -169,40 +170,4 @@ func (s *Snapshotter) Ready(ctx context.Context) error {
 // run or be called any more.
 func (s *Snapshotter) Close(ctx context.Context) error {
 	return errors.Join(s.reaper.stop(ctx), s.lock.Close())
-}
-
-func lockRoot(root string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open lock of devmapper root: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("devmapper root %s is used by another process: %w", root, snapshot.ErrInUse)
-		}
-		return nil, fmt.Errorf("lock devmapper root %s: %w", root, err)
-	}
-	return f, nil
-}
-
-// within returns what fn does, or at the end of ctx: fn then goes on. The kernel may keep a call about a pool that is suspended, or that
-// waits for space, for as long as it likes.
-func within[T any](ctx context.Context, fn func() (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		value, err := fn()
-		done <- result{value, err}
-	}()
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-ctx.Done():
-		var none T
-		return none, fmt.Errorf("the kernel does not answer: %w", context.Cause(ctx))
-	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"criserver/pkg/waiting"
+
 	"github.com/sirupsen/logrus"
 )
 
@@ -97,7 +99,7 @@ func (s *Snapshotter) removing() (ids []uint32) {
 
 // removeDevice removes a device from the kernel and from the pool, and then its record. It waits for nobody.
 func (s *Snapshotter) removeDevice(ctx context.Context, id uint32) error {
-	_, err := within(ctx, func() (struct{}, error) {
+	_, err := waiting.For(ctx, func() (struct{}, error) {
 		err := s.pool.drop(id)
 		if err == nil {
 			err = s.pool.delete(id)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/snapshot"
+	"criserver/pkg/waiting"
 )
 
 // undoLimit is for what is undone after the caller's time is over.
@@ -33,7 +34,7 @@ func (s *Snapshotter) Prepare(ctx context.Context, key string, layers []digest.D
 		release()
 		return nil, err
 	}
-	mounts, err := within(ctx, func() ([]snapshot.Mount, error) {
+	mounts, err := waiting.For(ctx, func() ([]snapshot.Mount, error) {
 		defer release()
 		mounts, err := s.prepare(ctx, key, layers)
 		if err == nil {
@@ -104,7 +105,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]snapshot.Mount,
 	if !ok {
 		return s.Lower.Mounts(ctx, key)
 	}
-	mounts, err := within(ctx, func() ([]snapshot.Mount, error) {
+	mounts, err := waiting.For(ctx, func() ([]snapshot.Mount, error) {
 		info, err := s.pool.activate(r.ID, r.Size)
 		return mountsOf(info.Path()), err
 	})

@@ -11,6 +11,7 @@ import (
 
 	"criserver/pkg/snapshot"
 	"criserver/pkg/snapshot/devmapper/dm"
+	"criserver/pkg/waiting"
 )
 
 // fileSystemUsage is what has been used of the file system that is mounted on dir, from its counters.
@@ -33,7 +34,7 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshot.Measureme
 	if !ok {
 		return lower, nil
 	}
-	own, err := within(ctx, func() (snapshot.Measurement, error) { return s.measure(r) })
+	own, err := waiting.For(ctx, func() (snapshot.Measurement, error) { return s.measure(r) })
 	if err != nil {
 		return snapshot.Measurement{}, fmt.Errorf("usage of snapshot %s: %w", key, err)
 	}
@@ -52,7 +53,7 @@ func (s *Snapshotter) Totals(ctx context.Context) (snapshot.Totals, error) {
 		roots = append(roots, s.devices[id])
 	}
 	s.mu.Unlock()
-	totals.Apart, err = within(ctx, func() (snapshot.Measurement, error) {
+	totals.Apart, err = waiting.For(ctx, func() (snapshot.Measurement, error) {
 		sum := snapshot.Measurement{Measured: time.Now()}
 		for _, r := range roots {
 			own, err := s.measure(r)

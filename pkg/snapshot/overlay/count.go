@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"criserver/pkg/snapshot"
+	"criserver/pkg/waiting"
 )
 
 // usage reads a project's count. It is one system call: see package quota.
@@ -80,23 +81,8 @@ func (p *projects) wait(ctx context.Context) error {
 	if p == nil {
 		return nil
 	}
-	if err := waitOn(ctx, p.rounds.Wait); err != nil {
+	if err := waiting.On(ctx, p.rounds.Wait); err != nil {
 		return fmt.Errorf("wait for the count of projects: %w", err)
 	}
 	return nil
-}
-
-// waitOn returns when wait has, or with the context's error.
-func waitOn(ctx context.Context, wait func()) error {
-	done := make(chan struct{})
-	go func() {
-		wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -41,8 +41,10 @@ import (
 	"criserver/pkg/claim"
 	"criserver/pkg/snapshot"
 	"criserver/pkg/snapshot/measure"
+	"criserver/pkg/snapshot/rootlock"
 	"criserver/pkg/snapshot/sweep"
 	"criserver/pkg/snapshot/syncfs"
+	"criserver/pkg/waiting"
 )
 
 const (
@@ -116,7 +118,7 @@ func New(root string, o Options) (*Snapshotter, error) {
 			return nil, fmt.Errorf("make overlay root: %w", err)
 		}
 	}
-	lock, err := lockRoot(root)
+	lock, err := rootlock.Take(root)
 	if err != nil {
 		return nil, err
 	}
@@ -161,26 +163,11 @@ func (s *Snapshotter) start(o Options) error {
 // Close waits for disk work in the background, but not beyond the context's end; what remains is done after the next
 // New. No other method may run or be called any more.
 func (s *Snapshotter) Close(ctx context.Context) error {
-	err := errors.Join(waitOn(ctx, s.syncer.Wait), s.sweeper.Stop(ctx), s.measurer.Stop(ctx), s.projects.wait(ctx))
+	err := errors.Join(waiting.On(ctx, s.syncer.Wait), s.sweeper.Stop(ctx), s.measurer.Stop(ctx), s.projects.wait(ctx))
 	if err == nil { // else somebody may still use it
 		err = s.projects.close()
 	}
 	return errors.Join(err, s.lock.Close())
-}
-
-func lockRoot(root string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open lock of overlay root: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("overlay root %s is used by another process: %w", root, snapshot.ErrInUse)
-		}
-		return nil, fmt.Errorf("lock overlay root %s: %w", root, err)
-	}
-	return f, nil
 }
 
 // unique makes a name that nothing in stage or trash has.
