@@ -8,13 +8,15 @@ import (
 	"testing"
 
 	"criserver/pkg/sandbox/handler"
+	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 )
 
 func TestRecursiveReadOnlyMounts(t *testing.T) {
-	s := &Service{}
+	// Seldom does the kernel not tell from its caches.
+	s := &Service{hostPaths: hostpath.Resolver{Probe: []string{"sh", "-c", `printf %s "$0"`}}}
 	in := []spec.Mount{{Source: t.TempDir(), Destination: "/v", ReadOnly: true, RecursiveReadOnly: true}}
 	if _, err := s.resolveMounts(t.Context(), handler.Usable{}, in); !errors.Is(err, ErrRecursiveReadOnly) {
 		t.Errorf("a handler without features: %v", err)

@@ -53,12 +53,12 @@ func (s *Snapshotter) changes(ctx context.Context, r record, use func(dir string
 		return errors.Join(err, s.abandon(view))
 	}
 	err = s.withWork(view.ID, func(dir string) error {
-		changes := filepath.Join(dir, "changes")
+		changes := filepath.Join(dir, workChanges)
 		if err := os.Mkdir(changes, 0o755); err != nil {
 			return err
 		}
-		err := mounted(mountsOf(before.Path(), "ro"), filepath.Join(dir, "from"), func(from string) error {
-			return mounted(after, filepath.Join(dir, "to"), func(to string) error {
+		err := mounted(mountsOf(before.Path(), "ro"), filepath.Join(dir, workFrom), func(from string) error {
+			return mounted(after, filepath.Join(dir, workTo), func(to string) error {
 				return treecopy.Changes(ctx, from, to, changes)
 			})
 		})
@@ -122,7 +122,7 @@ func (s *Snapshotter) fill(ctx context.Context, r record, unpack func(dir string
 		return err
 	}
 	return s.withWork(r.ID, func(dir string) error {
-		changes := filepath.Join(dir, "changes")
+		changes := filepath.Join(dir, workChanges)
 		if err := os.Mkdir(changes, 0o755); err != nil {
 			return err
 		}
@@ -134,7 +134,7 @@ func (s *Snapshotter) fill(ctx context.Context, r record, unpack func(dir string
 		for _, name := range names {
 			implied[filepath.Clean(name)] = true
 		}
-		return mounted(mountsOf(info.Path()), filepath.Join(dir, "to"), func(to string) error {
+		return mounted(mountsOf(info.Path()), filepath.Join(dir, workTo), func(to string) error {
 			return treecopy.Apply(ctx, changes, to, implied)
 		})
 	})

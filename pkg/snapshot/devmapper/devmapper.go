@@ -112,7 +112,7 @@ func New(ctx context.Context, root string, lower Lower, o Options) (*Snapshotter
 }
 
 func (s *Snapshotter) start(ctx context.Context) error {
-	if err := s.clearWork(); err != nil {
+	if err := s.clearWorks(); err != nil {
 		return err
 	}
 	if err := s.load(); err != nil {
@@ -125,7 +125,7 @@ func (s *Snapshotter) start(ctx context.Context) error {
 	return s.collect(ctx)
 }
 
-// choosePool remembers the pool, and refuses another one while there are devices in the one before.
+// choosePool remembers the pool, and refuses another one while there are snapshots in the one before.
 func (s *Snapshotter) choosePool() error {
 	path := filepath.Join(s.root, poolFile)
 	data, err := os.ReadFile(path)
@@ -137,10 +137,16 @@ func (s *Snapshotter) choosePool() error {
 	if s.options.Pool == "" || s.options.Pool == used {
 		return nil
 	}
-	if used != "" && len(s.devices) > 0 {
-		return fmt.Errorf("there are %d thin devices in the pool %q: remove the containers and images that have them before you configure the pool %q, or delete %s if that pool is lost",
-			len(s.devices), used, s.options.Pool, s.root)
+	if len(s.roots) > 0 {
+		return fmt.Errorf("the root file systems of %d containers are in the thin pool %q: remove these before you configure the pool %q, or delete %s if that pool is lost",
+			len(s.roots), used, s.options.Pool, s.root)
 	}
+	for id := range s.devices { // images, which are made anew
+		if err := s.forget(id, false); err != nil {
+			return err
+		}
+	}
+	s.base, s.images = 0, map[digest.Digest]uint32{}
 	s.pool.name = s.options.Pool
 	if err := wholefile.Write(path, []byte(s.options.Pool+"\n")); err != nil {
 		return fmt.Errorf("write which thin pool is used: %w", err)

@@ -230,17 +230,16 @@ func TestMissingPool(t *testing.T) {
 	if err := errors.Join(snapshot.Unmount(dir), d.Close(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	for _, o := range []Options{{Pool: "criserver-no-such", Size: deviceSize}} {
-		layers, err := overlay.New(filepath.Join(root, "overlay"), overlay.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if s, err := New(t.Context(), filepath.Join(root, "devmapper"), layers, o); err == nil || !strings.Contains(err.Error(), pool) {
-			t.Errorf("another pool than that of the snapshots: %v, %v", s, err)
-		}
-		if err := layers.Close(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+	layers, err := overlay.New(filepath.Join(root, "overlay"), overlay.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := Options{Pool: "criserver-no-such", Size: deviceSize}
+	if s, err := New(t.Context(), filepath.Join(root, "devmapper"), layers, other); err == nil || !strings.Contains(err.Error(), pool) {
+		t.Errorf("another pool than that of the snapshots: %v, %v", s, err)
+	}
+	if err := layers.Close(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	// The pool that was used last is enough to remove what is there.
 	d = open(t, root, Options{})
@@ -271,6 +270,24 @@ func TestMissingPool(t *testing.T) {
 	mount(t, d, "key", layer)
 	if n := d.count(); n != 3 {
 		t.Errorf("%d devices, want 3: the image was there", n)
+	}
+}
+
+// TestOtherPool: images are copied anew to another pool, once there are no containers in the one before.
+func TestOtherPool(t *testing.T) {
+	first, root := thinPool(t, 1<<30), t.TempDir()
+	d := open(t, root, Options{Pool: first, Size: deviceSize})
+	layer := commit(t, d, "f", "content")
+	if err := errors.Join(snapshot.Unmount(mount(t, d, "key", layer)), d.Remove(t.Context(), "key"), d.Close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, root, Options{Pool: pooltest.Make(t, 1<<30), Size: deviceSize})
+	closeAtEnd(t, d)
+	if n := d.count(); n != 0 {
+		t.Errorf("%d devices in a new pool", n)
+	}
+	if data, err := os.ReadFile(filepath.Join(mount(t, d, "key", layer), "f")); err != nil || string(data) != "content" {
+		t.Errorf("%q, %v", data, err)
 	}
 }
 
@@ -319,12 +336,12 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	work := filepath.Join(root, "devmapper", workDir, "9")
-	for _, name := range []string{"from", "to"} {
+	for _, name := range []string{workFrom, workTo, workChanges} {
 		if err := os.MkdirAll(filepath.Join(work, name), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := snapshot.MountAll(view, filepath.Join(work, "from")); err != nil {
+	if err := snapshot.MountAll(view, filepath.Join(work, workFrom)); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Close(t.Context()); err != nil {

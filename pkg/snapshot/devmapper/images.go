@@ -142,7 +142,7 @@ func (s *Snapshotter) format(ctx context.Context, r record) error {
 		return fmt.Errorf("%s: %w: %s", mkfs, err, strings.TrimSpace(string(out)))
 	}
 	err = s.withWork(r.ID, func(dir string) error {
-		return mounted(mountsOf(info.Path()), filepath.Join(dir, "to"), func(root string) error {
+		return mounted(mountsOf(info.Path()), filepath.Join(dir, workTo), func(root string) error {
 			if err := os.Remove(filepath.Join(root, "lost+found")); err != nil {
 				return err
 			}
@@ -164,8 +164,8 @@ func (s *Snapshotter) fillImage(ctx context.Context, r record) (used snapshot.Us
 		return used, fmt.Errorf("look at the layers: %w", err)
 	}
 	err = s.withWork(r.ID, func(dir string) error {
-		return mounted(view, filepath.Join(dir, "from"), func(from string) error {
-			return mounted(mountsOf(info.Path()), filepath.Join(dir, "to"), func(to string) error {
+		return mounted(view, filepath.Join(dir, workFrom), func(from string) error {
+			return mounted(mountsOf(info.Path()), filepath.Join(dir, workTo), func(to string) error {
 				used, err = copyImage(ctx, from, to)
 				return err
 			})
@@ -189,13 +189,37 @@ func copyImage(ctx context.Context, from, to string) (snapshot.Usage, error) {
 	return fileSystemUsage(to)
 }
 
+// In the directory of a device that is worked on:
+const (
+	workFrom    = "from" // mount points
+	workTo      = "to"
+	workChanges = "changes" // files
+)
+
 // withWork calls use with a directory for what is done with a device, which is empty, and removed afterwards.
 func (s *Snapshotter) withWork(id uint32, use func(dir string) error) error {
 	dir := filepath.Join(s.root, workDir, strconv.FormatUint(uint64(id), 10))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	return errors.Join(use(dir), os.RemoveAll(dir))
+	return errors.Join(use(dir), clearWork(dir))
+}
+
+// clearWork removes such a directory, with what a process that was killed had mounted there. Nothing is removed by way of a mount.
+func clearWork(dir string) error {
+	for _, name := range []string{workFrom, workTo} {
+		path := filepath.Join(dir, name)
+		if err := snapshot.Unmount(path); err != nil {
+			return err
+		}
+		if err := unix.Rmdir(path); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove mount point %s: %w", path, err)
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(dir, workChanges)); err != nil {
+		return err
+	}
+	return os.Remove(dir)
 }
 
 // mounted calls use with a directory that has the mounts on it meanwhile.
@@ -206,28 +230,18 @@ func mounted(mounts []snapshot.Mount, dir string, use func(dir string) error) er
 	if err := snapshot.MountAll(mounts, dir); err != nil {
 		return err
 	}
-	err := use(dir)
-	if uerr := snapshot.Unmount(dir); uerr != nil {
-		return errors.Join(err, uerr)
-	}
-	// Without it, whoever removes what is above would remove what is mounted, should it be that still.
-	return errors.Join(err, unix.Rmdir(dir))
+	return errors.Join(use(dir), snapshot.Unmount(dir))
 }
 
-// clearWork takes away what a process that was killed had mounted.
-func (s *Snapshotter) clearWork() error {
+// clearWorks takes away what a process that was killed had been working on.
+func (s *Snapshotter) clearWorks() error {
 	works, err := filepath.Glob(filepath.Join(s.root, workDir, "*"))
 	if err != nil {
 		return err
 	}
 	for _, dir := range works {
-		for _, name := range []string{"from", "to"} {
-			if err := snapshot.Unmount(filepath.Join(dir, name)); err != nil {
-				return err
-			}
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("clear %s: %w", dir, err)
+		if err := clearWork(dir); err != nil {
+			return fmt.Errorf("clear away unfinished work: %w", err)
 		}
 	}
 	return nil
@@ -251,11 +265,13 @@ func (s *Snapshotter) collect(ctx context.Context) error {
 		return err
 	}
 	from := map[uint32]struct{}{}
+	s.mu.Lock()
 	for _, r := range s.devices {
 		if r.Kind == kindRoot {
 			from[r.From] = struct{}{}
 		}
 	}
+	s.mu.Unlock()
 	return s.abandonIf(func(r record) bool {
 		switch _, used := from[r.ID]; r.Kind {
 		case kindBase:

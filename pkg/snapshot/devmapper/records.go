@@ -185,7 +185,7 @@ func (s *Snapshotter) freeID() uint32 {
 // made says that the device is whole, and makes it known.
 func (s *Snapshotter) made(r record) error {
 	r.Step = stepMade
-	if err := s.write(r, true); err != nil {
+	if err := s.write(r, r.Kind != kindRoot); err != nil { // a container does not outlive a power cut
 		return err
 	}
 	s.mu.Lock()
