@@ -102,7 +102,7 @@ func (s *Snapshotter) measure(r record) (snapshot.Measurement, error) {
 // mountPoint finds where the device is mounted; "" is nowhere.
 func (s *Snapshotter) mountPoint(r record) (string, error) {
 	info, err := dm.Find(s.pool.deviceName(r.ID))
-	if errors.Is(err, dm.ErrNotFound) {
+	if errors.Is(err, dm.ErrNotFound) || errors.Is(err, dm.ErrNone) { // then nothing of it can be mounted
 		return "", nil
 	}
 	if err != nil {

@@ -27,7 +27,8 @@ func (r *Runtime) SignalCommand(ctx context.Context, id string, inside int, sig 
 	if !all {
 		return r.signalInside(ctx, id, inside, sig)
 	}
-	f, told := family{pids: map[int]bool{inside: true}, groups: map[int]bool{}}, map[int]bool{}
+	// It was made the leader of a group, which may be there without it.
+	f, told := family{pids: map[int]bool{inside: true}, groups: map[int]bool{inside: true}}, map[int]bool{}
 	for range maxRounds {
 		guests, err := r.guests(ctx, id)
 		if err != nil {

@@ -40,6 +40,11 @@ func TestFamily(t *testing.T) {
 	if got, want := f.grow([]guest{{1, 0, 1}, {16, 1, 13}, {17, 16, 1}, {2, 1, 1}}), []int{16, 17}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
+	// Of a command that has ended its group is left.
+	f = family{pids: map[int]bool{10: true}, groups: map[int]bool{10: true}}
+	if got, want := f.grow([]guest{{1, 0, 1}, {2, 1, 1}, {12, 1, 10}, {13, 12, 13}}), []int{12, 13}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 	// A command in the group of init has no group.
 	f = family{pids: map[int]bool{10: true}, groups: map[int]bool{}}
 	if got, want := f.grow([]guest{{1, 0, 1}, {2, 1, 1}, {10, 0, 1}, {11, 10, 1}}), []int{10, 11}; !slices.Equal(got, want) {
