@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -82,6 +83,8 @@ type Set struct {
 
 	mu     sync.Mutex
 	states map[string]state
+	// askedAgain is when the default handler was, by Ready.
+	askedAgain time.Time
 }
 
 // state is what was found out about a handler last.
@@ -163,8 +166,13 @@ func (s *Set) Find(ctx context.Context, name string) (Usable, error) {
 	s.mu.Unlock()
 	if !asked || st.err != nil {
 		st = s.probe(ctx, h)
+		return st.usable, st.err
 	}
-	return st.usable, st.err
+	// A program stays what it is; a thin pool may be full by now, or gone.
+	if err := s.storage(ctx, h.Snapshotter); err != nil {
+		return st.usable, fmt.Errorf("%w %q: %w", ErrUnusable, name, err)
+	}
+	return st.usable, nil
 }
 
 // Check refuses the name of a handler that is not configured: ErrUnknown. "" is the default one.
@@ -193,9 +201,22 @@ func (s *Set) List() []Usable {
 	return out
 }
 
-// Ready tells why the default handler cannot be used, as was found out last; nil if it can.
+// askAgain is how long the answer of a default handler that cannot be used is kept: who waits for it to be ready asks for no pods.
+const askAgain = 5 * time.Second
+
+// Ready tells why the default handler cannot be used, as was found out last; nil if it can. One that cannot is asked again in the
+// background.
 func (s *Set) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.states[s.standard].err
+	err := s.states[s.standard].err
+	if err != nil && time.Since(s.askedAgain) > askAgain {
+		s.askedAgain = time.Now()
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 3*askLimit)
+			defer cancel()
+			s.probe(ctx, s.handlers[s.standard])
+		}()
+	}
+	return err
 }

@@ -7,7 +7,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -86,6 +88,34 @@ func TestSnapshotter(t *testing.T) {
 	full = nil
 	if h, err := s.Find(t.Context(), "a"); err != nil || h.Snapshotter != "thin" {
 		t.Errorf("once it is larger: %+v, %v", h, err)
+	}
+	full = errors.New("it is full again")
+	if _, err := s.Find(t.Context(), "a"); !errors.Is(err, ErrUnusable) || !errors.Is(err, full) {
+		t.Errorf("once it is full again: %v", err)
+	}
+}
+
+// TestReadyAgain: a node whose default handler works again is ready without a pod.
+func TestReadyAgain(t *testing.T) {
+	var works atomic.Bool
+	s, err := New("", Features{}, func(context.Context, string) error {
+		if works.Load() {
+			return nil
+		}
+		return errors.New("no pool")
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Probe(t.Context())
+	if err := s.Ready(); !errors.Is(err, ErrUnusable) {
+		t.Errorf("without a pool: %v", err)
+	}
+	works.Store(true)
+	for deadline := time.Now().Add(3 * askAgain); s.Ready() != nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is never ready")
+		}
 	}
 }
 
