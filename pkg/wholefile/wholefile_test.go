@@ -9,22 +9,24 @@ import (
 )
 
 func TestWriteReplaces(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "file")
-	for _, want := range []string{"a long first content", "short"} {
-		if err := Write(path, []byte(want)); err != nil {
-			t.Fatal(err)
+	for name, write := range map[string]func(string, []byte) error{"Write": Write, "WriteSynced": WriteSynced} {
+		path := filepath.Join(t.TempDir(), "file")
+		for _, want := range []string{"a long first content", "short"} {
+			if err := write(path, []byte(want)); err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(path)
+			if err != nil || string(got) != want {
+				t.Errorf("%s: the file has %q, %v, want %q", name, got, err, want)
+			}
 		}
-		got, err := os.ReadFile(path)
-		if err != nil || string(got) != want {
-			t.Errorf("the file has %q, %v, want %q", got, err, want)
+		info, err := os.Stat(path)
+		if err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: the file has mode %v, %v, want 0600", name, info.Mode(), err)
 		}
-	}
-	info, err := os.Stat(path)
-	if err != nil || info.Mode() != 0o600 {
-		t.Errorf("the file has mode %v, %v, want 0600", info.Mode(), err)
-	}
-	if _, err := os.Lstat(path + ".new"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a file beside it is left: %v", err)
+		if _, err := os.Lstat(path + ".new"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: a file beside it is left: %v", name, err)
+		}
 	}
 }
 

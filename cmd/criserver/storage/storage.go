@@ -2,6 +2,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,10 +53,7 @@ func Open(ctx context.Context, c *config.Config) (*Storage, error) {
 
 // Prepare makes a writable snapshot by a driver, "" being the configured one; otherwise as snapshot.Snapshotter.
 func (s *Storage) Prepare(ctx context.Context, driver, key string, layers []digest.Digest) ([]snapshot.Mount, error) {
-	if driver == "" {
-		driver = s.standard
-	}
-	switch {
+	switch driver = cmp.Or(driver, s.standard); {
 	case driver == config.Overlay:
 		return s.layers.Prepare(ctx, key, layers)
 	case driver == config.Devmapper && s.thin != nil:
@@ -66,7 +64,7 @@ func (s *Storage) Prepare(ctx context.Context, driver, key string, layers []dige
 
 // Ready tells why a driver, "" being the configured one, cannot make snapshots; nil if it can.
 func (s *Storage) Ready(ctx context.Context, driver string) error {
-	if driver == config.Devmapper || driver == "" && s.standard == config.Devmapper {
+	if cmp.Or(driver, s.standard) == config.Devmapper {
 		if err := s.thin.Ready(ctx); err != nil {
 			return fmt.Errorf("snapshotter %s: %w", config.Devmapper, err)
 		}

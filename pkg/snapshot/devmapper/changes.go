@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"criserver/pkg/snapshot"
@@ -22,16 +21,30 @@ func (s *Snapshotter) Changes(ctx context.Context, key string, use func(dir stri
 	if !ok {
 		return s.Lower.Changes(ctx, key, use)
 	}
+	return s.workOn(ctx, "changes of", key, func() error { return s.changes(ctx, r, use) })
+}
+
+// Fill implements snapshot.Filler.
+func (s *Snapshotter) Fill(ctx context.Context, key string, unpack func(dir string) (implied []string, err error)) error {
+	r, ok := s.find(key)
+	if !ok {
+		return s.Lower.Fill(ctx, key, unpack)
+	}
+	return s.workOn(ctx, "fill", key, func() error { return s.fill(ctx, r, unpack) })
+}
+
+// workOn does what takes its time with the file system of a snapshot, while nobody else has the key.
+func (s *Snapshotter) workOn(ctx context.Context, what, key string, work func() error) error {
 	release, err := s.claims.Acquire(ctx, "snapshot/"+key)
 	if err != nil {
-		return fmt.Errorf("changes of snapshot: %w", err)
+		return fmt.Errorf("%s snapshot: %w", what, err)
 	}
 	_, err = waiting.For(ctx, func() (struct{}, error) {
 		defer release()
-		return struct{}{}, s.changes(ctx, r, use)
+		return struct{}{}, work()
 	})
 	if err != nil {
-		return fmt.Errorf("changes of snapshot %s: %w", key, err)
+		return fmt.Errorf("%s snapshot %s: %w", what, key, err)
 	}
 	return nil
 }
@@ -78,14 +91,11 @@ func (s *Snapshotter) mountsAgain(r record) ([]snapshot.Mount, error) {
 		return nil, err
 	}
 	mounts := mountsOf(info.Path())
-	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		is := uint32(m.Major) == info.Major && uint32(m.Minor) == info.Minor
-		return !is, is
-	})
-	if err != nil || len(found) == 0 {
+	there, err := mountOf(info)
+	if err != nil || there == nil {
 		return mounts, err
 	}
-	if _, label, ok := strings.Cut(found[0].VFSOptions, "context="); ok {
+	if _, label, ok := strings.Cut(there.VFSOptions, "context="); ok {
 		if quoted, ok := strings.CutPrefix(label, `"`); ok {
 			label, _, _ = strings.Cut(quoted, `"`)
 		} else {
@@ -94,26 +104,6 @@ func (s *Snapshotter) mountsAgain(r record) ([]snapshot.Mount, error) {
 		mounts = snapshot.Labelled(mounts, label, "")
 	}
 	return mounts, nil
-}
-
-// Fill implements snapshot.Filler.
-func (s *Snapshotter) Fill(ctx context.Context, key string, unpack func(dir string) (implied []string, err error)) error {
-	r, ok := s.find(key)
-	if !ok {
-		return s.Lower.Fill(ctx, key, unpack)
-	}
-	release, err := s.claims.Acquire(ctx, "snapshot/"+key)
-	if err != nil {
-		return fmt.Errorf("fill snapshot: %w", err)
-	}
-	_, err = waiting.For(ctx, func() (struct{}, error) {
-		defer release()
-		return struct{}{}, s.fill(ctx, r, unpack)
-	})
-	if err != nil {
-		return fmt.Errorf("fill snapshot %s: %w", key, err)
-	}
-	return nil
 }
 
 func (s *Snapshotter) fill(ctx context.Context, r record, unpack func(dir string) (implied []string, err error)) error {

@@ -72,15 +72,6 @@ func thinPool(t *testing.T, size int64) string {
 	return name
 }
 
-func run(t *testing.T, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
 func TestConformance(t *testing.T) {
 	snapshottest.Run(t, "devmapper", func(t *testing.T) snapshot.Snapshotter {
 		return open(t, snapshottest.Root(t), Options{Pool: thinPool(t, 2<<30), Size: deviceSize})
@@ -157,7 +148,7 @@ func TestDevicesGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, func() string {
-		active := run(t, "dmsetup", "ls")
+		active := pooltest.Run(t, "dmsetup", "ls")
 		if n := d.count(); n != 1 || strings.Contains(active, pool+"-") {
 			return fmt.Sprintf("%d devices are left, want the empty one; active are %s", n, active)
 		}
@@ -295,7 +286,7 @@ func TestOtherPool(t *testing.T) {
 func TestLostDevices(t *testing.T) {
 	pool, root := thinPool(t, 1<<30), t.TempDir()
 	for id := range 3 {
-		run(t, "dmsetup", "message", pool, "0", fmt.Sprintf("create_thin %d", id+2))
+		pooltest.Run(t, "dmsetup", "message", pool, "0", fmt.Sprintf("create_thin %d", id+2))
 	}
 	d := open(t, root, Options{Pool: pool, Size: deviceSize})
 	closeAtEnd(t, d)
@@ -305,14 +296,14 @@ func TestLostDevices(t *testing.T) {
 		if id >= 2 && id <= 4 {
 			t.Errorf("the %s is the foreign device %d", kind, id)
 		}
-		run(t, "dmsetup", "message", pool, "0", fmt.Sprintf("delete %d", id))
+		pooltest.Run(t, "dmsetup", "message", pool, "0", fmt.Sprintf("delete %d", id))
 	}
 	dir := mount(t, d, "b", layer)
 	if data, err := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(data) != "content" {
 		t.Errorf("the image that was made anew has %q, %v", data, err)
 	}
 	for id := range 3 {
-		run(t, "dmsetup", "message", pool, "0", fmt.Sprintf("delete %d", id+2)) // fails if it is gone
+		pooltest.Run(t, "dmsetup", "message", pool, "0", fmt.Sprintf("delete %d", id+2)) // fails if it is gone
 	}
 }
 
@@ -372,7 +363,7 @@ func TestChangesAndFill(t *testing.T) {
 	}
 	var found string
 	err := d.Changes(t.Context(), "a", func(dir string) error {
-		found = run(t, "find", dir, "-mindepth", "1", "-printf", "%P:%y:%m ")
+		found = pooltest.Run(t, "find", dir, "-mindepth", "1", "-printf", "%P:%y:%m ")
 		if _, err := d.Prepare(t.Context(), "b", layers); err != nil {
 			return err
 		}
@@ -396,7 +387,7 @@ func TestChangesAndFill(t *testing.T) {
 	}
 	defer func() { _ = snapshot.Unmount(other) }()
 	list := func(dir string) string {
-		return run(t, "sh", "-c", `cd "$1"; find . -printf '%P %y %m %s\n' | sort`, "sh", dir)
+		return pooltest.Run(t, "sh", "-c", `cd "$1"; find . -printf '%P %y %m %s\n' | sort`, "sh", dir)
 	}
 	if got, want := list(other), list(dir); got != want {
 		t.Errorf("filled, the other has\n%s\nwant\n%s", got, want)

@@ -53,23 +53,11 @@ func (s *Snapshotter) image(ctx context.Context, layers []digest.Digest) (record
 	if err := s.checkRoom(ctx, layers); err != nil {
 		return record{}, err
 	}
-	r = record{Kind: kindImage, Image: name, Layers: layers, Size: s.options.Size}
-	for again := false; ; again = true {
-		base, err := s.baseDevice(ctx)
-		if err != nil {
-			return record{}, fmt.Errorf("make an empty file system: %w", err)
-		}
-		made, err := s.allocate(r, base.ID)
-		if err == nil {
-			r = made
-			break
-		}
-		if !errors.Is(err, unix.ENODATA) || again {
-			return record{}, err
-		}
-		if err := s.abandon(base); err != nil { // the pool has lost it
-			return record{}, err
-		}
+	r, err = s.allocateFrom(func() (record, error) { return s.baseDevice(ctx) }, func(record) record {
+		return record{Kind: kindImage, Image: name, Layers: layers, Size: s.options.Size}
+	})
+	if err != nil {
+		return record{}, err
 	}
 	logrus.WithFields(logrus.Fields{"image": name, "device": r.ID, "layers": len(layers)}).Info("an image is copied to a thin device")
 	if r.Used, err = s.fillImage(ctx, r); err == nil {
@@ -107,7 +95,7 @@ func (s *Snapshotter) checkRoom(ctx context.Context, layers []digest.Digest) err
 func (s *Snapshotter) baseDevice(ctx context.Context) (record, error) {
 	release, err := s.claims.Acquire(ctx, "base")
 	if err != nil {
-		return record{}, err
+		return record{}, fmt.Errorf("make an empty file system: %w", err)
 	}
 	defer release()
 	s.mu.Lock()
@@ -117,13 +105,13 @@ func (s *Snapshotter) baseDevice(ctx context.Context) (record, error) {
 		return r, nil
 	}
 	if r, err = s.allocate(record{Kind: kindBase, Size: s.options.Size}, 0); err != nil {
-		return record{}, err
+		return record{}, fmt.Errorf("make an empty file system: %w", err)
 	}
 	if err = s.format(ctx, r); err == nil {
 		err = s.made(r)
 	}
 	if err != nil {
-		return record{}, errors.Join(err, s.abandon(r))
+		return record{}, errors.Join(fmt.Errorf("make an empty file system: %w", err), s.abandon(r))
 	}
 	return r, nil
 }

@@ -4,9 +4,9 @@ import (
 	"context"
 	"time"
 
-	"criserver/pkg/waiting"
-
 	"github.com/sirupsen/logrus"
+
+	"criserver/pkg/waiting"
 )
 
 // reaper removes thin devices in the background. One that is still in use, or whose pool is missing, is tried again.

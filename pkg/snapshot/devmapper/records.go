@@ -16,6 +16,7 @@ import (
 
 	"criserver/pkg/snapshot"
 	"criserver/pkg/snapshot/syncfs"
+	"criserver/pkg/wholefile"
 )
 
 // A thin device is for one of these.
@@ -59,19 +60,11 @@ func (s *Snapshotter) write(r record, durable bool) error {
 	if err != nil {
 		return fmt.Errorf("encode record: %w", err)
 	}
-	path := s.recordPath(r.ID)
-	f, err := os.OpenFile(path+newSuffix, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("write record: %w", err)
+	path, write := s.recordPath(r.ID), wholefile.Write
+	if durable {
+		write = wholefile.WriteSynced
 	}
-	_, err = f.Write(data)
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(path+newSuffix, path)
-	}
-	if err == nil && durable {
+	if err = write(path, data); err == nil && durable {
 		err = syncfs.Names(filepath.Dir(path))
 	}
 	if err != nil {
@@ -79,8 +72,6 @@ func (s *Snapshotter) write(r record, durable bool) error {
 	}
 	return nil
 }
-
-const newSuffix = ".new"
 
 // load reads the records. What was being made is removed.
 func (s *Snapshotter) load() error {
@@ -90,7 +81,7 @@ func (s *Snapshotter) load() error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(s.root, devicesDir, e.Name())
-		if strings.HasSuffix(e.Name(), newSuffix) {
+		if strings.HasSuffix(e.Name(), wholefile.Suffix) {
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("remove record: %w", err)
 			}
@@ -162,6 +153,24 @@ func (s *Snapshotter) allocate(r record, origin uint32) (record, error) {
 		// It is not ours: neither is it removed.
 		logrus.WithFields(logrus.Fields{"pool": s.pool.name, "id": r.ID}).Warn("the thin pool has a device that criserver did not make; it is left alone")
 		if err := s.forget(r.ID, true); err != nil {
+			return record{}, err
+		}
+	}
+}
+
+// allocateFrom is allocate for a device that begins as another one, which origin makes anew if the pool has lost it. fill puts into the
+// record what it takes from that.
+func (s *Snapshotter) allocateFrom(origin func() (record, error), fill func(from record) record) (record, error) {
+	for again := false; ; again = true {
+		from, err := origin()
+		if err != nil {
+			return record{}, err
+		}
+		made, err := s.allocate(fill(from), from.ID)
+		if !errors.Is(err, unix.ENODATA) || again {
+			return made, err
+		}
+		if err := s.abandon(from); err != nil {
 			return record{}, err
 		}
 	}

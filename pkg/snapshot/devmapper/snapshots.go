@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"criserver/pkg/snapshot"
 	"criserver/pkg/waiting"
@@ -54,7 +53,9 @@ func (s *Snapshotter) Prepare(ctx context.Context, key string, layers []digest.D
 }
 
 func (s *Snapshotter) prepare(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error) {
-	r, err := s.copyOf(ctx, layers, record{Kind: kindRoot, Key: key})
+	r, err := s.allocateFrom(func() (record, error) { return s.image(ctx, layers) }, func(image record) record {
+		return record{Kind: kindRoot, Key: key, Image: image.Image, Layers: layers, Size: image.Size, From: image.ID, Used: image.Used}
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -66,24 +67,6 @@ func (s *Snapshotter) prepare(ctx context.Context, key string, layers []digest.D
 		return nil, errors.Join(err, s.abandon(r))
 	}
 	return mountsOf(info.Path()), nil
-}
-
-// copyOf makes a thin device that begins as the image of the layers does.
-func (s *Snapshotter) copyOf(ctx context.Context, layers []digest.Digest, r record) (record, error) {
-	for again := false; ; again = true {
-		image, err := s.image(ctx, layers)
-		if err != nil {
-			return record{}, err
-		}
-		r.Image, r.Layers, r.Size, r.From, r.Used = image.Image, layers, image.Size, image.ID, image.Used
-		made, err := s.allocate(r, image.ID)
-		if !errors.Is(err, unix.ENODATA) || again {
-			return made, err
-		}
-		if err := s.abandon(image); err != nil { // the pool has lost it
-			return record{}, err
-		}
-	}
 }
 
 // mountsOf describes the file system of a device. What mkfs left for later is never done: it would be written once for each container.

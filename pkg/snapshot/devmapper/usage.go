@@ -115,15 +115,24 @@ func (s *Snapshotter) mountPoint(r record) (string, error) {
 	if path != "" && unix.Lstat(path, &st) == nil && st.Dev == unix.Mkdev(info.Major, info.Minor) {
 		return path, nil
 	}
-	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		is := uint32(m.Major) == info.Major && uint32(m.Minor) == info.Minor
-		return !is, is
-	})
-	if err != nil || len(found) == 0 {
+	there, err := mountOf(info)
+	if err != nil || there == nil {
 		return "", err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mounted[r.ID] = found[0].Mountpoint
-	return found[0].Mountpoint, nil
+	s.mounted[r.ID] = there.Mountpoint
+	return there.Mountpoint, nil
+}
+
+// mountOf finds a mount of a device; nil if there is none.
+func mountOf(d dm.Info) (*mountinfo.Info, error) {
+	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		is := uint32(m.Major) == d.Major && uint32(m.Minor) == d.Minor
+		return !is, is
+	})
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	return found[0], nil
 }

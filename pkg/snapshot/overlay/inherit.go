@@ -136,7 +136,7 @@ func (t tree) find(name string) (path string, ends bool, err error) {
 		case !info.IsDir():
 			return "", true, nil
 		}
-		opaque, err := isOpaque(path)
+		opaque, err := treecopy.IsOpaque(path)
 		if err != nil {
 			return "", false, err
 		}

@@ -15,6 +15,7 @@ import (
 
 	"criserver/pkg/snapshot"
 	"criserver/pkg/snapshot/syncfs"
+	"criserver/pkg/snapshot/treecopy"
 )
 
 // layer is a committed layer.
@@ -146,7 +147,7 @@ func (st *stage) Commit(ctx context.Context, usage snapshot.Usage) error {
 		return fmt.Errorf("commit layer %s: stage has ended: %w", st.diffID, snapshot.ErrInvalid)
 	}
 	var err error
-	if record.Opaque, err = isOpaque(st.Dir()); err != nil {
+	if record.Opaque, err = treecopy.IsOpaque(st.Dir()); err != nil {
 		return fmt.Errorf("commit layer %s: %w", st.diffID, err)
 	}
 	_, err = os.Lstat(st.Meta())
@@ -284,16 +285,4 @@ func (s *Snapshotter) ListLayers(context.Context) ([]digest.Digest, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.layers)), nil
-}
-
-func isOpaque(dir string) (bool, error) {
-	var value [1]byte
-	n, err := unix.Lgetxattr(dir, "trusted.overlay.opaque", value[:])
-	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ERANGE) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("read opaque mark of %s: %w", dir, err)
-	}
-	return n == 1 && value[0] == 'y', nil
 }

@@ -1,7 +1,6 @@
 package treecopy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -62,13 +61,13 @@ func (c differ) name(before, after, to string) (changed bool, err error) {
 	if err := lstat(after, &is); err != nil {
 		return false, err
 	}
-	err = unix.Lstat(before, &was)
+	err = lstat(before, &was)
 	isDir := is.Mode&unix.S_IFMT == unix.S_IFDIR
 	switch {
 	case errors.Is(err, unix.ENOENT) || err == nil && isDir && was.Mode&unix.S_IFMT != unix.S_IFDIR:
 		return true, c.entry(after, to)
 	case err != nil:
-		return false, &os.PathError{Op: "lstat", Path: before, Err: err}
+		return false, err
 	case !isDir && same(&was, &is):
 		return false, nil
 	case !isDir:
@@ -105,13 +104,6 @@ func (c differ) gone(before, after, to string) (changed bool, err error) {
 
 func same(a, b *unix.Stat_t) bool { return a.Ino == b.Ino && a.Ctim == b.Ctim && a.Mode == b.Mode }
 
-func lstat(path string, st *unix.Stat_t) error {
-	if err := unix.Lstat(path, st); err != nil {
-		return &os.PathError{Op: "lstat", Path: path, Err: err}
-	}
-	return nil
-}
-
 // Apply makes the changes that are in a directory, in overlayfs's form, to the tree to. A directory that is implied, by its path
 // relative to changes, keeps the attributes that it has in the tree. No symbolic link is followed.
 func Apply(ctx context.Context, changes, to string, implied map[string]bool) error {
@@ -131,8 +123,12 @@ func (a applier) dir(from, to string, before bool) error {
 	if err := lstat(from, &st); err != nil {
 		return err
 	}
-	if before && isOpaque(from) {
-		if err := removeBelow(to); err != nil {
+	if before {
+		hides, err := IsOpaque(from)
+		if err == nil && hides {
+			err = removeBelow(to)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -160,9 +156,9 @@ func (a applier) name(from, to string) error {
 	if err := lstat(from, &st); err != nil {
 		return err
 	}
-	err := unix.Lstat(to, &old)
+	err := lstat(to, &old)
 	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return &os.PathError{Op: "lstat", Path: to, Err: err}
+		return err
 	}
 	there := err == nil
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
@@ -183,9 +179,17 @@ func (a applier) name(from, to string) error {
 	return a.dir(from, to, false)
 }
 
-func isOpaque(dir string) bool {
-	value, err := xattr(func(buf []byte) (int, error) { return unix.Lgetxattr(dir, opaque, buf) })
-	return err == nil && bytes.Equal(value, []byte("y"))
+// IsOpaque tells whether a directory in overlayfs's form hides what is below it.
+func IsOpaque(dir string) (bool, error) {
+	var value [1]byte
+	n, err := unix.Lgetxattr(dir, opaque, value[:])
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ERANGE) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read opaque mark of %s: %w", dir, err)
+	}
+	return n == 1 && value[0] == 'y', nil
 }
 
 func removeBelow(dir string) error {

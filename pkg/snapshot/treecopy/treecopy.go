@@ -22,10 +22,17 @@ import (
 func Tree(ctx context.Context, from, to string) error {
 	c := copier{ctx: ctx, links: map[inode]string{}}
 	var st unix.Stat_t
-	if err := unix.Lstat(from, &st); err != nil {
-		return &os.PathError{Op: "lstat", Path: from, Err: err}
+	if err := lstat(from, &st); err != nil {
+		return err
 	}
 	return c.dir(from, to, &st)
+}
+
+func lstat(path string, st *unix.Stat_t) error {
+	if err := unix.Lstat(path, st); err != nil {
+		return &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	return nil
 }
 
 type inode struct{ dev, ino uint64 }
@@ -55,8 +62,8 @@ func (c copier) dir(from, to string, st *unix.Stat_t) error {
 
 func (c copier) entry(from, to string) error {
 	var st unix.Stat_t
-	if err := unix.Lstat(from, &st); err != nil {
-		return &os.PathError{Op: "lstat", Path: from, Err: err}
+	if err := lstat(from, &st); err != nil {
+		return err
 	}
 	kind := st.Mode & unix.S_IFMT
 	if kind == unix.S_IFCHR && st.Rdev == 0 { // a whiteout

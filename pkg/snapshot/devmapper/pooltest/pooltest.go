@@ -28,13 +28,13 @@ func Make(t testing.TB, size int64) (name string) {
 	metadata, data := loop(t, 16<<20), loop(t, size)
 	name = fmt.Sprintf("criservertest-%d-%d", os.Getpid(), time.Now().UnixNano())
 	const sector, block = 512, 128
-	run(t, "dmsetup", "create", name, "--noudevsync", "--table",
+	Run(t, "dmsetup", "create", name, "--noudevsync", "--table",
 		fmt.Sprintf("0 %d thin-pool %s %s %d 0 1 skip_block_zeroing", size/sector, metadata, data, block))
 	t.Cleanup(func() {
 		for _, device := range Active(t, name) {
-			run(t, "dmsetup", "remove", "--noudevsync", "--retry", device)
+			Run(t, "dmsetup", "remove", "--noudevsync", "--retry", device)
 		}
-		run(t, "dmsetup", "remove", "--noudevsync", "--retry", name)
+		Run(t, "dmsetup", "remove", "--noudevsync", "--retry", name)
 	})
 	return name
 }
@@ -42,7 +42,7 @@ func Make(t testing.TB, size int64) (name string) {
 // Active are the names of the block devices that the thin devices of a pool have.
 func Active(t testing.TB, pool string) (names []string) {
 	t.Helper()
-	for line := range strings.Lines(run(t, "dmsetup", "ls")) {
+	for line := range strings.Lines(Run(t, "dmsetup", "ls")) {
 		if name, _, _ := strings.Cut(line, "\t"); strings.HasPrefix(name, pool+"-") {
 			names = append(names, name)
 		}
@@ -57,12 +57,13 @@ func loop(t testing.TB, size int64) (device string) {
 	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, size)); err != nil {
 		t.Fatal(err)
 	}
-	device = run(t, "losetup", "-f", "--show", file)
-	t.Cleanup(func() { run(t, "losetup", "-d", device) })
+	device = Run(t, "losetup", "-f", "--show", file)
+	t.Cleanup(func() { Run(t, "losetup", "-d", device) })
 	return device
 }
 
-func run(t testing.TB, name string, args ...string) string {
+// Run runs a program to its end, and returns what it prints.
+func Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
