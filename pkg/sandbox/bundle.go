@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"slices"
 
+	"criserver/pkg/flight"
 	"criserver/pkg/sandbox/compose"
 	"criserver/pkg/sandbox/confine"
-	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/ns"

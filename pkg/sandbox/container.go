@@ -9,10 +9,10 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"criserver/pkg/flight"
 	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/cgroup/driver"
-	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/monitor"
 	"criserver/pkg/sandbox/plugin"

@@ -9,9 +9,9 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"criserver/pkg/cni"
+	"criserver/pkg/flight"
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/cgroup/driver"
-	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/plugin"

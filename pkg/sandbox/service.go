@@ -25,12 +25,12 @@ import (
 	"time"
 
 	"criserver/pkg/cni"
+	"criserver/pkg/flight"
 	"criserver/pkg/record"
 	"criserver/pkg/sandbox/bundle"
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/cgroup/driver"
 	"criserver/pkg/sandbox/checkpoint"
-	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/ledger"
@@ -94,8 +94,8 @@ type Service struct {
 	// hostPaths finds what containers mount.
 	hostPaths hostpath.Resolver
 
-	podFlights       flight.Group[ledger.PodKey]
-	containerFlights flight.Group[ledger.ContainerKey]
+	podFlights       flight.Group[ledger.PodKey, string]
+	containerFlights flight.Group[ledger.ContainerKey, string]
 
 	background sync.WaitGroup
 	stop       context.CancelFunc

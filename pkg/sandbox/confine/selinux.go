@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"criserver/pkg/sandbox/flight"
+	"criserver/pkg/flight"
 	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/spec"
 )

@@ -12,8 +12,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"criserver/pkg/flight"
 	"criserver/pkg/sandbox/cgroup/kill"
-	"criserver/pkg/sandbox/flight"
 	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/ledger"

@@ -11,7 +11,7 @@ import (
 )
 
 func TestCallersJoin(t *testing.T) {
-	var g Group[string]
+	var g Group[string, string]
 	var runs atomic.Int32
 	enter, leave := make(chan struct{}), make(chan struct{})
 	fn := func(context.Context) (string, error) {
@@ -53,7 +53,7 @@ func TestCallersJoin(t *testing.T) {
 }
 
 func TestLimit(t *testing.T) {
-	var g Group[int]
+	var g Group[int, string]
 	_, err := g.Do(t.Context(), 1, 10*time.Millisecond, func(ctx context.Context) (string, error) {
 		<-ctx.Done()
 		return "", ctx.Err()
@@ -64,7 +64,7 @@ func TestLimit(t *testing.T) {
 }
 
 func TestStageIsTold(t *testing.T) {
-	var g Group[int]
+	var g Group[int, string]
 	staged, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		<-staged
@@ -86,7 +86,7 @@ func TestStageIsTold(t *testing.T) {
 }
 
 func TestCallsEnd(t *testing.T) {
-	var g Group[int]
+	var g Group[int, string]
 	cause := errors.New("why")
 	wait := func(ctx context.Context) (string, error) {
 		<-ctx.Done()
@@ -122,7 +122,7 @@ func TestCallsEnd(t *testing.T) {
 	g.Wait()
 }
 
-func keys(g *Group[int]) (out []int) {
+func keys(g *Group[int, string]) (out []int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for k := range g.calls {
