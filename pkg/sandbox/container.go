@@ -258,5 +258,5 @@ func (s *Service) cleanContainer(ctx context.Context, id string) error {
 	if err := s.monitor.Delete(ctx, id, s.bundles.Dir(id)); err != nil {
 		return fmt.Errorf("delete from crimonitor: %w", err)
 	}
-	return s.bundles.Unmount(id)
+	return s.bundles.Unmount(ctx, id)
 }

@@ -16,10 +16,12 @@ import (
 	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/claim"
 	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/specfile"
 	"criserver/pkg/snapshot"
+	"criserver/pkg/waiting"
 )
 
 // Snapshots gives containers their file systems; see snapshot.Snapshotter and snapshot.Volumes.
@@ -39,6 +41,8 @@ type Store struct {
 	Snapshots Snapshots
 	// IgnoreDeclared makes no volumes that images declare.
 	IgnoreDeclared bool
+
+	mounting claim.Claims // by the IDs of containers
 }
 
 // Dir is a container's bundle, RootFS where its root file system is mounted.
@@ -78,14 +82,33 @@ func (s *Store) Make(ctx context.Context, id string, v Viewer, layers []digest.D
 	if err := os.Mkdir(s.RootFS(id), 0o711); err != nil {
 		return fmt.Errorf("make bundle: %w", err)
 	}
-	if err := s.mount(id, v, mounts, s.RootFS(id)); err != nil {
+	if err := s.mount(ctx, id, v, mounts, s.RootFS(id)); err != nil {
 		return fmt.Errorf("mount root file system: %w", err)
 	}
 	return nil
 }
 
 // mount mounts a snapshot of the container's.
-func (s *Store) mount(id string, v Viewer, mounts []snapshot.Mount, target string) error {
+func (s *Store) mount(ctx context.Context, id string, v Viewer, mounts []snapshot.Mount, target string) error {
+	return s.whileMounting(ctx, id, func() error { return s.mountFor(id, v, mounts, target) })
+}
+
+// whileMounting does what the kernel may take as long for as a device does not answer. Then that goes on beyond the end of ctx, and
+// nothing else is mounted or unmounted for the container before it has ended.
+func (s *Store) whileMounting(ctx context.Context, id string, call func() error) error {
+	release, err := s.mounting.Acquire(ctx, id)
+	if err != nil {
+		return fmt.Errorf("the kernel has not ended an earlier mount or unmount: %w", err)
+	}
+	_, err = waiting.For(ctx, func() (struct{}, error) {
+		defer release()
+		return struct{}{}, call()
+	})
+	return err
+}
+
+// mountFor mounts as a container sees it.
+func (s *Store) mountFor(id string, v Viewer, mounts []snapshot.Mount, target string) error {
 	mount := snapshot.MountAll
 	if users := v.Pod.Users; users != nil {
 		uid, gid := users.Root()
@@ -120,8 +143,12 @@ func (s *Store) Mounted(id string) bool {
 }
 
 // Unmount removes the mounts.
-func (s *Store) Unmount(id string) error {
-	return errors.Join(s.unmountVolumes(id), unmount(s.RootFS(id)))
+func (s *Store) Unmount(ctx context.Context, id string) error {
+	err := s.whileMounting(ctx, id, func() error { return errors.Join(s.unmountVolumes(id), unmount(s.RootFS(id))) })
+	if err != nil {
+		return fmt.Errorf("unmount container %s: %w", id, err)
+	}
+	return nil
 }
 
 // Remove removes the bundle, which is unmounted, and its snapshots.

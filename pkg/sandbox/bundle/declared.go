@@ -91,7 +91,7 @@ func (s *Store) copyContent(ctx context.Context, id string, viewer Viewer, img w
 	if from == root {
 		return nil
 	}
-	return errors.Join(unmount(from), s.Snapshots.Remove(ctx, volumeKey(id, imageView)))
+	return errors.Join(s.whileMounting(ctx, id, func() error { return unmount(from) }), s.Snapshots.Remove(ctx, volumeKey(id, imageView)))
 }
 
 // viewImage mounts the image as it is on disk.
@@ -104,7 +104,7 @@ func (s *Store) viewImage(ctx context.Context, id string, img want.Image) (strin
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		return "", err
 	}
-	return target, snapshot.MountAll(mounts, target)
+	return target, s.whileMounting(ctx, id, func() error { return snapshot.MountAll(mounts, target) })
 }
 
 // labelVolumes gives the volumes the SELinux label of all that the container sees.

@@ -58,7 +58,7 @@ func (s *Store) mountVolume(ctx context.Context, id string, viewer Viewer, n int
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make mount point: %w", err)
 	}
-	if err := s.mount(id, viewer, mounts, dir); err != nil {
+	if err := s.mount(ctx, id, viewer, mounts, dir); err != nil {
 		return "", err
 	}
 	if v.SubPath == "" {

@@ -17,47 +17,53 @@ import (
 
 // Changes implements snapshot.Changer: the file system is compared with what it began as, and what differs is copied beside the layers.
 func (s *Snapshotter) Changes(ctx context.Context, key string, use func(dir string) error) error {
-	r, ok := s.find(key)
-	if !ok {
-		return s.Lower.Changes(ctx, key, use)
+	ours, err := s.workOn(ctx, "changes of", key, func(r record) error { return s.changes(ctx, r, use) })
+	if ours || err != nil {
+		return err
 	}
-	return s.workOn(ctx, "changes of", key, func() error { return s.changes(ctx, r, use) })
+	return s.Lower.Changes(ctx, key, use)
 }
 
 // Fill implements snapshot.Filler.
 func (s *Snapshotter) Fill(ctx context.Context, key string, unpack func(dir string) (implied []string, err error)) error {
-	r, ok := s.find(key)
-	if !ok {
-		return s.Lower.Fill(ctx, key, unpack)
+	ours, err := s.workOn(ctx, "fill", key, func(r record) error { return s.fill(ctx, r, unpack) })
+	if ours || err != nil {
+		return err
 	}
-	return s.workOn(ctx, "fill", key, func() error { return s.fill(ctx, r, unpack) })
+	return s.Lower.Fill(ctx, key, unpack)
 }
 
-// workOn does what takes its time with the file system of a snapshot, while nobody else has the key.
-func (s *Snapshotter) workOn(ctx context.Context, what, key string, work func() error) error {
+// workOn does what takes its time with the file system of a snapshot, while nobody else has the key; false if it is none of this
+// driver's.
+func (s *Snapshotter) workOn(ctx context.Context, what, key string, work func(record) error) (bool, error) {
 	release, err := s.claims.Acquire(ctx, "snapshot/"+key)
 	if err != nil {
-		return fmt.Errorf("%s snapshot: %w", what, err)
+		return false, fmt.Errorf("%s snapshot: %w", what, err)
+	}
+	r, ok := s.find(key)
+	if !ok {
+		release()
+		return false, nil
 	}
 	_, err = waiting.For(ctx, func() (struct{}, error) {
 		defer release()
-		return struct{}{}, work()
+		return struct{}{}, work(r)
 	})
 	if err != nil {
-		return fmt.Errorf("%s snapshot %s: %w", what, key, err)
+		return true, fmt.Errorf("%s snapshot %s: %w", what, key, err)
 	}
-	return nil
+	return true, nil
 }
 
 func (s *Snapshotter) changes(ctx context.Context, r record, use func(dir string) error) error {
-	view, err := s.allocate(record{Kind: kindView, Size: r.Size}, r.From)
+	view, err := s.allocate(record{Pool: r.Pool, Kind: kindView, Size: r.Size}, r.From)
 	if errors.Is(err, unix.ENODATA) {
 		return fmt.Errorf("the image that it began as is not in the thin pool any more: %w", err)
 	}
 	if err != nil {
 		return err
 	}
-	before, err := s.pool.activate(view.ID, view.Size)
+	before, err := view.pool().activate(view.ID, view.Size)
 	if err != nil {
 		return errors.Join(err, s.abandon(view))
 	}
@@ -86,7 +92,7 @@ func (s *Snapshotter) changes(ctx context.Context, r record, use func(dir string
 // mountsAgain describes the file system of a snapshot for another mount while it is mounted already: the kernel wants the same label on
 // both.
 func (s *Snapshotter) mountsAgain(r record) ([]snapshot.Mount, error) {
-	info, err := s.pool.activate(r.ID, r.Size)
+	info, err := r.pool().activate(r.ID, r.Size)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +113,7 @@ func (s *Snapshotter) mountsAgain(r record) ([]snapshot.Mount, error) {
 }
 
 func (s *Snapshotter) fill(ctx context.Context, r record, unpack func(dir string) (implied []string, err error)) error {
-	info, err := s.pool.activate(r.ID, r.Size)
+	info, err := r.pool().activate(r.ID, r.Size)
 	if err != nil {
 		return err
 	}

@@ -7,38 +7,38 @@
 //
 // On disk, below the root:
 //
-//	lock                 held by the process that uses the root
-//	pool                 the name of the thin pool
-//	devices/<id>.json    the record of a thin device, by its ID in the pool
-//	work/                where devices are mounted while they are being made, and what is between; emptied by New
+//	lock                        held by the process that uses the root
+//	devices/<pool>/<id>.json    the record of a thin device, by its ID in the thin pool
+//	work/                       where devices are mounted while they are being made, and what is between; emptied by New
 //
 // The thin pool is the operator's to make, and has no other user. It may be missing: then snapshots cannot be made until it is back.
+//
+// A snapshot is one of the lower driver's as well, of the key with a prefix: that keeps the layers, and has the volumes. Where the record
+// of a device is lost, the key is unknown, and is never taken for a snapshot in which nothing was written.
 package devmapper
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
 
 	"criserver/pkg/claim"
+	"criserver/pkg/flight"
 	"criserver/pkg/snapshot"
 	"criserver/pkg/snapshot/rootlock"
+	"criserver/pkg/snapshot/syncfs"
 	"criserver/pkg/waiting"
-	"criserver/pkg/wholefile"
 )
 
 const (
 	devicesDir = "devices"
 	workDir    = "work"
-	poolFile   = "pool"
 )
 
 // LeastSize is the smallest device that a root file system can have, in bytes.
@@ -46,7 +46,7 @@ const LeastSize = 64 << 20
 
 // Options tell what snapshots are made of.
 type Options struct {
-	// Pool is the name of the thin pool, as in /dev/mapper. "" is the one that was used last: nothing is made then, but removed.
+	// Pool is the name of the thin pool, as in /dev/mapper. "" is none: nothing is made then, but removed.
 	Pool string
 	// Size is that of each root file system, the image in it, in bytes. Those that are there keep theirs.
 	Size int64
@@ -67,17 +67,19 @@ type Snapshotter struct {
 	Lower
 	root    string
 	options Options
-	pool    pool
 	lock    *os.File
 	claims  claim.Claims
+	copies  flight.Group[digest.Digest, record] // images that are being made
 	reaper  *reaper
 
 	mu       sync.Mutex // guards what follows; never held across a system call
 	devices  map[uint32]record
 	roots    map[string]uint32        // snapshots by their keys
-	images   map[digest.Digest]uint32 // of the configured size
-	base     uint32                   // of the configured size; 0 is none
-	foreign  map[uint32]struct{}      // devices of the pool that are not ours
+	images   map[digest.Digest]uint32 // of the configured pool and size
+	base     uint32                   // as images; 0 is none
+	outdated map[uint32]struct{}      // images that are being made of a layer that has been replaced
+	foreign  map[uint32]struct{}      // devices that are not ours
+	probe    bool                     // there may be more of these
 	last     uint32                   // the ID given last
 	mounted  map[uint32]string        // where devices were seen mounted
 	measured map[uint32]snapshot.Measurement
@@ -91,10 +93,13 @@ var (
 // New opens the records below root, which it creates if need be, and clears away what an earlier process left half made. The
 // lower driver stays the caller's, who ends this one first, with Close.
 func New(ctx context.Context, root string, lower Lower, o Options) (*Snapshotter, error) {
-	for _, dir := range []string{devicesDir, workDir} {
+	for _, dir := range []string{filepath.Join(devicesDir, o.Pool), workDir} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
 			return nil, fmt.Errorf("make devmapper root: %w", err)
 		}
+	}
+	if err := syncfs.Names(filepath.Join(root, devicesDir)); err != nil {
+		return nil, fmt.Errorf("make devmapper root: %w", err)
 	}
 	lock, err := rootlock.Take(root)
 	if err != nil {
@@ -102,9 +107,10 @@ func New(ctx context.Context, root string, lower Lower, o Options) (*Snapshotter
 	}
 	s := &Snapshotter{
 		Lower: lower, root: root, options: o, lock: lock,
-		devices: map[uint32]record{}, roots: map[string]uint32{}, images: map[digest.Digest]uint32{}, foreign: map[uint32]struct{}{},
-		mounted: map[uint32]string{}, measured: map[uint32]snapshot.Measurement{},
+		devices: map[uint32]record{}, roots: map[string]uint32{}, images: map[digest.Digest]uint32{}, outdated: map[uint32]struct{}{},
+		foreign: map[uint32]struct{}{}, probe: true, mounted: map[uint32]string{}, measured: map[uint32]snapshot.Measurement{},
 	}
+	s.reaper = newReaper(s)
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -118,47 +124,42 @@ func (s *Snapshotter) start(ctx context.Context) error {
 	if err := s.load(); err != nil {
 		return err
 	}
-	if err := s.choosePool(); err != nil {
+	if err := s.checkPool(); err != nil {
 		return err
 	}
-	s.reaper = startReaper(s)
-	return s.collect(ctx)
+	if err := s.collect(ctx); err != nil {
+		return err
+	}
+	s.reaper.start()
+	return nil
 }
 
-// choosePool remembers the pool, and refuses another one while there are snapshots in the one before.
-func (s *Snapshotter) choosePool() error {
-	path := filepath.Join(s.root, poolFile)
-	data, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read which thin pool was used: %w", err)
-	}
-	used := strings.TrimSpace(string(data))
-	s.pool.name = used
-	if s.options.Pool == "" || s.options.Pool == used {
+// checkPool refuses another pool while there are snapshots in the one before.
+func (s *Snapshotter) checkPool() error {
+	if s.options.Pool == "" {
 		return nil
 	}
-	if len(s.roots) > 0 {
-		return fmt.Errorf("the root file systems of %d containers are in the thin pool %q: remove these before you configure the pool %q, or delete %s if that pool is lost",
-			len(s.roots), used, s.options.Pool, s.root)
-	}
-	for id := range s.devices { // images, which are made anew
-		if err := s.forget(id, false); err != nil {
-			return err
+	used := map[string]int{}
+	for _, id := range s.roots {
+		if p := s.devices[id].Pool; p != s.options.Pool {
+			used[p]++
 		}
 	}
-	s.base, s.images = 0, map[digest.Digest]uint32{}
-	s.pool.name = s.options.Pool
-	if err := wholefile.Write(path, []byte(s.options.Pool+"\n")); err != nil {
-		return fmt.Errorf("write which thin pool is used: %w", err)
+	for p, n := range used {
+		return fmt.Errorf("the root file systems of %d containers are in the thin pool %q: remove these before you configure the pool %q, or delete %s if that pool is lost",
+			n, p, s.options.Pool, filepath.Join(s.root, devicesDir, p))
 	}
 	return nil
 }
 
-// Used tells whether there are records of thin devices below a root.
+// Used tells whether thin devices have ever been made below a root.
 func Used(root string) bool {
-	entries, err := os.ReadDir(filepath.Join(root, devicesDir))
-	return err == nil && len(entries) > 0
+	_, err := os.Stat(filepath.Join(root, devicesDir))
+	return err == nil
 }
+
+// pool is where devices are made.
+func (s *Snapshotter) pool() pool { return pool{s.options.Pool} }
 
 // Ready tells why no snapshot can be made; nil if one can.
 func (s *Snapshotter) Ready(ctx context.Context) error {
@@ -168,12 +169,15 @@ func (s *Snapshotter) Ready(ctx context.Context) error {
 	if _, err := exec.LookPath(mkfs); err != nil {
 		return fmt.Errorf("%w: install e2fsprogs", err)
 	}
-	_, err := waiting.For(ctx, s.pool.room)
+	_, err := waiting.For(ctx, s.pool().room)
 	return err
 }
 
-// Close waits for work in the background, but not beyond the context's end; what remains is done after the next New. No other method may
+var errClosed = errors.New("the snapshotter is being closed")
+
+// Close ends work in the background and waits for that, but not beyond the context's end; what remains is done after the next New. No other method may
 // run or be called any more.
 func (s *Snapshotter) Close(ctx context.Context) error {
-	return errors.Join(s.reaper.stop(ctx), s.lock.Close())
+	s.copies.End(errClosed)
+	return errors.Join(waiting.On(ctx, s.copies.Wait), s.reaper.stop(ctx), s.lock.Close())
 }

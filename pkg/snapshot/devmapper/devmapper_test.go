@@ -185,8 +185,8 @@ func TestBusyDevice(t *testing.T) {
 	})
 }
 
-func TestFullDeviceAndPool(t *testing.T) {
-	d := open(t, t.TempDir(), Options{Pool: thinPool(t, 128<<20), Size: LeastSize})
+func TestFullDevice(t *testing.T) {
+	d := open(t, t.TempDir(), Options{Pool: thinPool(t, 512<<20), Size: LeastSize})
 	closeAtEnd(t, d)
 	small := commit(t, d, "f", "content")
 	dir := mount(t, d, "small", small)
@@ -194,21 +194,66 @@ func TestFullDeviceAndPool(t *testing.T) {
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("more than a device has: %v", err)
 	}
-	if err := os.Remove(filepath.Join(dir, "big")); err != nil {
-		t.Error(err)
-	}
 	large := commit(t, d, "large", strings.Repeat("x", LeastSize))
 	_, err = d.Prepare(t.Context(), "large", []digest.Digest{large})
-	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "snapshot.devmapper.size") && !strings.Contains(err.Error(), "thin pool") {
+	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "snapshot.devmapper.size") {
 		t.Errorf("an image larger than a device: %v", err)
 	}
-	huge := commit(t, d, "huge", strings.Repeat("y", 129<<20))
+	huge := commit(t, d, "huge", strings.Repeat("y", 513<<20))
 	_, err = d.Prepare(t.Context(), "huge", []digest.Digest{huge})
 	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "make it larger") {
 		t.Errorf("an image larger than the pool: %v", err)
 	}
 	if keys, err := d.Snapshots(t.Context()); err != nil || len(keys) != 1 {
 		t.Errorf("snapshots %v, %v, want one", keys, err)
+	}
+	eventually(t, func() string {
+		if n := d.count(); n != 3 {
+			return fmt.Sprintf("%d devices, want three: nothing of what failed", n)
+		}
+		return ""
+	})
+}
+
+// TestFullPool fills a pool from inside of a container: new ones are refused, and those that are removed give their space back.
+func TestFullPool(t *testing.T) {
+	pool := pooltest.Make(t, 96<<20, "error_if_no_space")
+	d := open(t, t.TempDir(), Options{Pool: pool, Size: deviceSize})
+	closeAtEnd(t, d)
+	layer := commit(t, d, "f", "content")
+	dir := mount(t, d, "greedy", layer)
+	err := os.WriteFile(filepath.Join(dir, "big"), make([]byte, 128<<20), 0o644)
+	if err == nil {
+		var f *os.File
+		if f, err = os.Open(filepath.Join(dir, "big")); err == nil {
+			err = errors.Join(f.Sync(), f.Close())
+		}
+	}
+	if err == nil {
+		t.Error("128 MiB were written to a pool of 96")
+	}
+	for name, call := range map[string]func() error{
+		"Ready": func() error { return d.Ready(t.Context()) },
+		"Prepare": func() error {
+			_, err := d.Prepare(t.Context(), "new", []digest.Digest{commit(t, d, "g", "content")})
+			return err
+		},
+	} {
+		if err := call(); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), pool) || !strings.Contains(err.Error(), "make it larger") {
+			t.Errorf("%s in a full pool: %v", name, err)
+		}
+	}
+	if err := errors.Join(snapshot.Unmount(dir), d.Remove(t.Context(), "greedy")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() string {
+		if err := d.Ready(t.Context()); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	if data, err := os.ReadFile(filepath.Join(mount(t, d, "new", layer), "f")); err != nil || string(data) != "content" {
+		t.Errorf("%q, %v", data, err)
 	}
 }
 
@@ -240,7 +285,7 @@ func TestMissingPool(t *testing.T) {
 	if _, err := d.Prepare(t.Context(), "new", []digest.Digest{layer}); err == nil {
 		t.Error("a snapshot without a pool")
 	}
-	d.pool.name, d.options.Pool = "criserver-no-such", "criserver-no-such"
+	d.options.Pool = "criserver-no-such"
 	if err := d.Ready(t.Context()); !errors.Is(err, dm.ErrNotFound) {
 		t.Errorf("ready with a pool that is missing: %v", err)
 	}
@@ -264,7 +309,7 @@ func TestMissingPool(t *testing.T) {
 	}
 }
 
-// TestOtherPool: images are copied anew to another pool, once there are no containers in the one before.
+// TestOtherPool: images are copied anew to another pool, once there are no containers in the one before, which gets its space back.
 func TestOtherPool(t *testing.T) {
 	first, root := thinPool(t, 1<<30), t.TempDir()
 	d := open(t, root, Options{Pool: first, Size: deviceSize})
@@ -272,13 +317,258 @@ func TestOtherPool(t *testing.T) {
 	if err := errors.Join(snapshot.Unmount(mount(t, d, "key", layer)), d.Remove(t.Context(), "key"), d.Close(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	d = open(t, root, Options{Pool: pooltest.Make(t, 1<<30), Size: deviceSize})
-	closeAtEnd(t, d)
-	if n := d.count(); n != 0 {
-		t.Errorf("%d devices in a new pool", n)
+	// A pool that is not there is a mistake, and costs nothing.
+	d = open(t, root, Options{Pool: "criserver-no-such", Size: deviceSize})
+	if _, err := d.Prepare(t.Context(), "key", []digest.Digest{layer}); !errors.Is(err, dm.ErrNotFound) {
+		t.Errorf("prepare in a pool that is not there: %v", err)
 	}
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, root, Options{Pool: first, Size: deviceSize})
+	if d.base == 0 || d.images[imageOf([]digest.Digest{layer})] == 0 {
+		t.Error("a mistyped pool cost the images of the right one")
+	}
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second := pooltest.Make(t, 1<<30)
+	d = open(t, root, Options{Pool: second, Size: deviceSize})
+	closeAtEnd(t, d)
 	if data, err := os.ReadFile(filepath.Join(mount(t, d, "key", layer), "f")); err != nil || string(data) != "content" {
 		t.Errorf("%q, %v", data, err)
+	}
+	eventually(t, func() string {
+		if in, n := devicesIn(t, first), d.count(); in != 0 || n != 3 {
+			return fmt.Sprintf("%d devices in the former pool, want none; %d have records, want 3", in, n)
+		}
+		return ""
+	})
+	if n := devicesIn(t, second); n != 3 {
+		t.Errorf("%d devices in the new pool, want 3", n)
+	}
+}
+
+// devicesIn counts the thin devices with IDs up to 100 that a pool has, by trying to make them.
+func devicesIn(t *testing.T, pool string) (n int) {
+	t.Helper()
+	for id := 1; id <= 100; id++ {
+		err := dm.Message(pool, fmt.Sprintf("create_thin %d", id))
+		switch {
+		case errors.Is(err, unix.EEXIST):
+			n++
+		case err != nil:
+			t.Fatal(err)
+		default:
+			pooltest.Run(t, "dmsetup", "message", pool, "0", fmt.Sprintf("delete %d", id))
+		}
+	}
+	return n
+}
+
+// TestReplacedLayer: snapshots have what a layer is now, and those of before are compared with what it was.
+func TestReplacedLayer(t *testing.T) {
+	root := t.TempDir()
+	o := Options{Pool: thinPool(t, 1<<30), Size: deviceSize}
+	d := open(t, root, o)
+	layer := commit(t, d, "f", "damaged")
+	before := mount(t, d, "before", layer)
+	if err := os.WriteFile(filepath.Join(before, "mine"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	replace := func(content string, meanwhile func()) {
+		t.Helper()
+		tree, _, err := d.Tree(t.Context(), layer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(tree); err != nil { // restaged is what is damaged
+			t.Fatal(err)
+		}
+		stage, err := d.Restage(t.Context(), []digest.Digest{layer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(stage.Dir(), "f"), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if in, ok := stage.(snapshot.Inheritor); ok {
+			in.Inherit(nil)
+		} else {
+			t.Error("the stage does not inherit any more")
+		}
+		meanwhile()
+		if err := stage.Commit(t.Context(), snapshot.Usage{Bytes: 1, Inodes: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(key, want string) {
+		t.Helper()
+		dir := mount(t, d, key, layer)
+		if data, err := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(data) != want {
+			t.Errorf("%s has %q, %v; want %q", key, data, err, want)
+		}
+		if err := snapshot.Unmount(dir); err != nil {
+			t.Error(err)
+		}
+	}
+	changes := func() {
+		t.Helper()
+		err := d.Changes(t.Context(), "before", func(dir string) error {
+			if got := pooltest.Run(t, "ls", dir); got != "mine" {
+				t.Errorf("what was written before is %q", got)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	replace("repaired", func() {})
+	has("after", "repaired")
+	changes()
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, root, o)
+	closeAtEnd(t, d)
+	has("restarted", "repaired")
+	changes()
+	// An image that is being copied while its layer is replaced is copied again.
+	half := make(chan record, 1)
+	replace("repaired again", func() {
+		r, err := d.allocateFrom(t.Context(), func() (record, error) { return d.baseDevice(t.Context()) }, func(base record) record {
+			return record{Pool: base.Pool, Kind: kindImage, Image: imageOf([]digest.Digest{layer}), Layers: []digest.Digest{layer}, Size: base.Size}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		half <- r
+	})
+	r := <-half
+	if err := d.made(r); !errors.Is(err, errRetired) {
+		t.Errorf("a copy of what was replaced meanwhile: %v", err)
+	}
+	if err := d.abandon(r); err != nil {
+		t.Error(err)
+	}
+	has("last", "repaired again")
+	if err := snapshot.Unmount(before); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(d.Remove(t.Context(), "before"), d.Remove(t.Context(), "after"), d.Remove(t.Context(), "restarted")); err != nil {
+		t.Error(err)
+	}
+	eventually(t, func() string {
+		if n := d.count(); n != 3 {
+			return fmt.Sprintf("%d devices are left, want the empty one, the last image and its snapshot", n)
+		}
+		return ""
+	})
+}
+
+// TestLostRecord: what a container has written is lost with the record of its device, and nobody is told that it was nothing.
+func TestLostRecord(t *testing.T) {
+	pool, root := thinPool(t, 1<<30), t.TempDir()
+	d := open(t, root, Options{Pool: pool, Size: deviceSize})
+	layer := commit(t, d, "f", "content")
+	for _, key := range []string{"lost", "empty"} {
+		dir := mount(t, d, key, layer)
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, "mine"), nil, 0o644), snapshot.Unmount(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Volume(t.Context(), key, "volume"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost, _ := d.find("lost")
+	empty, _ := d.find("empty")
+	if err := errors.Join(d.Close(t.Context()), os.Remove(d.recordPath(lost)), os.Truncate(d.recordPath(empty), 0)); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, root, Options{Pool: pool, Size: deviceSize})
+	closeAtEnd(t, d)
+	for _, key := range []string{"lost", "empty"} {
+		called := false
+		use := func(string) error { called = true; return nil }
+		unpack := func(string) ([]string, error) { called = true; return nil, nil }
+		_, merr := d.Mounts(t.Context(), key)
+		_, verr := d.Volume(t.Context(), key, "another")
+		for what, err := range map[string]error{
+			"changes": d.Changes(t.Context(), key, use), "fill": d.Fill(t.Context(), key, unpack), "mounts": merr, "volume": verr,
+		} {
+			if !errors.Is(err, snapshot.ErrNotFound) || called {
+				t.Errorf("%s of a snapshot whose record is lost: %v, called %t", what, err, called)
+			}
+		}
+	}
+	if keys, err := d.Snapshots(t.Context()); err != nil || len(keys) != 2 {
+		t.Errorf("snapshots %v, %v: want those that are lost, to be removed", keys, err)
+	}
+	if err := errors.Join(d.Remove(t.Context(), "lost"), d.Remove(t.Context(), "empty")); err != nil {
+		t.Error(err)
+	}
+	if keys, err := d.Lower.Snapshots(t.Context()); err != nil || len(keys) != 0 {
+		t.Errorf("the lower driver has %v, %v", keys, err)
+	}
+	eventually(t, func() string { // of the lost one nobody knows
+		if n, in := d.count(), devicesIn(t, pool); n != 2 || in != 3 {
+			return fmt.Sprintf("%d records, want 2; %d devices, want 3", n, in)
+		}
+		return ""
+	})
+	mount(t, d, "lost", layer)
+}
+
+// TestLongCopy: who gives up finds the image made when he comes again.
+func TestLongCopy(t *testing.T) {
+	d := open(t, t.TempDir(), Options{Pool: thinPool(t, 1<<30), Size: deviceSize})
+	closeAtEnd(t, d)
+	layer := commit(t, d, "f", strings.Repeat("x", 64<<20))
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := d.Prepare(ctx, "key", []digest.Digest{layer})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "it is not done yet: an image of 1 layers is being copied") {
+		t.Errorf("a caller that gives up: %v", err)
+	}
+	eventually(t, func() string {
+		if _, ok := d.findImage(imageOf([]digest.Digest{layer})); !ok {
+			return "the copy has not gone on"
+		}
+		return ""
+	})
+	mount(t, d, "key", layer)
+	if n := d.count(); n != 3 {
+		t.Errorf("%d devices, want 3", n)
+	}
+	// The end waits for nothing that takes long.
+	layer = commit(t, d, "g", strings.Repeat("x", 128<<20))
+	ctx, cancel = context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := d.Prepare(ctx, "other", []digest.Digest{layer}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a caller that gives up: %v", err)
+	}
+}
+
+// TestDeviceWithoutTable: a process was killed between the steps of making a block device.
+func TestDeviceWithoutTable(t *testing.T) {
+	d := open(t, t.TempDir(), Options{Pool: thinPool(t, 1<<30), Size: deviceSize})
+	closeAtEnd(t, d)
+	layer := commit(t, d, "f", "content")
+	if err := snapshot.Unmount(mount(t, d, "key", layer)); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := d.find("key")
+	name := r.pool().deviceName(r.ID)
+	pooltest.Run(t, "dmsetup", "remove", "--noudevsync", "--retry", name)
+	pooltest.Run(t, "dmsetup", "create", name, "--noudevsync", "--notable")
+	mounts, err := d.Mounts(t.Context(), "key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := errors.Join(snapshot.MountAll(mounts, dir), snapshot.Unmount(dir)); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -315,11 +605,11 @@ func TestKilled(t *testing.T) {
 	mount(t, d, "a", layer)
 	image := d.devices[d.images[imageOf([]digest.Digest{layer})]]
 	// An image half made, with its layers and its device mounted.
-	half, err := d.allocate(record{Kind: kindImage, Image: "half", Size: deviceSize}, d.base)
+	half, err := d.allocate(record{Pool: pool, Kind: kindImage, Image: "half", Size: deviceSize}, d.base)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.pool.activate(half.ID, half.Size); err != nil {
+	if _, err := half.pool().activate(half.ID, half.Size); err != nil {
 		t.Fatal(err)
 	}
 	view, err := d.Lower.View(t.Context(), viewPrefix+"9", image.Layers)

@@ -10,14 +10,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/flight"
 	"criserver/pkg/snapshot"
+	"criserver/pkg/snapshot/devmapper/dm"
 	"criserver/pkg/snapshot/syncfs"
 	"criserver/pkg/snapshot/treecopy"
+	"criserver/pkg/waiting"
 )
 
 const (
@@ -34,27 +38,47 @@ func imageOf(layers []digest.Digest) digest.Digest {
 	return digest.FromString(b.String())
 }
 
-// image returns the device that snapshots of the layers begin as, and makes it if there is none. The caller has a snapshot of them with
-// the lower driver.
+// copyLimit is for the copy of an image to a thin device, which goes on when nobody waits for it any more.
+const copyLimit = time.Hour
+
+// image returns the device that snapshots of the layers begin as, and makes it if there is none.
 func (s *Snapshotter) image(ctx context.Context, layers []digest.Digest) (record, error) {
 	name := imageOf(layers)
-	release, err := s.claims.Acquire(ctx, "image/"+name.String())
+	if r, ok := s.findImage(name); ok {
+		return r, nil
+	}
+	flight.Stage(ctx, "its image is copied to a thin device")
+	r, err := s.copies.Do(ctx, name, copyLimit, func(ctx context.Context) (record, error) {
+		for {
+			if r, ok := s.findImage(name); ok {
+				return r, nil
+			}
+			if r, err := s.makeImage(ctx, name, layers); !errors.Is(err, errRetired) {
+				return r, err
+			}
+		}
+	})
 	if err != nil {
 		return record{}, fmt.Errorf("copy image to a thin device: %w", err)
 	}
-	defer release()
+	return r, nil
+}
+
+func (s *Snapshotter) findImage(name digest.Digest) (record, bool) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	id, ok := s.images[name]
-	r := s.devices[id]
-	s.mu.Unlock()
-	if ok {
-		return r, nil
-	}
+	return s.devices[id], ok
+}
+
+// makeImage makes the device of an image. errRetired: a layer was replaced meanwhile.
+func (s *Snapshotter) makeImage(ctx context.Context, name digest.Digest, layers []digest.Digest) (record, error) {
 	if err := s.checkRoom(ctx, layers); err != nil {
 		return record{}, err
 	}
-	r, err = s.allocateFrom(func() (record, error) { return s.baseDevice(ctx) }, func(record) record {
-		return record{Kind: kindImage, Image: name, Layers: layers, Size: s.options.Size}
+	flight.Stage(ctx, fmt.Sprintf("an image of %d layers is being copied", len(layers)))
+	r, err := s.allocateFrom(ctx, func() (record, error) { return s.baseDevice(ctx) }, func(base record) record {
+		return record{Pool: base.Pool, Kind: kindImage, Image: name, Layers: layers, Size: base.Size}
 	})
 	if err != nil {
 		return record{}, err
@@ -64,7 +88,7 @@ func (s *Snapshotter) image(ctx context.Context, layers []digest.Digest) (record
 		err = s.made(r)
 	}
 	if err != nil {
-		return record{}, errors.Join(fmt.Errorf("copy image to a thin device: %w", err), s.abandon(r))
+		return record{}, errors.Join(err, s.abandon(r))
 	}
 	return r, nil
 }
@@ -72,7 +96,7 @@ func (s *Snapshotter) image(ctx context.Context, layers []digest.Digest) (record
 // checkRoom refuses an image that the pool has no space for, or that is larger than a device. It may turn out to be smaller: what one
 // layer hides of another counts as well.
 func (s *Snapshotter) checkRoom(ctx context.Context, layers []digest.Digest) error {
-	left, err := s.pool.room()
+	left, err := s.pool().room()
 	if err != nil {
 		return err
 	}
@@ -86,7 +110,7 @@ func (s *Snapshotter) checkRoom(ctx context.Context, layers []digest.Digest) err
 	}
 	if need > left.free {
 		return fmt.Errorf("the thin pool %s has %d bytes left, of %d, and the image may take %d: %w; make it larger, or remove containers and images",
-			s.pool.name, left.free, left.total, need, unix.ENOSPC)
+			s.options.Pool, left.free, left.total, need, unix.ENOSPC)
 	}
 	return nil
 }
@@ -104,7 +128,7 @@ func (s *Snapshotter) baseDevice(ctx context.Context) (record, error) {
 	if ok {
 		return r, nil
 	}
-	if r, err = s.allocate(record{Kind: kindBase, Size: s.options.Size}, 0); err != nil {
+	if r, err = s.allocate(record{Pool: s.options.Pool, Kind: kindBase, Size: s.options.Size}, 0); err != nil {
 		return record{}, fmt.Errorf("make an empty file system: %w", err)
 	}
 	if err = s.format(ctx, r); err == nil {
@@ -118,13 +142,13 @@ func (s *Snapshotter) baseDevice(ctx context.Context) (record, error) {
 
 // format makes the file system, without a directory that no image has.
 func (s *Snapshotter) format(ctx context.Context, r record) error {
-	info, err := s.pool.activate(r.ID, r.Size)
+	info, err := r.pool().activate(r.ID, r.Size)
 	if err != nil {
 		return err
 	}
 	// Inode tables and journal take no blocks of the pool until they are used. A journal is written over and over, and by each
 	// container into blocks of its own: it is small.
-	cmd := exec.CommandContext(ctx, mkfs, "-q", "-F", "-m", "0", "-J", "size=16", "-e", "remount-ro",
+	cmd := exec.CommandContext(ctx, mkfs, "-q", "-F", "-m", "0", "-I", "256", "-J", "size=16", "-e", "remount-ro",
 		"-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", info.Path())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", mkfs, err, strings.TrimSpace(string(out)))
@@ -137,12 +161,12 @@ func (s *Snapshotter) format(ctx context.Context, r record) error {
 			return syncfs.FileSystem(root)
 		})
 	})
-	return errors.Join(err, s.pool.deactivate(ctx, r.ID))
+	return errors.Join(err, r.pool().deactivate(ctx, r.ID))
 }
 
 // fillImage copies what the layers show, and returns what that takes.
 func (s *Snapshotter) fillImage(ctx context.Context, r record) (used snapshot.Usage, err error) {
-	info, err := s.pool.activate(r.ID, r.Size)
+	info, err := r.pool().activate(r.ID, r.Size)
 	if err != nil {
 		return used, err
 	}
@@ -164,7 +188,7 @@ func (s *Snapshotter) fillImage(ctx context.Context, r record) (used snapshot.Us
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 	defer cancel()
-	return used, errors.Join(err, s.Lower.Remove(undo, key), s.pool.deactivate(undo, r.ID))
+	return used, errors.Join(err, s.Lower.Remove(undo, key), r.pool().deactivate(undo, r.ID))
 }
 
 func copyImage(ctx context.Context, from, to string) (snapshot.Usage, error) {
@@ -235,7 +259,7 @@ func (s *Snapshotter) clearWorks() error {
 	return nil
 }
 
-// collect removes what is of no use: images of layers that are gone or of another size, and what they were being made of.
+// collect removes what is of no use: images of layers that are gone, of another pool or size, and what they were being made of.
 func (s *Snapshotter) collect(ctx context.Context) error {
 	keys, err := s.Lower.Snapshots(ctx)
 	if err != nil {
@@ -252,22 +276,44 @@ func (s *Snapshotter) collect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	from := map[uint32]struct{}{}
-	s.mu.Lock()
-	for _, r := range s.devices {
-		if r.Kind == kindRoot {
-			from[r.From] = struct{}{}
+	gone := func(l digest.Digest) bool { return !slices.Contains(layers, l) }
+	moved, err := s.moved(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.retireIf(ctx, func(r record) bool {
+		switch {
+		case s.options.Pool == "":
+			return slices.ContainsFunc(r.Layers, gone)
+		case r.Pool != s.options.Pool:
+			return moved
+		}
+		return r.Size != s.options.Size || slices.ContainsFunc(r.Layers, gone)
+	}); err != nil {
+		return err
+	}
+	var retired []uint32
+	for id, r := range s.devices { // nobody else is there yet
+		if r.Step == stepRetired {
+			retired = append(retired, id)
 		}
 	}
-	s.mu.Unlock()
-	return s.abandonIf(func(r record) bool {
-		switch _, used := from[r.ID]; r.Kind {
-		case kindBase:
-			return s.options.Size > 0 && r.Size != s.options.Size
-		case kindImage:
-			gone := slices.ContainsFunc(r.Layers, func(l digest.Digest) bool { return !slices.Contains(layers, l) })
-			return !used && (gone || s.options.Size > 0 && r.Size != s.options.Size)
+	for _, id := range retired {
+		if err := s.settle(ctx, id); err != nil {
+			return err
 		}
-		return false
-	})
+	}
+	return nil
+}
+
+// moved tells whether the configured pool is there, so that what is in another one is of no use. A name that was mistyped costs nothing.
+func (s *Snapshotter) moved(ctx context.Context) (bool, error) {
+	if s.options.Pool == "" {
+		return false, nil
+	}
+	_, err := waiting.For(ctx, func() (dm.Info, error) { return dm.Find(s.options.Pool) })
+	if errors.Is(err, dm.ErrNotFound) || errors.Is(err, dm.ErrNone) {
+		return false, nil
+	}
+	return err == nil, err
 }

@@ -85,14 +85,33 @@ func parseRatio(s string) (used, total int64, err error) {
 	return used, total, err
 }
 
-// createThin makes an empty thin device in the pool. unix.EEXIST: the pool has one of that ID.
-func (p pool) createThin(id uint32) error {
-	return dm.Message(p.name, fmt.Sprintf("create_thin %d", id))
+// create makes a thin device in the pool, which begins as origin, which is not active, or empty if that is 0. unix.EEXIST: the pool has
+// one of that ID. unix.ENODATA: it has no such origin.
+func (p pool) create(id, origin uint32) error {
+	message := fmt.Sprintf("create_thin %d", id)
+	if origin != 0 {
+		message = fmt.Sprintf("create_snap %d %d", id, origin)
+	}
+	return dm.Message(p.name, message)
 }
 
-// createSnap makes a thin device that begins as another one, which is not active. unix.EEXIST: as createThin.
-func (p pool) createSnap(id, origin uint32) error {
-	return dm.Message(p.name, fmt.Sprintf("create_snap %d %d", id, origin))
+// has tells whether the pool has a thin device of that ID. The kernel logs each one that it has not.
+func (p pool) has(id uint32) (bool, error) {
+	above, err := dm.Find(p.name)
+	if err != nil {
+		return false, fmt.Errorf("thin pool: %w", err)
+	}
+	name := p.deviceName(id)
+	_, err = dm.Create(name, dm.Target{Type: "thin", Sectors: LeastSize / sector, Params: fmt.Sprintf("%s %d", above.Number(), id)})
+	switch {
+	case err == nil:
+		return true, dm.Remove(name)
+	case errors.Is(err, dm.ErrExists):
+		return true, nil
+	case errors.Is(err, unix.ENODATA):
+		return false, nil
+	}
+	return false, err
 }
 
 // delete removes a thin device, which is not active, from the pool. It is idempotent.

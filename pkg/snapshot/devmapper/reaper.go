@@ -22,12 +22,16 @@ const (
 	mostPause  = 30 * time.Second
 )
 
-func startReaper(s *Snapshotter) *reaper {
-	ctx, cancel := context.WithCancel(context.Background())
-	r := &reaper{s: s, signal: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+func newReaper(s *Snapshotter) *reaper {
+	return &reaper{s: s, signal: make(chan struct{}, 1), done: make(chan struct{})}
+}
+
+// start begins the work, which stop ends.
+func (r *reaper) start() {
+	var ctx context.Context
+	ctx, r.cancel = context.WithCancel(context.Background())
 	r.wake()
 	go r.run(ctx)
-	return r
 }
 
 func (r *reaper) wake() {
@@ -54,19 +58,19 @@ func (r *reaper) run(ctx context.Context) {
 	pause := leastPause
 	for {
 		failed := false
-		for _, id := range r.s.removing() {
+		for _, device := range r.s.removing() {
 			if ctx.Err() != nil {
 				return
 			}
-			err := r.s.removeDevice(ctx, id)
+			err := r.s.removeDevice(ctx, device)
 			if err == nil {
-				delete(warned, id)
+				delete(warned, device.ID)
 				continue
 			}
 			failed = true
-			if _, again := warned[id]; !again && pause > time.Second { // the first tries are often in vain
-				warned[id] = struct{}{}
-				logrus.WithError(err).WithField("device", id).Warn("cannot remove a thin device; it is tried again")
+			if _, again := warned[device.ID]; !again && pause > time.Second { // the first tries are often in vain
+				warned[device.ID] = struct{}{}
+				logrus.WithError(err).WithFields(logrus.Fields{"pool": device.Pool, "device": device.ID}).Warn("cannot remove a thin device; it is tried again")
 			}
 		}
 		var retry <-chan time.Time
@@ -86,28 +90,28 @@ func (r *reaper) run(ctx context.Context) {
 }
 
 // removing are the devices that are to be removed.
-func (s *Snapshotter) removing() (ids []uint32) {
+func (s *Snapshotter) removing() (out []record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id, r := range s.devices {
+	for _, r := range s.devices {
 		if r.Step == stepRemoving {
-			ids = append(ids, id)
+			out = append(out, r)
 		}
 	}
-	return ids
+	return out
 }
 
 // removeDevice removes a device from the kernel and from the pool, and then its record. It waits for nobody.
-func (s *Snapshotter) removeDevice(ctx context.Context, id uint32) error {
+func (s *Snapshotter) removeDevice(ctx context.Context, r record) error {
 	_, err := waiting.For(ctx, func() (struct{}, error) {
-		err := s.pool.drop(id)
+		err := r.pool().drop(r.ID)
 		if err == nil {
-			err = s.pool.delete(id)
+			err = r.pool().delete(r.ID)
 		}
 		return struct{}{}, err
 	})
 	if err != nil {
 		return err
 	}
-	return s.forget(id, false)
+	return s.forget(r)
 }

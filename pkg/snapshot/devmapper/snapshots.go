@@ -24,14 +24,26 @@ func (s *Snapshotter) Prepare(ctx context.Context, key string, layers []digest.D
 	if s.options.Pool == "" {
 		return nil, fmt.Errorf("prepare snapshot %s: no thin pool is configured (snapshot.devmapper.pool)", key)
 	}
+	if err := snapshot.CheckKey(key); err != nil {
+		return nil, fmt.Errorf("prepare snapshot: %w", err)
+	}
 	release, err := s.claims.Acquire(ctx, "snapshot/"+key)
 	if err != nil {
 		return nil, fmt.Errorf("prepare snapshot: %w", err)
 	}
-	// The lower driver keeps the layers as long as its snapshot is there, and the volumes are in it. It also knows what can be wrong.
-	if _, err := s.Lower.Prepare(ctx, key, layers); err != nil {
+	if _, err = s.Lower.Mounts(ctx, key); err == nil {
+		err = fmt.Errorf("prepare snapshot %s: %w", key, snapshot.ErrExists)
+	} else if errors.Is(err, snapshot.ErrNotFound) {
+		// It keeps the layers as long as it is there, and has the volumes. The lower driver also knows what can be wrong.
+		_, err = s.Lower.Prepare(ctx, rootPrefix+key, layers)
+	}
+	if err != nil {
 		release()
 		return nil, err
+	}
+	if _, err = s.image(ctx, layers); err != nil { // this may take its time, and tells how far it is
+		defer release()
+		return nil, fmt.Errorf("prepare snapshot %s: %w", key, s.undo(ctx, key, err))
 	}
 	mounts, err := waiting.For(ctx, func() ([]snapshot.Mount, error) {
 		defer release()
@@ -40,9 +52,7 @@ func (s *Snapshotter) Prepare(ctx context.Context, key string, layers []digest.D
 			err = context.Cause(ctx) // nobody waits any more
 		}
 		if err != nil {
-			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
-			defer cancel()
-			err = errors.Join(err, s.remove(undo, key))
+			err = s.undo(ctx, key, err)
 		}
 		return mounts, err
 	})
@@ -52,14 +62,23 @@ func (s *Snapshotter) Prepare(ctx context.Context, key string, layers []digest.D
 	return mounts, nil
 }
 
+// undo removes what Prepare has made, and returns its error.
+func (s *Snapshotter) undo(ctx context.Context, key string, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	defer cancel()
+	return errors.Join(err, s.remove(ctx, key))
+}
+
 func (s *Snapshotter) prepare(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error) {
-	r, err := s.allocateFrom(func() (record, error) { return s.image(ctx, layers) }, func(image record) record {
-		return record{Kind: kindRoot, Key: key, Image: image.Image, Layers: layers, Size: image.Size, From: image.ID, Used: image.Used}
+	r, err := s.allocateFrom(ctx, func() (record, error) { return s.image(ctx, layers) }, func(image record) record {
+		return record{
+			Pool: image.Pool, Kind: kindRoot, Key: key, Image: image.Image, Layers: layers, Size: image.Size, From: image.ID, Used: image.Used,
+		}
 	})
 	if err != nil {
 		return nil, err
 	}
-	info, err := s.pool.activate(r.ID, r.Size)
+	info, err := r.pool().activate(r.ID, r.Size)
 	if err == nil {
 		err = s.made(r)
 	}
@@ -89,7 +108,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]snapshot.Mount,
 		return s.Lower.Mounts(ctx, key)
 	}
 	mounts, err := waiting.For(ctx, func() ([]snapshot.Mount, error) {
-		info, err := s.pool.activate(r.ID, r.Size)
+		info, err := r.pool().activate(r.ID, r.Size)
 		return mountsOf(info.Path()), err
 	})
 	if err != nil {
@@ -109,18 +128,57 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 }
 
 func (s *Snapshotter) remove(ctx context.Context, key string) error {
-	if r, ok := s.find(key); ok {
+	r, ok := s.find(key)
+	if ok {
 		if err := s.abandon(r); err != nil {
 			return fmt.Errorf("remove snapshot %s: %w", key, err)
 		}
 	}
-	return s.Lower.Remove(ctx, key)
+	// The record may be lost, or the snapshot be the lower driver's alone.
+	if err := errors.Join(s.Lower.Remove(ctx, rootPrefix+key), s.Lower.Remove(ctx, key)); err != nil {
+		return err
+	}
+	if ok {
+		return s.settle(ctx, r.From)
+	}
+	return nil
 }
 
-// viewPrefix is before the keys of the lower driver's snapshots that images are copied from.
-const viewPrefix = "devmapper."
+// Prefixes of the keys of the lower driver's snapshots that are for this one.
+const (
+	rootPrefix = "devmapper.root."  // below a snapshot, before its key
+	viewPrefix = "devmapper.image." // what an image is copied from, before the ID of its device
+)
 
-// Snapshots implements snapshot.Snapshotter.
+// lowerKey is the key of the lower driver's snapshot. root: the snapshot is one of this driver's.
+func lowerKey(key string, root bool) string {
+	if root {
+		return rootPrefix + key
+	}
+	return key
+}
+
+// View implements snapshot.Snapshotter.
+func (s *Snapshotter) View(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error) {
+	if _, ok := s.find(key); ok {
+		return nil, fmt.Errorf("prepare snapshot %s: %w", key, snapshot.ErrExists)
+	}
+	return s.Lower.View(ctx, key, layers)
+}
+
+// Volume implements snapshot.Volumes.
+func (s *Snapshotter) Volume(ctx context.Context, key, name string) (dir string, err error) {
+	_, ok := s.find(key)
+	return s.Lower.Volume(ctx, lowerKey(key, ok), name)
+}
+
+// Volumes implements snapshot.Volumes.
+func (s *Snapshotter) Volumes(ctx context.Context, key string) (dir string, err error) {
+	_, ok := s.find(key)
+	return s.Lower.Volumes(ctx, lowerKey(key, ok))
+}
+
+// Snapshots implements snapshot.Snapshotter. Those whose records are lost are among them.
 func (s *Snapshotter) Snapshots(ctx context.Context) ([]string, error) {
 	lower, err := s.Lower.Snapshots(ctx)
 	if err != nil {
@@ -129,7 +187,7 @@ func (s *Snapshotter) Snapshots(ctx context.Context) ([]string, error) {
 	keys := map[string]struct{}{}
 	for _, key := range lower {
 		if !strings.HasPrefix(key, viewPrefix) {
-			keys[key] = struct{}{}
+			keys[strings.TrimPrefix(key, rootPrefix)] = struct{}{}
 		}
 	}
 	s.mu.Lock()
@@ -145,22 +203,40 @@ func (s *Snapshotter) RemoveLayer(ctx context.Context, diffID digest.Digest) err
 	if err := s.Lower.RemoveLayer(ctx, diffID); err != nil {
 		return err
 	}
-	return s.abandonIf(func(r record) bool { return r.Kind == kindImage && slices.Contains(r.Layers, diffID) })
+	return s.retireIf(ctx, func(r record) bool { return slices.Contains(r.Layers, diffID) })
 }
 
-// abandonIf lets devices be removed that are made and that nobody is about to use.
-func (s *Snapshotter) abandonIf(unwanted func(record) bool) error {
-	s.mu.Lock()
-	var out []record
-	for _, r := range s.devices {
-		if r.Step == stepMade && unwanted(r) {
-			out = append(out, r)
-		}
+// Restage implements snapshot.Trees. The images that have the layer are copied anew.
+func (s *Snapshotter) Restage(ctx context.Context, chain []digest.Digest) (snapshot.Stage, error) {
+	stage, err := s.Lower.Restage(ctx, chain)
+	if err != nil {
+		return nil, err
 	}
-	s.mu.Unlock()
-	var errs []error
-	for _, r := range out {
-		errs = append(errs, s.abandon(r))
+	return replacement{stage, s, chain[len(chain)-1]}, nil
+}
+
+// replacement is the Stage of a layer that is damaged.
+type replacement struct {
+	snapshot.Stage
+	s      *Snapshotter
+	diffID digest.Digest
+}
+
+// Inherit implements snapshot.Inheritor, for a lower driver that does.
+func (r replacement) Inherit(implied []string) {
+	if in, ok := r.Stage.(snapshot.Inheritor); ok {
+		in.Inherit(implied)
 	}
-	return errors.Join(errs...)
+}
+
+// Commit implements snapshot.Stage.
+func (r replacement) Commit(ctx context.Context, usage snapshot.Usage) error {
+	has := func(image record) bool { return slices.Contains(image.Layers, r.diffID) }
+	if err := r.s.retireIf(ctx, has); err != nil { // if this cannot be recorded, the layer has to stay damaged
+		return err
+	}
+	if err := r.Stage.Commit(ctx, usage); err != nil {
+		return err
+	}
+	return r.s.retireIf(ctx, has) // those that have been copied meanwhile
 }

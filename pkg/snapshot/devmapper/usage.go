@@ -26,13 +26,10 @@ func fileSystemUsage(dir string) (snapshot.Usage, error) {
 // Usage implements snapshot.Accountant: what the file system of a snapshot has more than its image, and what the volumes have. It is
 // counted where the snapshot is mounted; of one that is not, it is what was counted last.
 func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshot.Measurement, error) {
-	lower, err := s.Lower.Usage(ctx, key)
-	if err != nil {
-		return lower, err
-	}
 	r, ok := s.find(key)
-	if !ok {
-		return lower, nil
+	lower, err := s.Lower.Usage(ctx, lowerKey(key, ok))
+	if err != nil || !ok {
+		return lower, err
 	}
 	own, err := waiting.For(ctx, func() (snapshot.Measurement, error) { return s.measure(r) })
 	if err != nil {
@@ -101,7 +98,7 @@ func (s *Snapshotter) measure(r record) (snapshot.Measurement, error) {
 
 // mountPoint finds where the device is mounted; "" is nowhere.
 func (s *Snapshotter) mountPoint(r record) (string, error) {
-	info, err := dm.Find(s.pool.deviceName(r.ID))
+	info, err := dm.Find(r.pool().deviceName(r.ID))
 	if errors.Is(err, dm.ErrNotFound) || errors.Is(err, dm.ErrNone) { // then nothing of it can be mounted
 		return "", nil
 	}

@@ -39,6 +39,8 @@ type Target struct {
 // Info tells of a device.
 type Info struct {
 	Major, Minor uint32
+	// Active: it has a table. Who makes a device and is killed may leave one that has none.
+	Active bool
 	// Opened is how often it is open: mounted, or used by another device.
 	Opened int
 }
@@ -49,16 +51,22 @@ func (i Info) Path() string { return fmt.Sprintf("/dev/dm-%d", i.Minor) }
 // Number is the device as tables name it.
 func (i Info) Number() string { return fmt.Sprintf("%d:%d", i.Major, i.Minor) }
 
-// Create makes a device of one target. ErrExists, ErrNone.
+// Create makes a device of one target, also of one that was left without a table. ErrExists, ErrNone.
 func Create(name string, t Target) (Info, error) {
-	c := newCall(name)
-	if err := c.do(unix.DM_DEV_CREATE, "create"); err != nil {
+	err := newCall(name).do(unix.DM_DEV_CREATE, "create")
+	if errors.Is(err, ErrExists) {
+		if there, ferr := Find(name); ferr != nil || there.Active {
+			return Info{}, errors.Join(err, ferr)
+		}
+		err = nil
+	}
+	if err != nil {
 		return Info{}, err
 	}
-	err := load(name, t)
+	err = load(name, t)
 	var info Info
 	if err == nil {
-		c = newCall(name)
+		c := newCall(name)
 		err = c.do(unix.DM_DEV_SUSPEND, "resume") // without DM_SUSPEND_FLAG
 		info = c.info()
 	}
@@ -92,8 +100,8 @@ func Find(name string) (Info, error) {
 	return c.info(), err
 }
 
-// Status returns what the first target of a device says of its state. ErrNotFound, ErrNone.
-func Status(name string) (Target, error) { return table(name, 0) }
+// Status returns what the first target of a device says of its state, which is not written to disk for that. ErrNotFound, ErrNone.
+func Status(name string) (Target, error) { return table(name, unix.DM_NOFLUSH_FLAG) }
 
 // Table returns what the first target of a device was made with. ErrNotFound, ErrNone.
 func Table(name string) (Target, error) { return table(name, unix.DM_STATUS_TABLE_FLAG) }
@@ -157,7 +165,9 @@ func (c *call) put(structure []byte, text string) error {
 
 func (c *call) info() Info {
 	h := c.header()
-	return Info{Major: unix.Major(h.Dev), Minor: unix.Minor(h.Dev), Opened: int(h.Open_count)}
+	return Info{
+		Major: unix.Major(h.Dev), Minor: unix.Minor(h.Dev), Opened: int(h.Open_count), Active: h.Flags&unix.DM_ACTIVE_PRESENT_FLAG != 0,
+	}
 }
 
 func (c *call) do(command uint, what string) error {

@@ -15,8 +15,8 @@ import (
 )
 
 // Make makes a thin pool that is there until the test's end, when no device in it may be used any more, and returns its name. It has
-// data of size bytes. It skips the test if the kernel has no device mapper.
-func Make(t testing.TB, size int64) (name string) {
+// data of size bytes, and features of the kernel's. It skips the test if the kernel has no device mapper.
+func Make(t testing.TB, size int64, features ...string) (name string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("the device mapper needs root")
@@ -28,8 +28,9 @@ func Make(t testing.TB, size int64) (name string) {
 	metadata, data := loop(t, 16<<20), loop(t, size)
 	name = fmt.Sprintf("criservertest-%d-%d", os.Getpid(), time.Now().UnixNano())
 	const sector, block = 512, 128
+	features = append([]string{"skip_block_zeroing"}, features...)
 	Run(t, "dmsetup", "create", name, "--noudevsync", "--table",
-		fmt.Sprintf("0 %d thin-pool %s %s %d 0 1 skip_block_zeroing", size/sector, metadata, data, block))
+		fmt.Sprintf("0 %d thin-pool %s %s %d 0 %d %s", size/sector, metadata, data, block, len(features), strings.Join(features, " ")))
 	t.Cleanup(func() {
 		for _, device := range Active(t, name) {
 			Run(t, "dmsetup", "remove", "--noudevsync", "--retry", device)
