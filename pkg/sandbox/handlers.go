@@ -19,6 +19,11 @@ func (s *Service) podHandler(ctx context.Context, c want.Pod) (handler.Usable, e
 	case errors.Is(err, handler.ErrUnusable):
 		return h, fmt.Errorf("run pod %s/%s: %w: %w", c.Namespace, c.Name, ErrUnavailable, err)
 	}
+	if err == nil {
+		if err := h.CheckProcesses(c.Namespaces.PID != want.NamespaceContainer); err != nil {
+			return h, fmt.Errorf("namespace_options.pid: %w: %w", want.ErrInvalid, err)
+		}
+	}
 	if err == nil && c.Namespaces.Users != nil {
 		if err := h.CheckUsers(c.Namespaces.Network == want.NamespaceNode); err != nil {
 			return h, fmt.Errorf("namespace_options.userns_options: %w: %w", want.ErrInvalid, err)

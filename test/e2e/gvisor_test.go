@@ -71,10 +71,13 @@ func TestGvisor(t *testing.T) {
 	if out, _ := n.exec(id, "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 6[6]'"); out != "0" {
 		t.Errorf("%s processes outlive their command", out)
 	}
-	shared := n.podConfig(sharedPIDs)
-	if _, err := n.create(n.runPodOn("runsc", shared), shared, shell("shared", "true", podPIDs)); status.Code(err) != codes.InvalidArgument ||
-		!strings.Contains(err.Error(), "namespace_options.pid") {
-		t.Errorf("shared processes: %v", err)
+	_, ofPod := n.create(podID, pod, shell("shared", "true", podPIDs))
+	_, ofAll := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: n.podConfig(sharedPIDs), RuntimeHandler: "runsc"})
+	_, ofNode := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: n.podConfig(nodePIDs), RuntimeHandler: "runsc"})
+	for of, err := range map[string]error{"a container": ofPod, "a pod": ofAll, "a pod with the node": ofNode} {
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "namespace_options.pid") {
+			t.Errorf("shared processes of %s: %v", of, err)
+		}
 	}
 	image := "example.com/gvisor:1"
 	n.image("commit", id, image)

@@ -43,9 +43,8 @@ func (u Usable) isolate(s *specs.Spec, hostname string) error {
 	// With it runsc would put the container into the sandbox of another one that has the pod's ID: here each has its own.
 	delete(s.Annotations, containerType)
 	pid := slices.IndexFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
-	if pid < 0 || s.Linux.Namespaces[pid].Path != "" {
-		return spec.Invalidf("linux.security_context.namespace_options.pid", "runtime handler %q gives each container a kernel of its own: "+
-			"it shares its processes with no other one", u.Name)
+	if err := u.CheckProcesses(pid < 0 || s.Linux.Namespaces[pid].Path != ""); err != nil {
+		return spec.Invalidf("linux.security_context.namespace_options.pid", "%v", err)
 	}
 	for i := range s.Linux.Namespaces {
 		if n := &s.Linux.Namespaces[i]; n.Type == specs.UTSNamespace {

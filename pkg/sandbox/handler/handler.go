@@ -74,6 +74,15 @@ func (u Usable) CheckUsers(hostNetwork bool) error {
 	return nil
 }
 
+// CheckProcesses tells why the containers of a pod cannot share their processes, with each other or with the node.
+func (u Usable) CheckProcesses(shared bool) error {
+	if shared && u.Command != nil && u.Command.Sandbox {
+		return fmt.Errorf("runtime handler %q gives each container a kernel of its own: it shares its processes with no other one, which "+
+			"is the mode CONTAINER", u.Name)
+	}
+	return nil
+}
+
 // Set holds the handlers of a node.
 type Set struct {
 	standard string

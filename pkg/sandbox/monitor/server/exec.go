@@ -96,6 +96,7 @@ func (s *Server) begin(ctx context.Context, e *execution, io runtime.Stdio) erro
 	s.children.own(pid)
 	proc, err := openProcess(pid)
 	if err != nil {
+		e.signalInside(unix.SIGKILL, true)
 		_ = unix.Kill(pid, unix.SIGKILL) // it is this process's child, and nobody has reaped it
 		return errors.Join(err, s.children.reap(pid))
 	}
@@ -170,7 +171,7 @@ func (e *execution) signalInside(sig unix.Signal, all bool) bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), insideLimit)
 	defer cancel()
-	if err := sandbox.SignalCommand(ctx, e.ID, e.inside, sig, all); err != nil {
+	if err := sandbox.SignalCommand(ctx, e.ID, e.inside, sig, all); err != nil && !e.container.ends(e.tree.init) {
 		logrus.WithError(err).WithFields(logrus.Fields{"container": e.ID, "signal": sig}).Warn("a command may not have got its signal")
 	}
 	return true

@@ -34,6 +34,8 @@ var suite = []struct {
 	{"exec", testExec},
 	{"exec ends with its client", testExecEndsWithItsClient},
 	{"timeout ends all", testTimeoutEndsAll},
+	{"client gone, told to all", testClientGoneToldToAll},
+	{"command fails after its start", testFailsAfterItsStart},
 	{"container ends", testContainerEnds},
 	{"outlives its client", testOutlivesClient},
 	{"reopen log loses nothing", testReopenLogLosesNothing},

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -151,8 +152,7 @@ func TestTimeoutEndsForkers(t *testing.T) {
 }
 
 // What a command has started is told that the client has gone. It may ignore that, and outlive the command then.
-func TestClientGoneToldToAll(t *testing.T) {
-	f := newFixture(t, nil)
+func testClientGoneToldToAll(t *testing.T, f *fixture) {
 	f.runIn("a", "sleep 100")
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -179,6 +179,28 @@ func TestClientGoneToldToAll(t *testing.T) {
 	if !f.runs("a", "sleep 67") {
 		t.Errorf("left: %v", f.commands("a"))
 	}
+}
+
+// What an OCI runtime has made of a command does not run on when the runtime says that it has failed.
+func testFailsAfterItsStart(t *testing.T, f *fixture) {
+	if f.runtime == nil {
+		t.Skip("the built-in runtime executes no program")
+	}
+	program := f.runtime.Path
+	failing, mark := filepath.Join(f.dir, "failing"), filepath.Join(f.dir, "mark")
+	script := fmt.Sprintf("#!/bin/sh\n%s \"$@\"; code=$?\nfor a; do [ \"$a\" = exec ] && [ -e %s ] && exit 3; done\nexit $code\n", program, mark)
+	if err := errors.Join(os.WriteFile(failing, []byte(script), 0o755), os.WriteFile(mark, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	f.runtime.Path = failing
+	f.runIn("a", "sleep 100")
+	if _, _, err := f.execute("a", 0, "sleep", "300"); err == nil || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("a runtime that fails: %v", err)
+	}
+	if err := os.Remove(mark); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the command has ended", func() bool { return f.runs("a", "sleep 100") && !f.runs("a", "sleep 300") })
 }
 
 // A process that was looked at and has ended is not mistaken for another one.

@@ -87,46 +87,54 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 // Exec implements runtime.Runtime. The end of ctx does not end the program: what it has begun then would be left.
 func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, io runtime.Stdio) (runtime.Process, error) {
 	ctx = context.WithoutCancel(ctx)
-	var made runtime.Process
 	data, err := json.Marshal(p)
 	if err != nil {
-		return made, err
+		return runtime.Process{}, err
 	}
 	dir, err := os.MkdirTemp(r.dir, "exec-")
 	if err != nil {
-		return made, fmt.Errorf("execute in container: %w", err)
+		return runtime.Process{}, fmt.Errorf("execute in container: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	process, pidFile, insideFile := filepath.Join(dir, "process.json"), filepath.Join(dir, "pid"), filepath.Join(dir, "inside")
 	if err := os.WriteFile(process, data, 0o600); err != nil {
-		return made, fmt.Errorf("execute in container: %w", err)
+		return runtime.Process{}, fmt.Errorf("execute in container: %w", err)
 	}
 	args := []string{"--process", process, "--pid-file", pidFile, "--detach"}
 	if r.Command.Sandbox {
 		args = append(args, "--internal-pid-file", insideFile)
 	}
 	err = r.launch(ctx, execLimit, terminal{dir, p.ConsoleSize}, io, "exec", append(args, id)...)
-	if err != nil {
-		// Cut off after the process was made: nobody would ask for it.
-		if pid, perr := readPID(pidFile); perr == nil {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-		return made, err
-	}
-	if made.PID, err = readPID(pidFile); err != nil {
-		return made, err
-	}
+	var made runtime.Process
+	var perr, ierr error
+	made.PID, perr = readPID(pidFile)
 	if r.Command.Sandbox {
-		made.Inside, err = readPID(insideFile)
-		return made, err
+		made.Inside, ierr = readPID(insideFile)
 	}
-	if p.OOMScoreAdj != nil {
+	if err == nil {
+		err = errors.Join(perr, ierr)
+	}
+	if err != nil {
+		return runtime.Process{}, errors.Join(err, r.endCommand(ctx, id, made))
+	}
+	if p.OOMScoreAdj != nil && !r.Command.Sandbox {
 		// An update may have changed it, of which the program knows nothing: it gives a command what the container was made with.
 		if err := score.SetTree(made.PID, *p.OOMScoreAdj); err != nil {
 			logrus.WithError(err).WithField("container", id).Warn("a command may have another oom_score_adj than its container")
 		}
 	}
 	return made, nil
+}
+
+// endCommand ends what was made of a command that has failed, as when it was cut off: nobody would ask for it.
+func (r *Runtime) endCommand(ctx context.Context, id string, made runtime.Process) (err error) {
+	if made.Inside != 0 { // which lives on without the program that stands for it
+		err = r.SignalCommand(ctx, id, made.Inside, unix.SIGKILL, true)
+	}
+	if made.PID != 0 {
+		_ = unix.Kill(made.PID, unix.SIGKILL)
+	}
+	return err
 }
 
 // Kill implements runtime.Runtime. What the runtime cannot kill is killed by its cgroup.
