@@ -65,7 +65,7 @@ func TestDevmapper(t *testing.T) {
 	}
 	n.collect()
 	eventually(t, "the images' devices are gone", func() bool {
-		left, err := filepath.Glob(filepath.Join(n.dir, "root/devmapper/devices/*"))
+		left, err := filepath.Glob(filepath.Join(n.dir, "root/devmapper/devices/*/*"))
 		return err == nil && len(left) == 1 // the empty file system
 	})
 }

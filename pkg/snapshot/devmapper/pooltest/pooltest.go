@@ -25,19 +25,27 @@ func Make(t testing.TB, size int64, features ...string) (name string) {
 	if _, err := dm.Find("criserver-no-such"); errors.Is(err, dm.ErrNone) {
 		t.Skip(err)
 	}
-	metadata, data := loop(t, 16<<20), loop(t, size)
 	name = fmt.Sprintf("criservertest-%d-%d", os.Getpid(), time.Now().UnixNano())
+	Create(t, name, Loop(t, 16<<20), Loop(t, size), size, features...)
+	t.Cleanup(func() { Remove(t, name) })
+	return name
+}
+
+// Create makes a pool on block devices for metadata, which are zeros or those of a pool, and for data of size bytes.
+func Create(t testing.TB, name, metadata, data string, size int64, features ...string) {
+	t.Helper()
 	const sector, block = 512, 128
 	features = append([]string{"skip_block_zeroing"}, features...)
 	Run(t, "dmsetup", "create", name, "--noudevsync", "--table",
 		fmt.Sprintf("0 %d thin-pool %s %s %d 0 %d %s", size/sector, metadata, data, block, len(features), strings.Join(features, " ")))
-	t.Cleanup(func() {
-		for _, device := range Active(t, name) {
-			Run(t, "dmsetup", "remove", "--noudevsync", "--retry", device)
-		}
-		Run(t, "dmsetup", "remove", "--noudevsync", "--retry", name)
-	})
-	return name
+}
+
+// Remove takes a pool away, with the block devices of what is in it.
+func Remove(t testing.TB, name string) {
+	t.Helper()
+	for _, device := range append(Active(t, name), name) {
+		Run(t, "dmsetup", "remove", "--noudevsync", "--retry", device)
+	}
 }
 
 // Active are the names of the block devices that the thin devices of a pool have.
@@ -51,8 +59,8 @@ func Active(t testing.TB, pool string) (names []string) {
 	return names
 }
 
-// loop is a block device of zeros.
-func loop(t testing.TB, size int64) (device string) {
+// Loop is a block device of zeros, until the test's end.
+func Loop(t testing.TB, size int64) (device string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "file")
 	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, size)); err != nil {
