@@ -53,7 +53,10 @@ func run(args []string) error {
 		return podInit()
 	case len(args) > 0 && args[0] == "namespaces": // see package ns
 		return ns.Serve(os.Stdin, os.Stdout)
-	case len(args) == 2 && args[0] == "host-path": // see package hostpath
+	case len(args) == 2 && args[0] == "host-look": // see package hostpath
+		probe.Look(args[1])
+		return nil
+	case len(args) == 2 && args[0] == "host-path":
 		path, err := probe.Resolve(args[1])
 		if err == nil {
 			_, err = os.Stdout.WriteString(path)

@@ -73,7 +73,7 @@ func (d *daemon) openPods(ctx context.Context, c *config.Config) error {
 	}
 	d.checkpoints = &checkpoints.Service{
 		Pods: d.pods, Runner: d.pods, Images: d.images, Tools: pods.Checkpoints, FromImages: c.Runtime.RestoreImages,
-		Archives: hostpath.Files{Program: []string{pods.Monitor.Binary, "host-file"}},
+		Files: hostpath.FilesBy(pods.Monitor.Binary),
 	}
 	connect, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()

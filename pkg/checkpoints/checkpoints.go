@@ -70,8 +70,8 @@ type Service struct {
 	Runner Runner
 	Images Images
 	Tools  checkpoint.Tools
-	// Archives opens the archives that are restored, which may be where it hangs.
-	Archives hostpath.Files
+	// Files are the host's, which may be where it hangs: archives that are restored, and the places of those that are made.
+	Files hostpath.Files
 	// FromImages allows images to be checkpoints. Whoever can name an image can choose one then, and a checkpoint says itself what
 	// its processes may do.
 	FromImages bool
@@ -87,7 +87,7 @@ func (s *Service) FindCRIU() (string, error) { return s.Tools.FindCRIU() }
 // the default. Errors are those of sandbox: ErrInvalid, ErrExists, ErrState (it does not run), ErrUnavailable (there is no criu),
 // ErrTimeout.
 func (s *Service) CheckpointContainer(ctx context.Context, id, location string, timeout time.Duration) error {
-	if _, err := hostpath.Soon(ctx, location, func() (struct{}, error) { return struct{}{}, s.checkLocation(location) }); err != nil {
+	if _, err := hostpath.Soon(ctx, s.Files.Asker, location, func() (struct{}, error) { return struct{}{}, s.checkLocation(location) }); err != nil {
 		return err
 	}
 	c, err := s.Pods.Container(id)

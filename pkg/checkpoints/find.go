@@ -61,7 +61,7 @@ func (s *Service) restore(ctx context.Context, name string, fill func(dir string
 
 // unpack reads an archive. It may be compressed, as Podman's are.
 func (s *Service) unpack(ctx context.Context, name, dir string) error {
-	f, err := s.Archives.Open(ctx, name)
+	f, err := s.Files.Open(ctx, name)
 	if err == nil {
 		defer f.Close()
 		err = s.Images.UnpackFiles(ctx, f, dir)

@@ -38,7 +38,7 @@ func (s *Service) CheckpointPod(ctx context.Context, podID, output string, conta
 	if err != nil {
 		return err
 	}
-	if _, err := hostpath.Soon(ctx, output, func() (struct{}, error) { return struct{}{}, checkOutput(output) }); err != nil {
+	if _, err := hostpath.Soon(ctx, s.Files.Asker, output, func() (struct{}, error) { return struct{}{}, checkOutput(output) }); err != nil {
 		return err
 	}
 	ctx, cancel := bounded(ctx)

@@ -32,7 +32,7 @@ func (s *Service) RestorePod(ctx context.Context, path string, pod want.Pod, con
 	if err := noOptions(options); err != nil {
 		return "", nil, err
 	}
-	dirs, err := hostpath.Soon(ctx, path, func() (map[string]checkpoint.Dir, error) { return s.podContainers(path, containers) })
+	dirs, err := hostpath.Soon(ctx, s.Files.Asker, path, func() (map[string]checkpoint.Dir, error) { return s.podContainers(path, containers) })
 	if err != nil {
 		return "", nil, err
 	}
@@ -174,7 +174,7 @@ func (s *Service) restoreInto(ctx context.Context, podID string, c PodContainer,
 		return "", err
 	}
 	c.Config.Checkpoint, c.Config.MustMatch = string(dir), true
-	_, err = hostpath.Ask(ctx, string(from), func() (struct{}, error) { return struct{}{}, s.Images.CopyTree(ctx, string(from), string(dir)) })
+	_, err = hostpath.Ask(ctx, s.Files.Asker, string(from), func() (struct{}, error) { return struct{}{}, s.Images.CopyTree(ctx, string(from), string(dir)) })
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("copy checkpoint: %w", err), dir.Remove())
 	}

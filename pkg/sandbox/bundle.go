@@ -36,7 +36,7 @@ func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodSt
 	out, u, err := compose.Spec(ctx, compose.Input{
 		ID: st.ID, Want: st.Config, Image: img, RootFS: s.bundles.RootFS(st.ID), Mounts: mounts,
 		Pod: s.spaces.Spec(pod), PodAnnotations: pod.Config.Annotations, PID: pid, PIDNS: pidNS.Path(), Labels: labels,
-		Handler: h, CDISpecDirs: s.config.CDISpecDirs,
+		Handler: h, CDISpecDirs: s.config.CDISpecDirs, Files: s.hostFiles,
 	})
 	if err == nil {
 		err = s.adjust(ctx, st, out)

@@ -93,6 +93,7 @@ type Service struct {
 	stale []checkpoint.Dir
 	// hostPaths finds what containers mount.
 	hostPaths hostpath.Resolver
+	hostFiles hostpath.Files
 
 	podFlights       flight.Group[ledger.PodKey, string]
 	containerFlights flight.Group[ledger.ContainerKey, string]
@@ -127,7 +128,7 @@ func New(ctx context.Context, c Config, db *record.DB, n Network, s bundle.Snaps
 		ledger:  known,
 		synced:  make(chan struct{}),
 
-		hostPaths:  hostpath.Resolver{Probe: []string{c.Monitor.Binary, "host-path"}},
+		hostPaths: hostpath.Resolver{Probe: []string{c.Monitor.Binary, "host-path"}}, hostFiles: hostpath.FilesBy(c.Monitor.Binary),
 		monitorErr: fmt.Errorf("%w: crimonitor is being connected", ErrUnavailable),
 	}
 	if svc.plugins = c.Plugins; c.Plugins == nil {

@@ -32,7 +32,7 @@ func (n *node) buildDeclaring() {
 // volumesOf are the directories of a container's volumes.
 func (n *node) volumesOf(id string) []string {
 	n.t.Helper()
-	dirs, err := filepath.Glob(filepath.Join(n.dir, "root/overlay/s", id, "v/*"))
+	dirs, err := filepath.Glob(filepath.Join(n.dir, "root/overlay/s", "*"+id, "v/*")) // devmapper has a prefix
 	if err != nil {
 		n.t.Fatal(err)
 	}

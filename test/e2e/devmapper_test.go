@@ -1,14 +1,19 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/snapshot/devmapper/pooltest"
@@ -28,11 +33,15 @@ func thinConfig(t *testing.T, programs map[string]string) (config, pool string) 
 		t.Fatal(err)
 	}
 	pool = pooltest.Make(t, 4<<30)
-	config = "[runtimes.thin]\ntype = \"builtin\"\nsnapshotter = \"devmapper\"\n"
+	return thinConfigOf(pool, programs), pool
+}
+
+func thinConfigOf(pool string, programs map[string]string) string {
+	config := "[runtimes.thin]\ntype = \"builtin\"\nsnapshotter = \"devmapper\"\n"
 	for name, path := range programs {
 		config += fmt.Sprintf("[runtimes.%s]\ntype = \"oci\"\npath = %q\nsnapshotter = \"devmapper\"\n", name, path)
 	}
-	return config + fmt.Sprintf("[snapshot.devmapper]\npool = %q\nsize = \"256MiB\"\n", pool), pool
+	return config + fmt.Sprintf("[snapshot.devmapper]\npool = %q\nsize = \"256MiB\"\n", pool)
 }
 
 // rootDevice is what a container's root is: the type of the file system, and its device.
@@ -159,5 +168,77 @@ func TestDevmapperWithoutPool(t *testing.T) {
 	st, err := n.Status(t.Context(), &runtimeapi.StatusRequest{})
 	if err != nil || slices.ContainsFunc(st.RuntimeHandlers, func(h *runtimeapi.RuntimeHandler) bool { return h.Name == "thin" }) {
 		t.Errorf("handlers are %v, %v", st.GetRuntimeHandlers(), err)
+	}
+}
+
+// TestDevmapperSuspended: a pool or a device that does not answer holds what needs it, to its deadline, and nothing else.
+func TestDevmapperSuspended(t *testing.T) {
+	const size = 1 << 30
+	first := pooltest.Make(t, 1<<20) // skips the test
+	pool, data := first+"-held", first+"-data"
+	loop, metadata := pooltest.Loop(t, size), pooltest.Loop(t, 16<<20)
+	pooltest.Run(t, "dmsetup", "create", data, "--noudevsync", "--table", fmt.Sprintf("0 %d linear %s 0", size/512, loop))
+	pooltest.Run(t, "dmsetup", "mknodes", data)
+	t.Cleanup(func() { pooltest.Run(t, "dmsetup", "remove", "--noudevsync", "--retry", data) })
+	pooltest.Create(t, pool, metadata, "/dev/mapper/"+data, size)
+	t.Cleanup(func() { pooltest.Remove(t, pool) })
+	n := newNode(t, thinConfigOf(pool, nil))
+	suspend := func(device string) (resume func()) {
+		t.Helper()
+		pooltest.Run(t, "dmsetup", "suspend", "--noflush", "--nolockfs", "--noudevsync", device)
+		resume = sync.OnceFunc(func() { pooltest.Run(t, "dmsetup", "resume", "--noudevsync", device) })
+		t.Cleanup(resume)
+		return resume
+	}
+	others := func() {
+		t.Helper()
+		pod := n.podConfig()
+		podID := n.runPod(pod)
+		if out, _ := n.output(podID, pod, shell("other", "echo fine")); out != "fine" {
+			t.Errorf("another handler's container says %q", out)
+		}
+		n.remove(podID)
+	}
+	late := func(what, says string, call func(context.Context) error) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if err := call(ctx); status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	pod := n.podConfig()
+	podID := n.runPodOn("thin", pod)
+	n.run(podID, pod, shell("first", "sleep 1000")) // the image is copied
+	resume := suspend(data)
+	var made *runtimeapi.CreateContainerResponse
+	create := func(ctx context.Context) (err error) {
+		made, err = n.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: podID, Config: shell("second", "sleep 1000"), SandboxConfig: pod})
+		return err
+	}
+	late("a container in a pool that does not answer", "its root file system is being mounted", create)
+	others()
+	resume()
+	if err := create(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id := made.ContainerId
+	if _, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	if out, _ := n.exec(id, "echo mine >/etc/mine; cat /etc/mine"); out != "mine" {
+		t.Errorf("a container that was created late says %q", out)
+	}
+	_, device := n.rootDevice(id)
+	resume = suspend(pooltest.Run(t, "dmsetup", "info", "-c", "--noheadings", "-o", "name", device))
+	remove := func(ctx context.Context) error {
+		_, err := n.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
+		return err
+	}
+	late("the removal of a container whose device is suspended", id, remove)
+	others()
+	resume()
+	if err := remove(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

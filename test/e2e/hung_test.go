@@ -123,11 +123,20 @@ func TestHungPlaces(t *testing.T) {
 	}
 	hung.Hang()
 	archive, fresh := filepath.Join(hung.Dir, "checkpoint.tar"), n.podConfig(inHung("fresh/deep"))
+	profile, device := filepath.Join(hung.Dir, "profile.json"), filepath.Join(hung.Dir, "device")
 	var calls sync.WaitGroup
 	for path, call := range map[string]func() error{
 		fresh.LogDirectory: func() error { _, err := n.runPodWith("", fresh); return err },
 		there.LogDirectory: func() error { return create(thereID, there, shell("logs", "true")) },
 		archive:            func() error { return create(plainID, plain, restored(archive)) },
+		profile: func() error {
+			return create(plainID, plain, shell("confined", "true", func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext.Seccomp = localhost(profile) }))
+		},
+		device: func() error {
+			return create(plainID, plain, shell("device", "true", func(c *runtimeapi.ContainerConfig) {
+				c.Devices = []*runtimeapi.Device{{HostPath: device, ContainerPath: "/dev/x", Permissions: "r"}}
+			}))
+		},
 		filepath.Join(hung.Dir, "new.tar"): func() error {
 			return refusal(n.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{
 				ContainerId: "any", Location: filepath.Join(hung.Dir, "new.tar"),
@@ -148,6 +157,12 @@ func TestHungPlaces(t *testing.T) {
 	calls.Wait()
 	if out, _ := n.output(plainID, plain, shell("plain", "echo works")); out != "works" {
 		t.Errorf("another container: %q", out)
+	}
+	// Nothing of it holds the daemon, nor the next one.
+	n.stop()
+	n.start()
+	if out, _ := n.output(plainID, plain, shell("restarted", "echo works")); out != "works" {
+		t.Errorf("a container after a restart: %q", out)
 	}
 	hung.Answer()
 	eventually(t, "the pod's logs are where they are to be", func() bool { return create(thereID, there, shell("logs", "true")) == nil })

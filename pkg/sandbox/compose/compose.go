@@ -11,6 +11,7 @@ import (
 	"criserver/pkg/sandbox/device"
 	"criserver/pkg/sandbox/handler"
 	"criserver/pkg/sandbox/host"
+	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
@@ -37,6 +38,8 @@ type Input struct {
 	Handler handler.Usable
 	// CDISpecDirs hold the files that describe CDI devices, a later directory before an earlier one.
 	CDISpecDirs []string
+	// Files are the host's: profiles and devices.
+	Files hostpath.Files
 }
 
 // Spec makes the specification, and tells who the workload runs as. What is wrong with the request is a want.ErrInvalid or a
@@ -57,7 +60,7 @@ func Spec(ctx context.Context, in Input) (*specs.Spec, spec.User, error) {
 		Capabilities: c.Capabilities, MaskedPaths: c.MaskedPaths, ReadonlyPaths: c.ReadonlyPaths,
 		Seccomp: c.Seccomp, Resources: c.Resources, TTY: c.TTY, ProcessLabel: in.Labels.Process, MountLabel: in.Labels.Mount,
 	}
-	if err := addNode(ctx, &values, c); err != nil {
+	if err := in.addNode(ctx, &values, c); err != nil {
 		return nil, u, err
 	}
 	cdi, err := device.CDINames(c.CDIDevices, c.Annotations)
@@ -87,17 +90,17 @@ func Spec(ctx context.Context, in Input) (*specs.Spec, spec.User, error) {
 }
 
 // addNode adds what the container wants of the node by name: profiles and devices.
-func addNode(ctx context.Context, values *spec.Container, c want.Container) error {
+func (in Input) addNode(ctx context.Context, values *spec.Container, c want.Container) error {
 	var err error
 	if c.Seccomp == spec.SeccompLocalhost {
-		if values.SeccompProfile, err = confine.Seccomp(ctx, c.SeccompProfile); err != nil {
+		if values.SeccompProfile, err = confine.Seccomp(ctx, in.Files, c.SeccompProfile); err != nil {
 			return err
 		}
 	}
 	if values.AppArmorProfile, err = c.AppArmor.Resolve(ctx, c.Privileged); err != nil {
 		return err
 	}
-	if values.Devices, err = device.Find(ctx, c.Devices); err != nil {
+	if values.Devices, err = device.Find(ctx, in.Files.Asker, c.Devices); err != nil {
 		return err
 	}
 	return nil

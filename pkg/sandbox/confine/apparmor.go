@@ -54,7 +54,7 @@ func (a AppArmor) Resolve(ctx context.Context, privileged bool) (string, error) 
 		}
 		return "", nil
 	case a.Kind == AppArmorDefault:
-		_, err := hostpath.Ask(ctx, appArmorLoaded, func() (struct{}, error) {
+		_, err := hostpath.Ask(ctx, nil, appArmorLoaded, func() (struct{}, error) {
 			return struct{}{}, profile.LoadDefaultProfile(DefaultAppArmor)
 		})
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/spec"
 )
 
@@ -24,7 +25,7 @@ func TestSeccomp(t *testing.T) {
 	write(`{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "flags": ["SECCOMP_FILTER_FLAG_LOG"],
 		"syscalls": [{"names": ["chmod", "no_such_call"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38,
 			"args": [{"index": 1, "value": 511, "op": "SCMP_CMP_EQ"}]}]}`)
-	p, err := Seccomp(t.Context(), path)
+	p, err := Seccomp(t.Context(), hostpath.Files{}, path)
 	if err != nil || len(p.Syscalls) != 1 || *p.Syscalls[0].ErrnoRet != 38 || p.Syscalls[0].Args[0].Value != 511 {
 		t.Fatalf("%+v, %v", p, err)
 	}
@@ -38,11 +39,11 @@ func TestSeccomp(t *testing.T) {
 		strings.Repeat(" ", maxSeccomp+1): "larger",
 	} {
 		write(text)
-		if _, err := Seccomp(t.Context(), path); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), names) || !strings.Contains(err.Error(), path) {
+		if _, err := Seccomp(t.Context(), hostpath.Files{}, path); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), names) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%.80q: %v", text, err)
 		}
 	}
-	if _, err := Seccomp(t.Context(), path+"x"); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), path+"x") {
+	if _, err := Seccomp(t.Context(), hostpath.Files{}, path+"x"); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), path+"x") {
 		t.Errorf("no file: %v", err)
 	}
 }
@@ -54,7 +55,7 @@ func TestSeccompFromAPipe(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if _, err := Seccomp(ctx, path); !errors.Is(err, spec.ErrInvalid) {
+	if _, err := Seccomp(ctx, hostpath.Files{}, path); !errors.Is(err, spec.ErrInvalid) {
 		t.Errorf("err = %v", err)
 	}
 }

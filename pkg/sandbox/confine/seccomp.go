@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"criserver/pkg/sandbox/hostpath"
+	"criserver/pkg/sandbox/hostpath/probe"
 	"criserver/pkg/sandbox/spec"
 )
 
@@ -26,13 +27,17 @@ const (
 )
 
 // Seccomp reads a filter from a file in the form of the OCI specification (config-linux.md, "Seccomp").
-func Seccomp(ctx context.Context, path string) (*specs.LinuxSeccomp, error) {
-	data, err := hostpath.Ask(ctx, path, func() ([]byte, error) { return readRegular(path) })
-	if errors.Is(err, os.ErrNotExist) {
+func Seccomp(ctx context.Context, files hostpath.Files, path string) (*specs.LinuxSeccomp, error) {
+	data, err := read(ctx, files, path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return nil, spec.Invalidf(fieldSeccomp, "the node has no file %s", path)
-	}
-	if err != nil {
+	case errors.Is(err, probe.ErrIrregular):
+		return nil, spec.Invalidf(fieldSeccomp, "%v", err)
+	case err != nil:
 		return nil, fmt.Errorf("read seccomp profile: %w", err)
+	case len(data) > maxSeccomp:
+		return nil, spec.Invalidf(fieldSeccomp, "%s is larger than %d bytes", path, maxSeccomp)
 	}
 	var p specs.LinuxSeccomp
 	if err := json.NewDecoder(bytes.NewReader(data)).Decode(&p); err != nil {
@@ -44,24 +49,14 @@ func Seccomp(ctx context.Context, path string) (*specs.LinuxSeccomp, error) {
 	return &p, nil
 }
 
-func readRegular(path string) ([]byte, error) {
-	info, err := os.Stat(path)
+// read reads no more than tells that a file is too large.
+func read(ctx context.Context, files hostpath.Files, path string) ([]byte, error) {
+	f, err := files.Open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() { // opening a pipe waits for its other end
-		return nil, spec.Invalidf(fieldSeccomp, "%s is no regular file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxSeccomp+1))
-	if len(data) > maxSeccomp {
-		return nil, spec.Invalidf(fieldSeccomp, "%s is larger than %d bytes", path, maxSeccomp)
-	}
-	return data, err
+	return data, errors.Join(err, f.Close())
 }
 
 // checkSeccomp refuses words that libcontainer does not know. Names of system calls that this kernel does not have are no

@@ -165,10 +165,10 @@ func warnNoPolicy(label string, err error) {
 	})
 }
 
-// relabel labels a host path and all below it. A file system that keeps no labels, such as NFS, is left as it is.
+// relabel labels a host path, which was found, and all below it. A file system that keeps no labels, such as NFS, is left as it is.
 func relabel(ctx context.Context, path, mountLabel string) error {
 	flight.Stage(ctx, "host path "+path+" gets its SELinux label")
-	_, err := hostpath.Ask(ctx, path, func() (struct{}, error) { return struct{}{}, label.Relabel(path, mountLabel, false) })
+	_, err := hostpath.Ask(ctx, nil, path, func() (struct{}, error) { return struct{}{}, label.Relabel(path, mountLabel, false) })
 	if err != nil && !errors.Is(err, unix.ENOTSUP) {
 		return fmt.Errorf("relabel %s: %w", path, err)
 	}

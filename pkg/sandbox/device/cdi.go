@@ -28,7 +28,7 @@ func CDINames(names []string, annotations map[string]string) ([]string, error) {
 }
 
 // InjectCDI makes the changes to a specification that the CDI files in dirs, a later one before an earlier one, tell for
-// the devices. The files are read anew: plugins write them while this process runs.
+// the devices. The files are read anew: plugins write them while this process runs. The directories are the operator's to choose.
 func InjectCDI(ctx context.Context, dirs []string, s *specs.Spec, names []string) error {
 	if len(names) == 0 {
 		return nil
@@ -36,7 +36,7 @@ func InjectCDI(ctx context.Context, dirs []string, s *specs.Spec, names []string
 	if len(dirs) == 0 {
 		return spec.Invalidf("CDI_devices", "%q: the node has no CDI devices, its cdi_spec_dirs is empty", names)
 	}
-	cache, err := hostpath.Ask(ctx, dirs[0], func() (*cdi.Cache, error) {
+	cache, err := hostpath.Ask(ctx, nil, dirs[0], func() (*cdi.Cache, error) {
 		return cdi.NewCache(cdi.WithSpecDirs(dirs...), cdi.WithAutoRefresh(false))
 	})
 	if err != nil {

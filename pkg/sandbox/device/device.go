@@ -29,8 +29,8 @@ type Want struct {
 	Permissions string
 }
 
-// Find finds the nodes. A symlink is followed; of a directory all nodes in it and below count.
-func Find(ctx context.Context, wants []Want) ([]spec.Device, error) {
+// Find finds the nodes, by way of paths. A symlink is followed; of a directory all nodes in it and below count.
+func Find(ctx context.Context, paths *hostpath.Asker, wants []Want) ([]spec.Device, error) {
 	var out []spec.Device
 	for _, w := range wants {
 		if w.ContainerPath == "" {
@@ -39,7 +39,7 @@ func Find(ctx context.Context, wants []Want) ([]spec.Device, error) {
 		if w.Permissions == "" {
 			w.Permissions = "rwm"
 		}
-		found, err := hostpath.Ask(ctx, w.HostPath, func() ([]spec.Device, error) { return find(w) })
+		found, err := hostpath.Soon(ctx, paths, w.HostPath, func() ([]spec.Device, error) { return find(w) })
 		if err != nil {
 			return nil, err
 		}

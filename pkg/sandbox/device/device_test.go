@@ -18,7 +18,7 @@ func TestFind(t *testing.T) {
 	if err := os.Symlink("/dev/null", link); err != nil {
 		t.Fatal(err)
 	}
-	got, err := Find(t.Context(), []Want{{HostPath: link, ContainerPath: "/dev/x", Permissions: "r"}, {HostPath: "/dev/zero"}})
+	got, err := Find(t.Context(), nil, []Want{{HostPath: link, ContainerPath: "/dev/x", Permissions: "r"}, {HostPath: "/dev/zero"}})
 	if err != nil || len(got) != 2 {
 		t.Fatalf("%+v, %v", got, err)
 	}
@@ -28,12 +28,12 @@ func TestFind(t *testing.T) {
 	if d := got[1]; d.Path != "/dev/zero" || d.Minor != 5 || d.Permissions != "rwm" {
 		t.Errorf("got %+v", d)
 	}
-	all, err := Find(t.Context(), []Want{{HostPath: "/dev", ContainerPath: "/mnt/dev"}})
+	all, err := Find(t.Context(), nil, []Want{{HostPath: "/dev", ContainerPath: "/mnt/dev"}})
 	if err != nil || !slices.ContainsFunc(all, func(d spec.Device) bool { return d.Path == "/mnt/dev/null" }) {
 		t.Errorf("directory: %+v, %v", all, err)
 	}
 	for path, names := range map[string]string{"dev/null": "absolute", "/no/such": "/no/such", "/etc/passwd": "/etc/passwd", t.TempDir(): "no device"} {
-		if _, err := Find(t.Context(), []Want{{HostPath: path}}); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), names) {
+		if _, err := Find(t.Context(), nil, []Want{{HostPath: path}}); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), names) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

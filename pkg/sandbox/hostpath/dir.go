@@ -21,13 +21,6 @@ func limited(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("no answer in %s: %w", answerLimit, context.DeadlineExceeded))
 }
 
-// Soon is Ask for what takes no longer than it takes the file system to answer: it ends after half a minute too.
-func Soon[T any](ctx context.Context, path string, fn func() (T, error)) (T, error) {
-	ctx, cancel := limited(ctx)
-	defer cancel()
-	return Ask(ctx, path, fn)
-}
-
 // MakeDir makes the directory path, and those above it, unless they are there. waits is called before it waits for a file system. When ctx
 // ends, or after half a minute, the error names the path.
 func (r *Resolver) MakeDir(ctx context.Context, path string, waits func()) error {

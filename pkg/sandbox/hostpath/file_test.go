@@ -17,6 +17,10 @@ import (
 	"criserver/test/hungfs"
 )
 
+func testFiles(program ...string) Files {
+	return Files{Program: program, Asker: &Asker{Program: []string{"/proc/self/exe", "look"}}}
+}
+
 func brief(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -101,12 +105,73 @@ func TestMakeDirHung(t *testing.T) {
 	settle(t)
 }
 
+// Who asks, for a file or otherwise, is told in time, and no thread of this process waits.
+func TestAskHung(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounts need root")
+	}
+	hung := hungfs.Mount(t)
+	link, file := filepath.Join(t.TempDir(), "link"), filepath.Join(hung.Dir, "file")
+	if err := errors.Join(os.Symlink(file, link), os.WriteFile(file, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	asker := &Asker{Program: []string{"/proc/self/exe", "look"}}
+	called := 0
+	ask := func(ctx context.Context, path string) error {
+		_, err := Ask(ctx, asker, path, func() (struct{}, error) { called++; return struct{}{}, nil })
+		return err
+	}
+	paths := []string{file, link, filepath.Join(hung.Dir, "none/below"), hung.Dir}
+	for _, path := range paths {
+		if err := ask(t.Context(), path); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	hung.Hang()
+	for range 2 {
+		for _, path := range paths {
+			if err := ask(brief(t), path); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), path+" does not answer") {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+	}
+	if n := threadsInSleep(t); n > 0 || called != len(paths) {
+		t.Errorf("%d threads of this process are in uninterruptible sleep; called %d times, want %d", n, called, len(paths))
+	}
+	if n := probesRunning(t); n > len(paths) {
+		t.Errorf("%d processes ask for %d paths", n, len(paths))
+	}
+	hung.Answer()
+	settle(t)
+}
+
+// What is of this machine takes no process, in the kernel's caches or not, there or not.
+func TestAskHere(t *testing.T) {
+	dir := t.TempDir()
+	var table []byte
+	if _, ok := quick(dir, &table); !ok {
+		t.Skip("the kernel does not find " + dir + " in its caches: an overlay over a network file system asks that each time")
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "a/b"), 0o755), os.WriteFile(filepath.Join(dir, "a/b/f"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0o600); err != nil {
+		t.Logf("the kernel's caches are as they are: %v", err)
+	}
+	nobody := &Asker{Program: []string{"/no/such/program"}}
+	for _, path := range []string{"a/b/f", "a/b", "none", "a/none/below", "a/b/f/below"} {
+		if _, err := Ask(t.Context(), nobody, filepath.Join(dir, path), func() (struct{}, error) { return struct{}{}, nil }); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestOpen(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounts need root")
 	}
 	hung := hungfs.Mount(t)
-	files := Files{Program: []string{"/proc/self/exe", "file"}}
+	files := testFiles("/proc/self/exe", "file")
 	content := bytes.Repeat([]byte("content "), 1<<17)
 	for _, dir := range []string{t.TempDir(), hung.Dir} {
 		in := func(name string) string { return filepath.Join(dir, name) }
@@ -145,7 +210,7 @@ func TestOpenHung(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The kernel has read ahead what there is: one that stops in the middle must be made.
-	files := Files{Program: []string{"/bin/sh", "-c", `cat "$0"; exec sleep 1000`}}
+	files := testFiles("/bin/sh", "-c", `cat "$0"; exec sleep 1000`)
 	f, err := files.Open(brief(t), path)
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +221,7 @@ func TestOpenHung(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}
-	files = Files{Program: []string{"/proc/self/exe", "file"}}
+	files = testFiles("/proc/self/exe", "file")
 	hung.Hang()
 	if _, err := files.Open(brief(t), path); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), path+" does not answer") {
 		t.Errorf("when it hangs already: %v", err)

@@ -27,27 +27,6 @@ import (
 	"criserver/pkg/sandbox/spec"
 )
 
-// Ask calls fn, which works on a host path, in a goroutine of its own: a hung network file system holds that, not the call,
-// which ends with ctx and names the path.
-func Ask[T any](ctx context.Context, path string, fn func() (T, error)) (T, error) {
-	type answer struct {
-		value T
-		err   error
-	}
-	done := make(chan answer, 1)
-	go func() {
-		value, err := fn()
-		done <- answer{value, err}
-	}()
-	select {
-	case a := <-done:
-		return a.value, a.err
-	case <-ctx.Done():
-		var none T
-		return none, fmt.Errorf("host path %s does not answer: %w", path, context.Cause(ctx))
-	}
-}
-
 // probeLimit is how long a process may ask for a path before it is killed. In uninterruptible sleep it stays until the file
 // system answers; nobody asks a second time for the path until then.
 const probeLimit = 2 * time.Minute

@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if len(os.Args) == 3 && os.Args[1] == "look" {
+		probe.Look(os.Args[2])
+		os.Exit(0)
+	}
 	if len(os.Args) == 3 && os.Args[1] == "probe" {
 		path, err := probe.Resolve(os.Args[2])
 		if err != nil {

@@ -31,6 +31,14 @@ func Resolve(path string) (string, error) {
 	return resolved, nil
 }
 
+// Look sees that what is at a path answers, and changes nothing.
+func Look(path string) {
+	_, _ = os.Lstat(filepath.Dir(path))
+	if resolved, err := filepath.EvalSymlinks(path); err == nil {
+		_, _ = os.Stat(resolved)
+	}
+}
+
 // ErrIrregular says that something is no regular file.
 var ErrIrregular = errors.New("no regular file")
 

@@ -145,7 +145,7 @@ func allDefaults(hooksDir string) handler.Usable {
 // allFields is a container that leaves nothing out.
 func allFields(t *testing.T) spec.Container {
 	t.Helper()
-	devices, err := device.Find(t.Context(), []device.Want{{HostPath: "/dev/zero"}, {HostPath: "/dev/random", ContainerPath: "/dev/dice", Permissions: "r"}})
+	devices, err := device.Find(t.Context(), nil, []device.Want{{HostPath: "/dev/zero"}, {HostPath: "/dev/random", ContainerPath: "/dev/dice", Permissions: "r"}})
 	if err != nil {
 		t.Fatal(err)
 	}
