@@ -65,6 +65,7 @@ var codeTable = []struct {
 	{sandbox.ErrAmbiguous, "container-ambiguous", http.StatusBadRequest},
 	{sandbox.ErrState, "container-state", http.StatusConflict},
 	{sandbox.ErrUnavailable, "monitor-unavailable", http.StatusServiceUnavailable},
+	{sandbox.ErrNoMonitor, "no-monitor", http.StatusServiceUnavailable},
 	{sandbox.ErrNotFound, "container-not-found", http.StatusNotFound},
 	{imagesvc.ErrNotFound, "image-not-found", http.StatusNotFound},
 	{opfile.ErrHangs, "file-hangs", http.StatusServiceUnavailable},

@@ -97,6 +97,10 @@ func containerImageSpec(c sandbox.ContainerStatus) *runtimeapi.ImageSpec {
 
 func containerState(c sandbox.ContainerStatus) runtimeapi.ContainerState {
 	switch c.Phase {
+	case sandbox.ContainerRemoving: // its removal has failed, or is under way
+		if !c.FinishedAt.IsZero() {
+			return runtimeapi.ContainerState_CONTAINER_EXITED
+		}
 	case sandbox.ContainerCreating, sandbox.ContainerCreated:
 		return runtimeapi.ContainerState_CONTAINER_CREATED
 	case sandbox.ContainerRunning:

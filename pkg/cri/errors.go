@@ -71,6 +71,7 @@ var codeTable = []struct {
 	{limit.ErrRefused, codes.InvalidArgument},
 	{sandbox.ErrState, codes.FailedPrecondition},
 	{sandbox.ErrUnavailable, codes.Unavailable},
+	{sandbox.ErrNoMonitor, codes.Unavailable},
 	{cni.ErrInvalid, codes.InvalidArgument},
 	{cni.ErrPortTaken, codes.FailedPrecondition}, // another pod must go first
 	{cni.ErrGatewayTaken, codes.FailedPrecondition},

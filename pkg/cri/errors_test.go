@@ -51,6 +51,8 @@ func TestToStatus(t *testing.T) {
 		{nil, codes.OK},
 		{sandbox.ErrNotFound, codes.NotFound},
 		{sandbox.ErrState, codes.FailedPrecondition},
+		{sandbox.ErrUnavailable, codes.Unavailable},
+		{sandbox.ErrNoMonitor, codes.Unavailable},
 		{sandbox.ErrExists, codes.AlreadyExists},
 		{checkpoint.ErrInvalid, codes.InvalidArgument},
 		{checkpoints.ErrForbidden, codes.PermissionDenied},

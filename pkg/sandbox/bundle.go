@@ -56,17 +56,6 @@ func (s *Service) writeBundle(ctx context.Context, st ContainerStatus, pod PodSt
 	return u, s.bundles.WriteSpec(st.ID, out)
 }
 
-// journalFields tell in systemd's journal which container a line is of; there are none without a copy there.
-func (s *Service) journalFields(st ContainerStatus, pod PodStatus) map[string]string {
-	if !s.config.LogToJournal {
-		return nil
-	}
-	return map[string]string{
-		"SYSLOG_IDENTIFIER": st.Config.Name, "CONTAINER_NAME": st.Config.Name, "CONTAINER_ID": st.ID,
-		"POD_NAME": pod.Config.Name, "POD_NAMESPACE": pod.Config.Namespace, "POD_UID": pod.Config.UID,
-	}
-}
-
 // pidNamespace finds the PID namespace that a container is to join.
 func (s *Service) pidNamespace(pod PodStatus, n want.Namespaces) (spec.PIDMode, *ns.Held, error) {
 	switch n.PID {

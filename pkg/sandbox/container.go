@@ -122,11 +122,15 @@ func (s *Service) buildContainer(ctx context.Context, c *ledger.Container, pod P
 		}
 	}
 	flight.Stage(ctx, "crimonitor sets it up")
-	pid, err := s.createInit(ctx, st, monitor.CreateRequest{
+	request := monitor.CreateRequest{
 		ID: st.ID, Bundle: s.bundles.Dir(st.ID), LogPath: st.LogPath, Runtime: h.Command, Cgroup: s.ledger.ContainerStatus(c).CgroupPath,
 		Stdin: st.Config.Stdin, StdinOnce: st.Config.StdinOnce,
-		LogRate: s.config.LogRate, LogBurst: s.config.LogBurst, Journal: s.journalFields(st, pod),
-	})
+		LogRate: s.config.LogRate, LogBurst: s.config.LogBurst,
+	}
+	if s.config.LogToJournal {
+		request.Journal = ledger.JournalFields(st, pod)
+	}
+	pid, err := s.createInit(ctx, st, request)
 	if err == nil && pid != 0 {
 		err = pidNS.Check(pid)
 	}

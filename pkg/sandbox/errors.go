@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"criserver/pkg/sandbox/ledger"
+	"criserver/pkg/sandbox/monitor"
 )
 
 // Errors that the service returns, wrapped; test with errors.Is.
@@ -20,6 +21,8 @@ var (
 	ErrTimeout = errors.New("timed out")
 	// ErrRecursiveReadOnly: what is mounted below a host path cannot be made read-only.
 	ErrRecursiveReadOnly = errors.New("recursive read-only mounts are not supported")
-	// ErrUnavailable: crimonitor does not answer.
+	// ErrUnavailable: what this takes does not work now, such as a runtime handler.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrNoMonitor: crimonitor does not answer.
+	ErrNoMonitor = monitor.ErrUnavailable
 )

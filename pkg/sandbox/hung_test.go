@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/cgroup/kill"
 	"criserver/pkg/sandbox/spec"
@@ -215,4 +217,65 @@ func TestHungHostPath(t *testing.T) {
 	}
 	hung.Answer()
 	f.awaitExit(f.start(pod, c))
+}
+
+// A container stops also where crimonitor does not answer: its processes end in time, and who waits is told what is missing.
+func TestStopWithoutMonitor(t *testing.T) {
+	f := newFixture(t)
+	info, err := f.monitor.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := f.runPod(f.podConfig())
+	for name, stop := range map[string]func(context.Context, string) error{
+		"with grace": func(ctx context.Context, id string) error { return f.StopContainer(ctx, id, time.Second) },
+		"at once":    func(ctx context.Context, id string) error { return f.StopContainer(ctx, id, 0) },
+		"removed":    f.RemoveContainer,
+	} {
+		id := f.start(pod, script(strings.ReplaceAll(name, " ", "-"), "echo ready; while :; do sleep 0.05; done"))
+		f.awaitLog(id, "ready")
+		if err := unix.Kill(info.PID, unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		err := stop(ctx, id)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "crimonitor has not told of it") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if h := kill.Holders(kill.Dir(f.status(id).CgroupPath)); h != "" {
+			t.Errorf("%s: these live: %s", name, h)
+		}
+		if err := unix.Kill(info.PID, unix.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		if st := f.awaitExit(id); st.ExitCode != 137 || st.Message != "" {
+			t.Errorf("%s: status = %+v", name, st)
+		}
+	}
+}
+
+// Whoever stops a pod finds nothing of containers that were being created in it.
+func TestStopPodDuringCreation(t *testing.T) {
+	f := newFixture(t)
+	for i := range 30 {
+		pod := f.runPod(f.podConfig())
+		dir := kill.Dir(f.podOf(pod).CgroupPath)
+		created := make(chan struct{})
+		go func() {
+			defer close(created)
+			_, _ = f.CreateContainer(t.Context(), pod, script("c", "sleep 100"), f.image)
+		}()
+		time.Sleep(time.Duration(i) * 2 * time.Millisecond)
+		if err := f.StopPod(t.Context(), pod); err != nil {
+			t.Errorf("stopped after %d ms: %v", 2*i, err)
+		}
+		if h := kill.Holders(dir); h != "" {
+			t.Errorf("stopped after %d ms, these live: %s", 2*i, h)
+		}
+		<-created
+		if err := f.RemovePod(t.Context(), pod); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -38,16 +38,17 @@ func (s *Service) StopContainer(ctx context.Context, id string, grace time.Durat
 	if err := s.freezer().Release(ctx, c); err != nil {
 		return fmt.Errorf("stop container %s: %w", st.ID, err)
 	}
-	if err := s.sendStopSignal(ctx, c); err != nil {
-		return err
+	patience, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	if err := s.sendStopSignal(patience, c); err != nil { // it may have come all the same
+		logrus.WithError(err).WithField("container", st.ID).Warn("crimonitor cannot send the stop signal; the container is killed after its grace period")
 	}
-	timer := time.NewTimer(grace)
-	defer timer.Stop()
 	select {
 	case <-c.Exited():
 		return nil
-	case <-timer.C:
-	case <-ctx.Done():
+	case <-patience.Done():
+	}
+	if ctx.Err() != nil {
 		return fmt.Errorf("stop container %s: %w", st.ID, context.Cause(ctx))
 	}
 	logrus.WithFields(logrus.Fields{"container": st.ID, "grace": grace}).Info("container is killed after its grace period")
@@ -65,12 +66,11 @@ func (s *Service) sendStopSignal(ctx context.Context, c *ledger.Container) error
 		logrus.WithError(err).WithField("container", st.ID).Warn("the image's stop signal is not known, SIGTERM is sent")
 		sig = unix.SIGTERM
 	}
-	err = s.monitor.Signal(ctx, monitor.SignalRequest{ID: st.ID, Signal: int(sig)})
-	if err != nil && !gone(err) {
+	err = s.signal(ctx, monitor.SignalRequest{ID: st.ID, Signal: int(sig)})
+	if err != nil {
 		s.ledger.MarkSignaled(c, false)
-		return fmt.Errorf("stop container %s: %w", st.ID, err)
 	}
-	return nil
+	return err
 }
 
 // Times of a kill: how long crimonitor may take to send the signal, and how long the processes may take to end before all
@@ -83,23 +83,28 @@ const (
 // killContainer kills all processes of a container and waits until they are gone. One that is being made is given up. What does
 // not end is named in the status.
 func (s *Service) killContainer(ctx context.Context, c *ledger.Container) error {
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
 	st := s.ledger.ContainerStatus(c)
 	if st.Phase == ContainerCreating {
 		s.containerFlights.Cancel(st.Key(), fmt.Errorf("container %s is being removed: %w", st.ID, ErrState))
-		return nil
+		if err := c.Acquire(ctx); err != nil { // what it has made so far is removed
+			return fmt.Errorf("kill container %s while it is created: %w", st.ID, err)
+		}
+		c.Release()
+		st = s.ledger.ContainerStatus(c)
 	}
 	if st.Phase.Terminal() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, killLimit)
-	defer cancel()
 	if err := s.freezer().Release(ctx, c); err != nil {
 		return fmt.Errorf("kill container %s: %w", st.ID, err)
 	}
-	if err := s.signalAll(ctx, st.ID); err != nil {
-		// Whatever keeps crimonitor from it, the cgroup is enough to end the processes.
-		logrus.WithError(err).WithField("container", st.ID).Warn("crimonitor cannot kill a container; it is killed by its cgroup")
-	}
+	go func() { // whatever keeps crimonitor from it, the cgroup is enough to end the processes
+		if err := s.signal(ctx, monitor.SignalRequest{ID: st.ID, Signal: int(unix.SIGKILL), All: true}); err != nil && ctx.Err() == nil {
+			logrus.WithError(err).WithField("container", st.ID).Warn("crimonitor cannot kill a container; it is killed by its cgroup")
+		}
+	}()
 	again := time.NewTicker(endGrace)
 	defer again.Stop()
 	dir := kill.Dir(st.CgroupPath)
@@ -118,14 +123,20 @@ func (s *Service) killContainer(ctx context.Context, c *ledger.Container) error 
 	}
 }
 
-func (s *Service) signalAll(ctx context.Context, id string) error {
+// signal has crimonitor send a signal. That there is no such process any more is no error: its exit is on the way.
+func (s *Service) signal(ctx context.Context, r monitor.SignalRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, signalLimit)
 	defer cancel()
-	err := s.monitor.Signal(ctx, monitor.SignalRequest{ID: id, Signal: int(unix.SIGKILL), All: true})
+	err := s.monitor.Signal(ctx, r)
 	if gone(err) {
 		return nil
 	}
 	return err
+}
+
+// gone tells that crimonitor has no such process any more.
+func gone(err error) bool {
+	return errors.Is(err, monitor.ErrNotFound) || errors.Is(err, monitor.ErrNotRunning)
 }
 
 // noteHolders says in the status of a container that was killed which processes hold it up.
@@ -137,9 +148,4 @@ func (s *Service) noteHolders(c *ledger.Container, dir string) string {
 		}
 	})
 	return holders
-}
-
-// gone tells that crimonitor has no such process any more; its exit is on the way.
-func gone(err error) bool {
-	return errors.Is(err, monitor.ErrNotFound) || errors.Is(err, monitor.ErrNotRunning)
 }

@@ -90,3 +90,11 @@ type ContainerStatus struct {
 
 // Terminal tells that the container's process is no more.
 func (p ContainerPhase) Terminal() bool { return p == ContainerExited || p == ContainerRemoving }
+
+// JournalFields tell in systemd's journal which container a line is of.
+func JournalFields(c ContainerStatus, pod PodStatus) map[string]string {
+	return map[string]string{
+		"SYSLOG_IDENTIFIER": c.Config.Name, "CONTAINER_NAME": c.Config.Name, "CONTAINER_ID": c.ID,
+		"POD_NAME": pod.Config.Name, "POD_NAMESPACE": pod.Config.Namespace, "POD_UID": pod.Config.UID,
+	}
+}
