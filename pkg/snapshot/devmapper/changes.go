@@ -56,22 +56,23 @@ func (s *Snapshotter) workOn(ctx context.Context, what, key string, work func(re
 }
 
 func (s *Snapshotter) changes(ctx context.Context, r record, use func(dir string) error) error {
-	view, err := s.allocate(record{Pool: r.Pool, Kind: kindView, Size: r.Size}, r.From)
+	view, err := s.allocate(record{Pool: r.Pool, Kind: kindView, Size: r.Size, FileSystem: r.FileSystem}, r.From)
 	if errors.Is(err, unix.ENODATA) {
 		return fmt.Errorf("the image that it began as is not in the thin pool any more: %w", err)
 	}
 	if err != nil {
 		return err
 	}
-	before, err := view.pool().activate(view.ID, view.Size)
+	defer s.abandon(view)
+	before, err := s.activate(ctx, view)
 	if err != nil {
-		return errors.Join(err, s.abandon(view))
+		return err
 	}
-	after, err := s.mountsAgain(r)
+	after, err := s.mountsAgain(ctx, r)
 	if err != nil {
-		return errors.Join(err, s.abandon(view))
+		return err
 	}
-	err = s.withWork(view.ID, func(dir string) error {
+	return s.withWork(view.ID, func(dir string) error {
 		changes := filepath.Join(dir, workChanges)
 		if err := os.Mkdir(changes, 0o755); err != nil {
 			return err
@@ -86,13 +87,12 @@ func (s *Snapshotter) changes(ctx context.Context, r record, use func(dir string
 		}
 		return use(changes)
 	})
-	return errors.Join(err, s.abandon(view))
 }
 
 // mountsAgain describes the file system of a snapshot for another mount while it is mounted already: the kernel wants the same label on
 // both.
-func (s *Snapshotter) mountsAgain(r record) ([]snapshot.Mount, error) {
-	info, err := r.pool().activate(r.ID, r.Size)
+func (s *Snapshotter) mountsAgain(ctx context.Context, r record) ([]snapshot.Mount, error) {
+	info, err := s.activate(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +113,7 @@ func (s *Snapshotter) mountsAgain(r record) ([]snapshot.Mount, error) {
 }
 
 func (s *Snapshotter) fill(ctx context.Context, r record, unpack func(dir string) (implied []string, err error)) error {
-	info, err := r.pool().activate(r.ID, r.Size)
+	info, err := s.activate(ctx, r)
 	if err != nil {
 		return err
 	}

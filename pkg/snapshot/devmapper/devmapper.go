@@ -79,7 +79,6 @@ type Snapshotter struct {
 	base     uint32                   // as images; 0 is none
 	outdated map[uint32]struct{}      // images that are being made of a layer that has been replaced
 	foreign  map[uint32]struct{}      // devices that are not ours
-	probe    bool                     // there may be more of these
 	last     uint32                   // the ID given last
 	mounted  map[uint32]string        // where devices were seen mounted
 	measured map[uint32]snapshot.Measurement
@@ -108,7 +107,7 @@ func New(ctx context.Context, root string, lower Lower, o Options) (*Snapshotter
 	s := &Snapshotter{
 		Lower: lower, root: root, options: o, lock: lock,
 		devices: map[uint32]record{}, roots: map[string]uint32{}, images: map[digest.Digest]uint32{}, outdated: map[uint32]struct{}{},
-		foreign: map[uint32]struct{}{}, probe: true, mounted: map[uint32]string{}, measured: map[uint32]snapshot.Measurement{},
+		foreign: map[uint32]struct{}{}, mounted: map[uint32]string{}, measured: map[uint32]snapshot.Measurement{},
 	}
 	s.reaper = newReaper(s)
 	if err := s.start(ctx); err != nil {
@@ -124,10 +123,15 @@ func (s *Snapshotter) start(ctx context.Context) error {
 	if err := s.load(); err != nil {
 		return err
 	}
+	lower, err := s.Lower.Snapshots(ctx)
+	if err != nil {
+		return err
+	}
+	s.dropUnknown(lower)
 	if err := s.checkPool(); err != nil {
 		return err
 	}
-	if err := s.collect(ctx); err != nil {
+	if err := s.collect(ctx, lower); err != nil {
 		return err
 	}
 	s.reaper.start()

@@ -317,13 +317,18 @@ func TestOtherPool(t *testing.T) {
 	if err := errors.Join(snapshot.Unmount(mount(t, d, "key", layer)), d.Remove(t.Context(), "key"), d.Close(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	// A pool that is not there is a mistake, and costs nothing.
-	d = open(t, root, Options{Pool: "criserver-no-such", Size: deviceSize})
-	if _, err := d.Prepare(t.Context(), "key", []digest.Digest{layer}); !errors.Is(err, dm.ErrNotFound) {
-		t.Errorf("prepare in a pool that is not there: %v", err)
-	}
-	if err := d.Close(t.Context()); err != nil {
-		t.Fatal(err)
+	// A pool that is not there, or is none, is a mistake, and costs nothing.
+	other := first + "-none"
+	pooltest.Run(t, "dmsetup", "create", other, "--noudevsync", "--table", "0 1000 zero")
+	t.Cleanup(func() { pooltest.Run(t, "dmsetup", "remove", "--noudevsync", "--retry", other) })
+	for name, want := range map[string]error{"criserver-no-such": dm.ErrNotFound, other: errNoPool} {
+		d = open(t, root, Options{Pool: name, Size: deviceSize})
+		if _, err := d.Prepare(t.Context(), "key", []digest.Digest{layer}); !errors.Is(err, want) {
+			t.Errorf("prepare in %s: %v", name, err)
+		}
+		if err := d.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	d = open(t, root, Options{Pool: first, Size: deviceSize})
 	if d.base == 0 || d.images[imageOf([]digest.Digest{layer})] == 0 {
@@ -360,7 +365,9 @@ func devicesIn(t *testing.T, pool string) (n int) {
 		case err != nil:
 			t.Fatal(err)
 		default:
-			pooltest.Run(t, "dmsetup", "message", pool, "0", fmt.Sprintf("delete %d", id))
+			if err := dm.Message(pool, fmt.Sprintf("delete %d", id)); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	return n
@@ -437,7 +444,7 @@ func TestReplacedLayer(t *testing.T) {
 	// An image that is being copied while its layer is replaced is copied again.
 	half := make(chan record, 1)
 	replace("repaired again", func() {
-		r, err := d.allocateFrom(t.Context(), func() (record, error) { return d.baseDevice(t.Context()) }, func(base record) record {
+		r, err := d.allocateFrom(func() (record, error) { return d.baseDevice(t.Context()) }, func(base record) record {
 			return record{Pool: base.Pool, Kind: kindImage, Image: imageOf([]digest.Digest{layer}), Layers: []digest.Digest{layer}, Size: base.Size}
 		})
 		if err != nil {
@@ -449,9 +456,7 @@ func TestReplacedLayer(t *testing.T) {
 	if err := d.made(r); !errors.Is(err, errRetired) {
 		t.Errorf("a copy of what was replaced meanwhile: %v", err)
 	}
-	if err := d.abandon(r); err != nil {
-		t.Error(err)
-	}
+	d.abandon(r)
 	has("last", "repaired again")
 	if err := snapshot.Unmount(before); err != nil {
 		t.Error(err)
@@ -541,13 +546,203 @@ func TestLongCopy(t *testing.T) {
 	if n := d.count(); n != 3 {
 		t.Errorf("%d devices, want 3", n)
 	}
-	// The end waits for nothing that takes long.
-	layer = commit(t, d, "g", strings.Repeat("x", 128<<20))
-	ctx, cancel = context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	if _, err := d.Prepare(ctx, "other", []digest.Digest{layer}); !errors.Is(err, context.DeadlineExceeded) {
+}
+
+// TestCloseEndsCopies: the end waits for nothing that takes long.
+func TestCloseEndsCopies(t *testing.T) {
+	d := open(t, t.TempDir(), Options{Pool: thinPool(t, 2<<30), Size: 1 << 30})
+	layer := commit(t, d, "f", strings.Repeat("x", 512<<20))
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := d.Prepare(ctx, "key", []digest.Digest{layer})
+		failed <- err
+	}()
+	eventually(t, func() string {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for _, r := range d.devices {
+			if r.Kind == kindImage {
+				return ""
+			}
+		}
+		return "no copy has begun"
+	})
+	cancel()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
 		t.Errorf("a caller that gives up: %v", err)
 	}
+	if err := d.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, ok := d.findImage(imageOf([]digest.Digest{layer})); ok {
+		t.Error("the end has waited for the copy")
+	}
+}
+
+// TestMountsAtOnce: the kernel does not bear two who make the same block device.
+func TestMountsAtOnce(t *testing.T) {
+	d := open(t, t.TempDir(), Options{Pool: thinPool(t, 1<<30), Size: deviceSize})
+	closeAtEnd(t, d)
+	layer := commit(t, d, "f", "content")
+	if err := snapshot.Unmount(mount(t, d, "key", layer)); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := d.find("key")
+	for range 10 {
+		if err := d.deactivate(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		var callers sync.WaitGroup
+		for range 8 {
+			callers.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				defer cancel()
+				if _, err := d.Mounts(ctx, "key"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		callers.Wait()
+	}
+}
+
+// TestUnsureDevices: of devices that were being made when a process was killed, ours are removed, and those of others stay.
+func TestUnsureDevices(t *testing.T) {
+	pool, root := thinPool(t, 1<<30), t.TempDir()
+	d := open(t, root, Options{Pool: pool, Size: deviceSize})
+	layer := commit(t, d, "f", "content")
+	if err := snapshot.Unmount(mount(t, d, "key", layer)); err != nil {
+		t.Fatal(err)
+	}
+	base := d.devices[d.base]
+	own, err := d.allocate(record{Pool: pool, Kind: kindRoot, Key: "killed", Size: deviceSize, FileSystem: base.FileSystem}, d.images[imageOf([]digest.Digest{layer})])
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, gone := own, own
+	foreign.ID, gone.ID = 77, 78
+	pooltest.Run(t, "dmsetup", "message", pool, "0", "create_thin 77")
+	if err := errors.Join(d.write(foreign, true), d.write(gone, true), d.Close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, root, Options{Pool: pool, Size: deviceSize})
+	closeAtEnd(t, d)
+	eventually(t, func() string {
+		if n, in := d.count(), devicesIn(t, pool); n != 3 || in != 4 {
+			return fmt.Sprintf("%d records, want 3; %d devices, want 4", n, in)
+		}
+		return ""
+	})
+	pooltest.Run(t, "dmsetup", "message", pool, "0", "delete 77") // fails if it is gone
+}
+
+// TestKilledDuringReplacement: a copy of a damaged layer that was recorded before the layer was replaced.
+func TestKilledDuringReplacement(t *testing.T) {
+	o, root := Options{Pool: thinPool(t, 1<<30), Size: deviceSize}, t.TempDir()
+	d := open(t, root, o)
+	layer := commit(t, d, "f", "damaged")
+	if err := errors.Join(snapshot.Unmount(mount(t, d, "key", layer)), d.Remove(t.Context(), "key")); err != nil {
+		t.Fatal(err)
+	}
+	stage, err := d.Lower.Restage(t.Context(), []digest.Digest{layer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(stage.Dir(), "f"), []byte("repaired"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(stage.Commit(t.Context(), snapshot.Usage{}), d.Close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, root, o)
+	closeAtEnd(t, d)
+	if data, err := os.ReadFile(filepath.Join(mount(t, d, "key", layer), "f")); err != nil || string(data) != "repaired" {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// TestFullDisk: what is there starts and goes without room for records.
+func TestFullDisk(t *testing.T) {
+	o, root := Options{Pool: thinPool(t, 1<<30), Size: deviceSize}, filepath.Join(t.TempDir(), "a[b]*")
+	if err := os.MkdirAll(filepath.Join(root, "devmapper"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	pooltest.Run(t, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", filepath.Join(root, "devmapper"))
+	t.Cleanup(func() { pooltest.Run(t, "umount", filepath.Join(root, "devmapper")) })
+	d := open(t, root, o)
+	layer := commit(t, d, "f", "content")
+	if err := errors.Join(snapshot.Unmount(mount(t, d, "a", layer)), snapshot.Unmount(mount(t, d, "b", layer))); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "devmapper/full"), make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	o.Size *= 2 // the image is of no use any more
+	d = open(t, root, o)
+	closeAtEnd(t, d)
+	if n := d.count(); n != 4 {
+		t.Errorf("%d devices after a restart, want 4", n)
+	}
+	if err := errors.Join(d.Remove(t.Context(), "a"), d.Remove(t.Context(), "b")); err != nil {
+		t.Error(err)
+	}
+	eventually(t, func() string {
+		if n, in := d.count(), devicesIn(t, o.Pool); n != 0 || in != 0 {
+			return fmt.Sprintf("%d records and %d devices are left", n, in)
+		}
+		return ""
+	})
+}
+
+// TestStuckPool: a former pool that does not answer holds up nothing of the present one.
+func TestStuckPool(t *testing.T) {
+	const size = 256 << 20
+	now, root := thinPool(t, 1<<30), t.TempDir()
+	before, metadata := now+"-before", now+"-metadata"
+	pooltest.Run(t, "dmsetup", "create", metadata, "--noudevsync", "--table", fmt.Sprintf("0 %d linear %s 0", (16<<20)/sector, pooltest.Loop(t, 16<<20)))
+	pooltest.Run(t, "dmsetup", "mknodes", metadata)
+	t.Cleanup(func() { pooltest.Run(t, "dmsetup", "remove", "--noudevsync", "--retry", metadata) })
+	pooltest.Create(t, before, "/dev/mapper/"+metadata, pooltest.Loop(t, size), size)
+	t.Cleanup(func() { pooltest.Remove(t, before) })
+	d := open(t, root, Options{Pool: before, Size: LeastSize})
+	layer := commit(t, d, "f", "content")
+	if err := errors.Join(snapshot.Unmount(mount(t, d, "key", layer)), d.Remove(t.Context(), "key")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() string {
+		if n := d.count(); n != 2 {
+			return fmt.Sprintf("%d devices, want 2", n)
+		}
+		return ""
+	})
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pooltest.Run(t, "dmsetup", "suspend", "--noudevsync", metadata)
+	resume := sync.OnceFunc(func() { pooltest.Run(t, "dmsetup", "resume", "--noudevsync", metadata) })
+	t.Cleanup(resume)
+	d = open(t, root, Options{Pool: now, Size: deviceSize})
+	closeAtEnd(t, d)
+	if err := errors.Join(snapshot.Unmount(mount(t, d, "key", layer)), d.Remove(t.Context(), "key")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() string {
+		if n := d.count(); n != 4 {
+			return fmt.Sprintf("%d devices while the former pool does not answer, want 4", n)
+		}
+		return ""
+	})
+	resume()
+	eventually(t, func() string {
+		if n := d.count(); n != 2 {
+			return fmt.Sprintf("%d devices, want 2", n)
+		}
+		return ""
+	})
 }
 
 // TestDeviceWithoutTable: a process was killed between the steps of making a block device.
@@ -609,7 +804,7 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := half.pool().activate(half.ID, half.Size); err != nil {
+	if _, err := d.activate(t.Context(), half); err != nil {
 		t.Fatal(err)
 	}
 	view, err := d.Lower.View(t.Context(), viewPrefix+"9", image.Layers)

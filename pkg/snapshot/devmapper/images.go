@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,8 +78,14 @@ func (s *Snapshotter) makeImage(ctx context.Context, name digest.Digest, layers 
 		return record{}, err
 	}
 	flight.Stage(ctx, fmt.Sprintf("an image of %d layers is being copied", len(layers)))
-	r, err := s.allocateFrom(ctx, func() (record, error) { return s.baseDevice(ctx) }, func(base record) record {
-		return record{Pool: base.Pool, Kind: kindImage, Image: name, Layers: layers, Size: base.Size}
+	trees, err := s.trees(ctx, layers) // before they are read
+	if err != nil {
+		return record{}, err
+	}
+	r, err := s.allocateFrom(func() (record, error) { return s.baseDevice(ctx) }, func(base record) record {
+		return record{
+			Pool: base.Pool, Kind: kindImage, Image: name, Layers: layers, Trees: trees, Size: base.Size, FileSystem: base.FileSystem,
+		}
 	})
 	if err != nil {
 		return record{}, err
@@ -88,9 +95,36 @@ func (s *Snapshotter) makeImage(ctx context.Context, name digest.Digest, layers 
 		err = s.made(r)
 	}
 	if err != nil {
-		return record{}, errors.Join(err, s.abandon(r))
+		s.abandon(r)
+		return record{}, err
 	}
 	return r, nil
+}
+
+// trees identify what layers are on disk: one that is replaced after it was damaged is another tree.
+func (s *Snapshotter) trees(ctx context.Context, layers []digest.Digest) ([]string, error) {
+	out := make([]string, len(layers))
+	for i, l := range layers {
+		dir, _, err := s.Lower.Tree(ctx, l)
+		if err != nil {
+			return nil, fmt.Errorf("find layer: %w", err)
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(dir, &st); err != nil {
+			return nil, fmt.Errorf("find layer: %w", &os.PathError{Op: "lstat", Path: dir, Err: err})
+		}
+		out[i] = fmt.Sprintf("%d %d.%09d", st.Ino, st.Ctim.Sec, st.Ctim.Nsec)
+	}
+	return out, nil
+}
+
+// replaced tells whether an image is of a layer that has been replaced since.
+func (s *Snapshotter) replaced(ctx context.Context, image record) (bool, error) {
+	now, err := s.trees(ctx, image.Layers)
+	if errors.Is(err, snapshot.ErrDamaged) { // by now; the image is as good as it was
+		return false, nil
+	}
+	return err == nil && !slices.Equal(now, image.Trees), err
 }
 
 // checkRoom refuses an image that the pool has no space for, or that is larger than a device. It may turn out to be smaller: what one
@@ -128,27 +162,29 @@ func (s *Snapshotter) baseDevice(ctx context.Context) (record, error) {
 	if ok {
 		return r, nil
 	}
-	if r, err = s.allocate(record{Pool: s.options.Pool, Kind: kindBase, Size: s.options.Size}, 0); err != nil {
+	r = record{Pool: s.options.Pool, Kind: kindBase, Size: s.options.Size, FileSystem: newUUID()}
+	if r, err = s.allocate(r, 0); err != nil {
 		return record{}, fmt.Errorf("make an empty file system: %w", err)
 	}
 	if err = s.format(ctx, r); err == nil {
 		err = s.made(r)
 	}
 	if err != nil {
-		return record{}, errors.Join(fmt.Errorf("make an empty file system: %w", err), s.abandon(r))
+		s.abandon(r)
+		return record{}, fmt.Errorf("make an empty file system: %w", err)
 	}
 	return r, nil
 }
 
 // format makes the file system, without a directory that no image has.
 func (s *Snapshotter) format(ctx context.Context, r record) error {
-	info, err := r.pool().activate(r.ID, r.Size)
+	info, err := s.activate(ctx, r)
 	if err != nil {
 		return err
 	}
 	// Inode tables and journal take no blocks of the pool until they are used. A journal is written over and over, and by each
 	// container into blocks of its own: it is small.
-	cmd := exec.CommandContext(ctx, mkfs, "-q", "-F", "-m", "0", "-I", "256", "-J", "size=16", "-e", "remount-ro",
+	cmd := exec.CommandContext(ctx, mkfs, "-q", "-F", "-U", r.FileSystem, "-m", "0", "-I", "256", "-J", "size=16", "-e", "remount-ro",
 		"-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", info.Path())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", mkfs, err, strings.TrimSpace(string(out)))
@@ -161,17 +197,16 @@ func (s *Snapshotter) format(ctx context.Context, r record) error {
 			return syncfs.FileSystem(root)
 		})
 	})
-	return errors.Join(err, r.pool().deactivate(ctx, r.ID))
+	return errors.Join(err, s.deactivate(ctx, r))
 }
 
 // fillImage copies what the layers show, and returns what that takes.
 func (s *Snapshotter) fillImage(ctx context.Context, r record) (used snapshot.Usage, err error) {
-	info, err := r.pool().activate(r.ID, r.Size)
+	info, err := s.activate(ctx, r)
 	if err != nil {
 		return used, err
 	}
-	key := viewPrefix + strconv.FormatUint(uint64(r.ID), 10)
-	view, err := s.Lower.View(ctx, key, r.Layers)
+	view, err := s.Lower.View(ctx, viewKey(r), r.Layers)
 	if err != nil {
 		return used, fmt.Errorf("look at the layers: %w", err)
 	}
@@ -188,7 +223,7 @@ func (s *Snapshotter) fillImage(ctx context.Context, r record) (used snapshot.Us
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 	defer cancel()
-	return used, errors.Join(err, s.Lower.Remove(undo, key), r.pool().deactivate(undo, r.ID))
+	return used, errors.Join(err, s.Lower.Remove(undo, viewKey(r)), s.deactivate(undo, r))
 }
 
 func copyImage(ctx context.Context, from, to string) (snapshot.Usage, error) {
@@ -247,28 +282,33 @@ func mounted(mounts []snapshot.Mount, dir string, use func(dir string) error) er
 
 // clearWorks takes away what a process that was killed had been working on.
 func (s *Snapshotter) clearWorks() error {
-	works, err := filepath.Glob(filepath.Join(s.root, workDir, "*"))
+	works, err := os.ReadDir(filepath.Join(s.root, workDir))
 	if err != nil {
-		return err
+		return fmt.Errorf("clear away unfinished work: %w", err)
 	}
-	for _, dir := range works {
-		if err := clearWork(dir); err != nil {
+	for _, work := range works {
+		if err := clearWork(filepath.Join(s.root, workDir, work.Name())); err != nil {
 			return fmt.Errorf("clear away unfinished work: %w", err)
 		}
 	}
 	return nil
 }
 
-// collect removes what is of no use: images of layers that are gone, of another pool or size, and what they were being made of.
-func (s *Snapshotter) collect(ctx context.Context) error {
-	keys, err := s.Lower.Snapshots(ctx)
-	if err != nil {
-		return err
+// dropUnknown abandons the snapshots that the lower driver does not know: they were removed, or lost with the power.
+func (s *Snapshotter) dropUnknown(lower []string) {
+	for _, id := range slices.Collect(maps.Values(s.roots)) { // nobody else is there yet
+		if r := s.devices[id]; !slices.Contains(lower, rootPrefix+r.Key) {
+			s.abandon(r)
+		}
 	}
-	for _, key := range keys {
+}
+
+// collect lets go what is of no use: images of layers that are gone or replaced, of another pool or size, and what they were being made of.
+func (s *Snapshotter) collect(ctx context.Context, lower []string) error {
+	for _, key := range lower {
 		if strings.HasPrefix(key, viewPrefix) {
 			if err := s.Lower.Remove(ctx, key); err != nil {
-				return err
+				logrus.WithError(err).WithField("key", key).Warn("what an image was being copied from cannot be removed")
 			}
 		}
 	}
@@ -276,32 +316,28 @@ func (s *Snapshotter) collect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gone := func(l digest.Digest) bool { return !slices.Contains(layers, l) }
 	moved, err := s.moved(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.retireIf(ctx, func(r record) bool {
-		switch {
-		case s.options.Pool == "":
-			return slices.ContainsFunc(r.Layers, gone)
-		case r.Pool != s.options.Pool:
-			return moved
-		}
-		return r.Size != s.options.Size || slices.ContainsFunc(r.Layers, gone)
-	}); err != nil {
-		return err
-	}
-	var retired []uint32
-	for id, r := range s.devices { // nobody else is there yet
-		if r.Step == stepRetired {
-			retired = append(retired, id)
+	useless := map[uint32]bool{}
+	for id, r := range s.devices {
+		switch other := s.options.Pool != "" && r.Pool != s.options.Pool; {
+		case r.Step != stepMade, r.Kind != kindBase && r.Kind != kindImage:
+		case other:
+			useless[id] = moved
+		case s.options.Pool != "" && r.Size != s.options.Size,
+			slices.ContainsFunc(r.Layers, func(l digest.Digest) bool { return !slices.Contains(layers, l) }):
+			useless[id] = true
+		default:
+			if useless[id], err = s.replaced(ctx, r); err != nil {
+				logrus.WithError(err).WithField("image", r.Image).Warn("whether a layer has been replaced is not known; the copy of the image is kept")
+			}
 		}
 	}
-	for _, id := range retired {
-		if err := s.settle(ctx, id); err != nil {
-			return err
-		}
+	s.retireIf(func(r record) bool { return useless[r.ID] })
+	for _, r := range s.devices { // of two copies of an image one may have been in the other's place
+		s.index(r)
 	}
 	return nil
 }
@@ -311,8 +347,8 @@ func (s *Snapshotter) moved(ctx context.Context) (bool, error) {
 	if s.options.Pool == "" {
 		return false, nil
 	}
-	_, err := waiting.For(ctx, func() (dm.Info, error) { return dm.Find(s.options.Pool) })
-	if errors.Is(err, dm.ErrNotFound) || errors.Is(err, dm.ErrNone) {
+	_, err := waiting.For(ctx, func() (dm.Target, error) { return s.pool().status() })
+	if errors.Is(err, dm.ErrNotFound) || errors.Is(err, dm.ErrNone) || errors.Is(err, errNoPool) {
 		return false, nil
 	}
 	return err == nil, err

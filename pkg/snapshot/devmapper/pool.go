@@ -2,6 +2,8 @@ package devmapper
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -31,12 +33,9 @@ const leastMetadata = 64
 
 // room reads what the pool has left. It says why the pool cannot take anything.
 func (p pool) room() (room, error) {
-	status, err := dm.Status(p.name)
+	status, err := p.status()
 	if err != nil {
-		return room{}, fmt.Errorf("thin pool: %w", err)
-	}
-	if status.Type != "thin-pool" {
-		return room{}, fmt.Errorf("device %s is %q, not a thin-pool", p.name, status.Type)
+		return room{}, err
 	}
 	table, err := dm.Table(p.name)
 	if err != nil {
@@ -48,6 +47,20 @@ func (p pool) room() (room, error) {
 	}
 	return r, nil
 }
+
+// status is what the kernel says of the pool. dm.ErrNotFound, dm.ErrNone, errNoPool.
+func (p pool) status() (dm.Target, error) {
+	status, err := dm.Status(p.name)
+	if err != nil {
+		return status, fmt.Errorf("thin pool: %w", err)
+	}
+	if status.Type != "thin-pool" {
+		return status, fmt.Errorf("device %s is %q: %w", p.name, status.Type, errNoPool)
+	}
+	return status, nil
+}
+
+var errNoPool = errors.New("not a thin-pool")
 
 // parseRoom reads "<transaction> <used>/<total metadata> <used>/<total data> <held root> <mode> …" and
 // "<metadata device> <data device> <block size in sectors> …".
@@ -95,23 +108,40 @@ func (p pool) create(id, origin uint32) error {
 	return dm.Message(p.name, message)
 }
 
-// has tells whether the pool has a thin device of that ID. The kernel logs each one that it has not.
-func (p pool) has(id uint32) (bool, error) {
-	above, err := dm.Find(p.name)
+// fileSystem tells the UUID of the ext4 file system on a thin device, in the form of record.FileSystem; "" if there is none. The device is
+// active then. unix.ENODATA: the pool has no such device.
+func (p pool) fileSystem(id uint32, size int64) (string, error) {
+	info, err := p.activate(id, max(size, LeastSize))
 	if err != nil {
-		return false, fmt.Errorf("thin pool: %w", err)
+		return "", err
 	}
-	name := p.deviceName(id)
-	_, err = dm.Create(name, dm.Target{Type: "thin", Sectors: LeastSize / sector, Params: fmt.Sprintf("%s %d", above.Number(), id)})
-	switch {
-	case err == nil:
-		return true, dm.Remove(name)
-	case errors.Is(err, dm.ErrExists):
-		return true, nil
-	case errors.Is(err, unix.ENODATA):
-		return false, nil
+	f, err := os.Open(info.Path())
+	if err != nil {
+		return "", err
 	}
-	return false, err
+	// Documentation/filesystems/ext4/super.rst
+	const superblock, magic, uuid = 1024, 0x38, 0x68
+	block := make([]byte, 1024)
+	_, err = f.ReadAt(block, superblock)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", err
+	}
+	if binary.LittleEndian.Uint16(block[magic:]) != 0xef53 {
+		return "", nil
+	}
+	return formatUUID([16]byte(block[uuid:])), nil
+}
+
+func formatUUID(u [16]byte) string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// newUUID is a random one (RFC 9562, version 4).
+func newUUID() string {
+	var u [16]byte
+	_, _ = rand.Read(u[:]) // never fails
+	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	return formatUUID(u)
 }
 
 // delete removes a thin device, which is not active, from the pool. It is idempotent.
@@ -126,7 +156,7 @@ func (p pool) delete(id uint32) error {
 // deviceName is what an active thin device is called.
 func (p pool) deviceName(id uint32) string { return fmt.Sprintf("%s-criserver-%d", p.name, id) }
 
-// activate makes a block device of a thin device, unless there is one.
+// activate makes a block device of a thin device, unless there is one. One caller at a time for one device, and for what drops it.
 func (p pool) activate(id uint32, size int64) (dm.Info, error) {
 	above, err := dm.Find(p.name)
 	if err != nil {

@@ -2,9 +2,11 @@ package devmapper
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"criserver/pkg/waiting"
 )
@@ -20,6 +22,8 @@ type reaper struct {
 const (
 	leastPause = 50 * time.Millisecond
 	mostPause  = 30 * time.Second
+	// reapLimit is how long the kernel may take with one device; then it is left to that, and so is its pool until the kernel has ended.
+	reapLimit = 10 * time.Second
 )
 
 func newReaper(s *Snapshotter) *reaper {
@@ -52,39 +56,51 @@ func (r *reaper) stop(ctx context.Context) error {
 	}
 }
 
+// retry is when a device is tried again.
+type retry struct {
+	pause  time.Duration
+	at     time.Time
+	warned bool
+}
+
 func (r *reaper) run(ctx context.Context) {
 	defer close(r.done)
-	warned := map[uint32]struct{}{}
-	pause := leastPause
+	retries := map[uint32]retry{}
 	for {
-		failed := false
+		next := mostPause
 		for _, device := range r.s.removing() {
+			again := retries[device.ID]
+			if wait := time.Until(again.at); wait > 0 {
+				next = min(next, wait)
+				continue
+			}
+			err := r.s.removeDevice(ctx, device)
 			if ctx.Err() != nil {
 				return
 			}
-			err := r.s.removeDevice(ctx, device)
 			if err == nil {
-				delete(warned, device.ID)
+				delete(retries, device.ID)
 				continue
 			}
-			failed = true
-			if _, again := warned[device.ID]; !again && pause > time.Second { // the first tries are often in vain
-				warned[device.ID] = struct{}{}
-				logrus.WithError(err).WithFields(logrus.Fields{"pool": device.Pool, "device": device.ID}).Warn("cannot remove a thin device; it is tried again")
+			again.pause = min(max(2*again.pause, leastPause), mostPause)
+			again.at = time.Now().Add(again.pause)
+			if !again.warned && again.pause > time.Second { // the first tries are often in vain
+				again.warned = true
+				logrus.WithError(err).WithFields(logrus.Fields{"pool": device.Pool, "device": device.ID}).
+					Warn("cannot remove a thin device; it is tried again")
 			}
+			retries[device.ID] = again
+			next = min(next, again.pause)
 		}
-		var retry <-chan time.Time
-		if failed {
-			retry = time.After(pause)
-			pause = min(2*pause, mostPause)
-		} else {
-			pause = leastPause
-		}
+		timer := time.NewTimer(next)
 		select {
 		case <-ctx.Done():
-			return
 		case <-r.signal:
-		case <-retry:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
 		}
 	}
 }
@@ -94,24 +110,58 @@ func (s *Snapshotter) removing() (out []record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.devices {
-		if r.Step == stepRemoving {
+		if r.Step == stepRemoving || r.Step == stepUnsure {
 			out = append(out, r)
 		}
 	}
 	return out
 }
 
-// removeDevice removes a device from the kernel and from the pool, and then its record. It waits for nobody.
+var errStuck = errors.New("the kernel has not ended the removal of another device of the pool")
+
+// removeDevice removes a device from the kernel and from the pool, and then its record. It waits for nobody who has it open.
 func (s *Snapshotter) removeDevice(ctx context.Context, r record) error {
-	_, err := waiting.For(ctx, func() (struct{}, error) {
-		err := r.pool().drop(r.ID)
-		if err == nil {
-			err = r.pool().delete(r.ID)
-		}
-		return struct{}{}, err
+	release, ok := s.claims.Try("reaping/" + r.Pool)
+	if !ok {
+		return errStuck
+	}
+	ctx, cancel := context.WithTimeout(ctx, reapLimit)
+	defer cancel()
+	ours, err := waiting.For(ctx, func() (bool, error) {
+		defer release()
+		return s.remover(ctx, r)
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case !ours: // or an empty one of ours, without a file system
+		return s.disown(r)
+	case r.Kind == kindImage: // what it was being copied from may be left
+		if err := s.Lower.Remove(ctx, viewKey(r)); err != nil {
+			return err
+		}
 	}
 	return s.forget(r)
+}
+
+// remover says false of a device that is not ours.
+func (s *Snapshotter) remover(ctx context.Context, r record) (bool, error) {
+	active, err := s.claimDevice(ctx, r)
+	if err != nil {
+		return true, err
+	}
+	defer active()
+	if r.Step == stepUnsure {
+		has, err := r.pool().fileSystem(r.ID, r.Size)
+		if errors.Is(err, unix.ENODATA) { // there is no such device
+			return true, nil
+		}
+		if err != nil || has != r.FileSystem {
+			return err != nil, errors.Join(err, r.pool().drop(r.ID))
+		}
+	}
+	if err := r.pool().drop(r.ID); err != nil {
+		return true, err
+	}
+	return true, r.pool().delete(r.ID)
 }

@@ -1,7 +1,6 @@
 package devmapper
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
@@ -28,10 +28,12 @@ const (
 	kindView  = "view"     // what one began as, for a comparison
 )
 
-// Steps in the life of a thin device.
+// Steps in the life of a thin device. The last three are never on disk: that a device is of no use is found again after a restart, so that
+// none is kept because there was no room to write that down.
 const (
 	stepMaking   = "making" // it may not be there yet, or not be whole
 	stepMade     = "made"
+	stepUnsure   = "unsure"   // it is to be removed if it has our file system: else there is none, or one that somebody else has made
 	stepRetired  = "retired"  // nothing more begins as it, but there are snapshots that did, and are compared with it
 	stepRemoving = "removing" // it may be gone
 )
@@ -47,8 +49,12 @@ type record struct {
 	// Image is what the image or the snapshot shows: a digest of the list of its layers, which are listed lowest first.
 	Image  digest.Digest   `json:"image,omitempty"`
 	Layers []digest.Digest `json:"layers,omitempty"`
-	Size   int64           `json:"size"`           // of the device, in bytes
-	From   uint32          `json:"from,omitempty"` // the image that a snapshot began as
+	// Trees are what the layers of an image were on disk when it was copied, see treeOf.
+	Trees []string `json:"trees,omitempty"`
+	// FileSystem is the UUID that the file system of the device has, in hexadecimal: that of the empty one that it goes back to.
+	FileSystem string `json:"fileSystem"`
+	Size       int64  `json:"size"`           // of the device, in bytes
+	From       uint32 `json:"from,omitempty"` // the image that a snapshot began as
 	// Used is what a device had in its file system when it was made.
 	Used snapshot.Usage `json:"used"`
 }
@@ -80,40 +86,54 @@ func (s *Snapshotter) write(r record, durable bool) error {
 	return nil
 }
 
-// load reads the records. What was being made is removed.
+// load reads the records.
 func (s *Snapshotter) load() error {
-	paths, err := filepath.Glob(filepath.Join(s.root, devicesDir, "*", "*"))
+	pools, err := os.ReadDir(filepath.Join(s.root, devicesDir))
 	if err != nil {
 		return fmt.Errorf("list records: %w", err)
 	}
-	for _, path := range paths {
-		if strings.HasSuffix(path, wholefile.Suffix) {
-			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("remove record: %w", err)
-			}
-			continue
-		}
-		r, err := readRecord(path)
-		if errors.Is(err, errNoRecord) {
-			logrus.WithField("file", path).Warn("a file is ignored: it is not the record of a thin device")
-			continue
-		}
+	for _, p := range pools {
+		dir := filepath.Join(s.root, devicesDir, p.Name())
+		entries, err := os.ReadDir(dir)
 		if err != nil {
-			return err
+			return fmt.Errorf("list records: %w", err)
 		}
-		if other, taken := s.devices[r.ID]; taken {
-			return fmt.Errorf("%s: the pool %q has a device of that ID as well: delete the record of the one that is lost", path, other.Pool)
+		for _, e := range entries {
+			if err := s.loadRecord(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
 		}
-		s.devices[r.ID] = r
-		s.index(r)
 	}
+	return nil
+}
+
+func (s *Snapshotter) loadRecord(path string) error {
+	if strings.HasSuffix(path, wholefile.Suffix) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove record: %w", err)
+		}
+		return nil
+	}
+	r, err := readRecord(path)
+	if errors.Is(err, errNoRecord) {
+		logrus.WithField("file", path).Warn("a file is ignored: it is not the record of a thin device")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if other, taken := s.devices[r.ID]; taken {
+		return fmt.Errorf("%s: the pool %q has a device of that ID as well: delete the record of the one that is lost", path, other.Pool)
+	}
+	s.devices[r.ID] = r
+	s.index(r)
 	return nil
 }
 
 var errNoRecord = errors.New("not a record")
 
-// readRecord reads a record as it is after a start. One that cannot be read was being written when the power failed: it is that of a
-// snapshot, whose container ended then, or of a device that was only being made. Both are removed. errNoRecord, by the file's name.
+// readRecord reads a record as it is after a start. One that cannot be read was being written when the power failed, for a snapshot that was
+// made, whose container ended then: it is removed. errNoRecord, by the file's name.
 func readRecord(path string) (record, error) {
 	name, ok := strings.CutSuffix(filepath.Base(path), recordSuffix)
 	id, err := strconv.ParseUint(name, 10, 32)
@@ -125,14 +145,16 @@ func readRecord(path string) (record, error) {
 		return record{}, fmt.Errorf("read record: %w", err)
 	}
 	var r record
-	if err := json.Unmarshal(data, &r); err != nil {
+	switch err := json.Unmarshal(data, &r); {
+	case err != nil:
 		logrus.WithError(err).WithField("file", path).Error("the record of a thin device cannot be read: the device is removed once nobody uses it")
-		r = record{Step: stepMaking}
-	}
-	r.Pool, r.ID = filepath.Base(filepath.Dir(path)), uint32(id)
-	if r.Step == stepMaking || r.Kind == kindView {
+		r = record{Step: stepRemoving}
+	case r.Step == stepMaking:
+		r.Step = stepUnsure
+	case r.Kind == kindView:
 		r.Step = stepRemoving
 	}
+	r.Pool, r.ID = filepath.Base(filepath.Dir(path)), uint32(id)
 	return r, nil
 }
 
@@ -177,23 +199,7 @@ func (s *Snapshotter) allocate(r record, origin uint32) (record, error) {
 		}
 		r.ID = s.freeID()
 		s.devices[r.ID] = r
-		probe := s.probe
 		s.mu.Unlock()
-		if probe {
-			foreign, err := r.pool().has(r.ID)
-			s.mu.Lock()
-			s.probe = foreign || err != nil
-			s.mu.Unlock()
-			if foreign || err != nil {
-				s.disown(r, foreign)
-			}
-			if err != nil {
-				return record{}, err
-			}
-			if foreign {
-				continue
-			}
-		}
 		err := s.write(r, true)
 		if err == nil {
 			err = r.pool().create(r.ID, origin)
@@ -202,36 +208,28 @@ func (s *Snapshotter) allocate(r record, origin uint32) (record, error) {
 			return r, nil
 		}
 		if !errors.Is(err, unix.EEXIST) {
-			return record{}, errors.Join(err, s.abandon(r))
+			s.end(r, stepUnsure)
+			return record{}, err
 		}
-		// Somebody has made a device since the probe. Should this process be killed before the record is gone, the next one takes the device
-		// for its own.
-		err = os.Remove(s.recordPath(r))
-		if err == nil {
-			err = syncfs.Names(filepath.Dir(s.recordPath(r)))
-		}
-		s.disown(r, true)
-		if err != nil {
-			return record{}, fmt.Errorf("remove record: %w", err)
+		if err := s.disown(r); err != nil {
+			return record{}, err
 		}
 	}
 }
 
-// disown ends what allocate began, without a record on disk. A foreign device is left alone.
-func (s *Snapshotter) disown(r record, foreign bool) {
+// disown ends the record of a device that somebody else has made, which is left alone.
+func (s *Snapshotter) disown(r record) error {
+	logrus.WithFields(logrus.Fields{"pool": r.Pool, "id": r.ID}).
+		Warn("the thin pool has a device that criserver did not make; it is left alone")
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.devices, r.ID)
-	if foreign {
-		s.foreign[r.ID], s.probe = struct{}{}, true
-		logrus.WithFields(logrus.Fields{"pool": r.Pool, "id": r.ID}).
-			Warn("the thin pool has a device that criserver did not make; it is left alone")
-	}
+	s.foreign[r.ID] = struct{}{}
+	s.mu.Unlock()
+	return s.forget(r)
 }
 
 // allocateFrom is allocate for a device that begins as another one, which origin makes anew if the pool has lost it. fill puts into the
 // record what it takes from that.
-func (s *Snapshotter) allocateFrom(ctx context.Context, origin func() (record, error), fill func(from record) record) (record, error) {
+func (s *Snapshotter) allocateFrom(origin func() (record, error), fill func(from record) record) (record, error) {
 	for again := false; ; {
 		from, err := origin()
 		if err != nil {
@@ -242,9 +240,7 @@ func (s *Snapshotter) allocateFrom(ctx context.Context, origin func() (record, e
 		case errors.Is(err, errRetired):
 		case errors.Is(err, unix.ENODATA) && !again:
 			again = true
-			if err := s.retireIf(ctx, func(r record) bool { return r.ID == from.ID }); err != nil {
-				return record{}, err
-			}
+			s.retireIf(func(r record) bool { return r.ID == from.ID })
 		default:
 			return made, err
 		}
@@ -279,25 +275,28 @@ func (s *Snapshotter) made(r record) error {
 	}
 	s.devices[r.ID] = r
 	s.index(r)
+	if r.Kind == kindRoot { // nothing was written yet
+		s.measured[r.ID] = snapshot.Measurement{Measured: time.Now()}
+	}
 	return nil
 }
 
-// abandon lets a device be removed in the background. It is called for the same device by one at a time.
-func (s *Snapshotter) abandon(r record) error {
-	r.Step = stepRemoving
-	err := s.write(r, r.Kind != kindRoot) // should that be lost, its snapshot is found to be nobody's
+// abandon lets a device be removed in the background.
+func (s *Snapshotter) abandon(r record) { s.end(r, stepRemoving) }
+
+func (s *Snapshotter) end(r record, step string) {
 	s.mu.Lock()
+	r.Step = step
 	s.devices[r.ID] = r
 	s.unindex(r)
+	s.settle(r.From)
 	s.mu.Unlock()
 	s.reaper.wake()
-	return err
 }
 
 // retireIf retires images and empty file systems. Those that are being made are not used once they are made.
-func (s *Snapshotter) retireIf(ctx context.Context, unwanted func(record) bool) error {
+func (s *Snapshotter) retireIf(unwanted func(record) bool) {
 	s.mu.Lock()
-	var out []uint32
 	for id, r := range s.devices {
 		switch {
 		case r.Kind != kindImage && r.Kind != kindBase || !unwanted(r):
@@ -307,48 +306,41 @@ func (s *Snapshotter) retireIf(ctx context.Context, unwanted func(record) bool) 
 			r.Step = stepRetired
 			s.devices[id] = r
 			s.unindex(r)
-			out = append(out, id)
+			s.settle(id)
 		}
 	}
 	s.mu.Unlock()
-	var errs []error
-	for _, id := range out {
-		errs = append(errs, s.settle(ctx, id))
-	}
-	return errors.Join(errs...)
+	s.reaper.wake()
 }
 
-// settle sees to a device that may be retired: it is kept while there are snapshots that began as it, and then removed.
-func (s *Snapshotter) settle(ctx context.Context, id uint32) error {
-	s.mu.Lock()
-	step := s.devices[id].Step
-	s.mu.Unlock()
-	if step != stepRetired {
-		return nil
+// settle lets a device be removed that is retired, unless there are snapshots that began as it. The caller holds s.mu, and wakes the
+// reaper.
+func (s *Snapshotter) settle(id uint32) {
+	r, ok := s.devices[id]
+	if !ok || r.Step != stepRetired {
+		return
 	}
-	release, err := s.claims.Acquire(ctx, "retired/"+strconv.FormatUint(uint64(id), 10))
-	if err != nil {
-		return err
-	}
-	defer release()
-	s.mu.Lock()
-	r, used := s.devices[id], false
 	for _, other := range s.devices {
-		used = used || other.From == id && other.Step != stepRemoving
+		if other.From == id && other.Step != stepRemoving && other.Step != stepUnsure {
+			return
+		}
 	}
-	s.mu.Unlock()
-	switch {
-	case r.Step != stepRetired:
-		return nil
-	case used:
-		return s.write(r, true)
-	}
-	return s.abandon(r)
+	r.Step = stepRemoving
+	s.devices[id] = r
 }
 
-// forget ends the record of a device that is gone.
+// forget ends the record of a device that is gone, or foreign.
 func (s *Snapshotter) forget(r record) error {
-	if err := os.Remove(s.recordPath(r)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	path := s.recordPath(r)
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	// Of another pool its ID is free for the next device of the configured one. Of a foreign device a record would be the end.
+	if err == nil && (r.Pool != s.options.Pool || r.Step == stepMaking || r.Step == stepUnsure) {
+		err = syncfs.Names(filepath.Dir(path))
+	}
+	if err != nil {
 		return fmt.Errorf("remove record: %w", err)
 	}
 	s.mu.Lock()

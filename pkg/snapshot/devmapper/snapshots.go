@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"criserver/pkg/snapshot"
+	"criserver/pkg/snapshot/devmapper/dm"
 	"criserver/pkg/waiting"
 )
 
@@ -19,7 +21,7 @@ import (
 const undoLimit = 10 * time.Second
 
 // Prepare implements snapshot.Snapshotter. But for the first snapshot of an image, whose layers are copied, it costs the kernel's copy of
-// a tree's root and two writes to disk.
+// a tree's root and two writes to disk. The key may be as much shorter than snapshot.MaxKey as the lower driver's has in front.
 func (s *Snapshotter) Prepare(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error) {
 	if s.options.Pool == "" {
 		return nil, fmt.Errorf("prepare snapshot %s: no thin pool is configured (snapshot.devmapper.pool)", key)
@@ -31,9 +33,14 @@ func (s *Snapshotter) Prepare(ctx context.Context, key string, layers []digest.D
 	if err != nil {
 		return nil, fmt.Errorf("prepare snapshot: %w", err)
 	}
-	if _, err = s.Lower.Mounts(ctx, key); err == nil {
+	_, taken := s.find(key)
+	if !taken {
+		_, err = s.Lower.Mounts(ctx, key)
+	}
+	switch {
+	case taken, err == nil:
 		err = fmt.Errorf("prepare snapshot %s: %w", key, snapshot.ErrExists)
-	} else if errors.Is(err, snapshot.ErrNotFound) {
+	case errors.Is(err, snapshot.ErrNotFound):
 		// It keeps the layers as long as it is there, and has the volumes. The lower driver also knows what can be wrong.
 		_, err = s.Lower.Prepare(ctx, rootPrefix+key, layers)
 	}
@@ -70,22 +77,49 @@ func (s *Snapshotter) undo(ctx context.Context, key string, err error) error {
 }
 
 func (s *Snapshotter) prepare(ctx context.Context, key string, layers []digest.Digest) ([]snapshot.Mount, error) {
-	r, err := s.allocateFrom(ctx, func() (record, error) { return s.image(ctx, layers) }, func(image record) record {
+	r, err := s.allocateFrom(func() (record, error) { return s.image(ctx, layers) }, func(image record) record {
 		return record{
-			Pool: image.Pool, Kind: kindRoot, Key: key, Image: image.Image, Layers: layers, Size: image.Size, From: image.ID, Used: image.Used,
+			Pool: image.Pool, Kind: kindRoot, Key: key, Image: image.Image, Layers: layers, Size: image.Size, FileSystem: image.FileSystem,
+			From: image.ID, Used: image.Used,
 		}
 	})
 	if err != nil {
 		return nil, err
 	}
-	info, err := r.pool().activate(r.ID, r.Size)
+	info, err := s.activate(ctx, r)
 	if err == nil {
 		err = s.made(r)
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.abandon(r))
+		s.abandon(r)
+		return nil, err
 	}
 	return mountsOf(info.Path()), nil
+}
+
+// claimDevice is for who makes a block device of a thin device, or takes it away: the kernel does not bear two of them at once.
+func (s *Snapshotter) claimDevice(ctx context.Context, r record) (release func(), err error) {
+	return s.claims.Acquire(ctx, "active/"+strconv.FormatUint(uint64(r.ID), 10))
+}
+
+// activate makes a block device of a thin device, unless there is one. It waits for the kernel.
+func (s *Snapshotter) activate(ctx context.Context, r record) (dm.Info, error) {
+	release, err := s.claimDevice(ctx, r)
+	if err != nil {
+		return dm.Info{}, err
+	}
+	defer release()
+	return r.pool().activate(r.ID, r.Size)
+}
+
+// deactivate takes the block device away, and waits a while for those who have it open. unix.EBUSY.
+func (s *Snapshotter) deactivate(ctx context.Context, r record) error {
+	release, err := s.claimDevice(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return r.pool().deactivate(ctx, r.ID)
 }
 
 // mountsOf describes the file system of a device. What mkfs left for later is never done: it would be written once for each container.
@@ -108,7 +142,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]snapshot.Mount,
 		return s.Lower.Mounts(ctx, key)
 	}
 	mounts, err := waiting.For(ctx, func() ([]snapshot.Mount, error) {
-		info, err := r.pool().activate(r.ID, r.Size)
+		info, err := s.activate(ctx, r)
 		return mountsOf(info.Path()), err
 	})
 	if err != nil {
@@ -128,18 +162,12 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 }
 
 func (s *Snapshotter) remove(ctx context.Context, key string) error {
-	r, ok := s.find(key)
-	if ok {
-		if err := s.abandon(r); err != nil {
-			return fmt.Errorf("remove snapshot %s: %w", key, err)
-		}
-	}
 	// The record may be lost, or the snapshot be the lower driver's alone.
 	if err := errors.Join(s.Lower.Remove(ctx, rootPrefix+key), s.Lower.Remove(ctx, key)); err != nil {
 		return err
 	}
-	if ok {
-		return s.settle(ctx, r.From)
+	if r, ok := s.find(key); ok {
+		s.abandon(r)
 	}
 	return nil
 }
@@ -149,6 +177,8 @@ const (
 	rootPrefix = "devmapper.root."  // below a snapshot, before its key
 	viewPrefix = "devmapper.image." // what an image is copied from, before the ID of its device
 )
+
+func viewKey(image record) string { return viewPrefix + strconv.FormatUint(uint64(image.ID), 10) }
 
 // lowerKey is the key of the lower driver's snapshot. root: the snapshot is one of this driver's.
 func lowerKey(key string, root bool) string {
@@ -203,7 +233,8 @@ func (s *Snapshotter) RemoveLayer(ctx context.Context, diffID digest.Digest) err
 	if err := s.Lower.RemoveLayer(ctx, diffID); err != nil {
 		return err
 	}
-	return s.retireIf(ctx, func(r record) bool { return slices.Contains(r.Layers, diffID) })
+	s.retireIf(func(r record) bool { return slices.Contains(r.Layers, diffID) })
+	return nil
 }
 
 // Restage implements snapshot.Trees. The images that have the layer are copied anew.
@@ -231,12 +262,8 @@ func (r replacement) Inherit(implied []string) {
 
 // Commit implements snapshot.Stage.
 func (r replacement) Commit(ctx context.Context, usage snapshot.Usage) error {
-	has := func(image record) bool { return slices.Contains(image.Layers, r.diffID) }
-	if err := r.s.retireIf(ctx, has); err != nil { // if this cannot be recorded, the layer has to stay damaged
-		return err
-	}
-	if err := r.Stage.Commit(ctx, usage); err != nil {
-		return err
-	}
-	return r.s.retireIf(ctx, has) // those that have been copied meanwhile
+	err := r.Stage.Commit(ctx, usage)
+	// After an error too: it may have been replaced before that.
+	r.s.retireIf(func(image record) bool { return slices.Contains(image.Layers, r.diffID) })
+	return err
 }

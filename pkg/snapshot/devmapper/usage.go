@@ -73,12 +73,9 @@ func (s *Snapshotter) measure(r record) (snapshot.Measurement, error) {
 		return snapshot.Measurement{}, err
 	}
 	s.mu.Lock()
-	last, ok := s.measured[r.ID]
+	last := s.measured[r.ID]
 	s.mu.Unlock()
 	if path == "" {
-		if !ok { // nothing was written yet
-			last.Measured = time.Now()
-		}
 		return last, nil
 	}
 	now, err := fileSystemUsage(path)

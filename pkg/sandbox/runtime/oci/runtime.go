@@ -127,14 +127,15 @@ func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, io runt
 }
 
 // endCommand ends what was made of a command that has failed, as when it was cut off: nobody would ask for it.
-func (r *Runtime) endCommand(ctx context.Context, id string, made runtime.Process) (err error) {
-	if made.Inside != 0 { // which lives on without the program that stands for it
-		err = r.SignalCommand(ctx, id, made.Inside, unix.SIGKILL, true)
-	}
+func (r *Runtime) endCommand(ctx context.Context, id string, made runtime.Process) error {
 	if made.PID != 0 {
 		_ = unix.Kill(made.PID, unix.SIGKILL)
 	}
-	return err
+	if made.Inside == 0 {
+		return nil
+	}
+	// It lives on without the program that stands for it.
+	return r.SignalCommand(ctx, id, made.Inside, unix.SIGKILL, true)
 }
 
 // Kill implements runtime.Runtime. What the runtime cannot kill is killed by its cgroup.
