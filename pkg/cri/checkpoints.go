@@ -3,22 +3,17 @@ package cri
 import (
 	"context"
 	"fmt"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"criserver/pkg/checkpoints"
 )
 
-// maxCheckpoint is the longest timeout in seconds; a time.Duration holds no more.
-const maxCheckpoint = maxGrace
-
 func (s *runtimeService) CheckpointContainer(ctx context.Context, r *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
 	if r.GetTimeout() < 0 {
 		return nil, invalid("timeout", "%d is negative", r.GetTimeout())
 	}
-	timeout := time.Duration(min(r.GetTimeout(), maxCheckpoint)) * time.Second
-	if err := s.b.Checkpoints.CheckpointContainer(ctx, r.GetContainerId(), r.GetLocation(), timeout); err != nil {
+	if err := s.b.Checkpoints.CheckpointContainer(ctx, r.GetContainerId(), r.GetLocation(), seconds(r.GetTimeout())); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.CheckpointContainerResponse{}, nil

@@ -2,7 +2,6 @@ package cri
 
 import (
 	"context"
-	"math"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -63,12 +62,8 @@ func (s *runtimeService) StartContainer(ctx context.Context, r *runtimeapi.Start
 	return &runtimeapi.StartContainerResponse{}, nil
 }
 
-// maxGrace is the longest grace in seconds; a time.Duration holds no more.
-const maxGrace = math.MaxInt64 / int64(time.Second)
-
 func (s *runtimeService) StopContainer(ctx context.Context, r *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
-	grace := time.Duration(min(r.GetTimeout(), maxGrace)) * time.Second
-	if err := s.b.Containers.StopContainer(ctx, r.GetContainerId(), grace); err != nil {
+	if err := s.b.Containers.StopContainer(ctx, r.GetContainerId(), seconds(r.GetTimeout())); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.StopContainerResponse{}, nil
@@ -132,8 +127,7 @@ func (s *runtimeService) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncReq
 	if r.GetTimeout() < 0 {
 		return nil, invalid("timeout", "%d is negative", r.GetTimeout())
 	}
-	timeout := time.Duration(r.GetTimeout()) * time.Second
-	result, err := s.b.Commands.ExecSync(ctx, r.GetContainerId(), r.GetCmd(), timeout)
+	result, err := s.b.Commands.ExecSync(ctx, r.GetContainerId(), r.GetCmd(), seconds(r.GetTimeout()))
 	if err != nil {
 		return nil, err
 	}

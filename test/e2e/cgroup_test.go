@@ -133,12 +133,16 @@ func (n *node) pid(id string) int {
 	return info.PID
 }
 
-// A grace that no clock can count is a long one, and not none.
-func TestLongestGrace(t *testing.T) {
+// A time that no clock can count is a long one, and not none: that of a command, which in nanoseconds would overflow to 0.29 s, and a grace.
+func TestLongestTimes(t *testing.T) {
 	n := newNode(t)
 	pod := n.podConfig()
 	id := n.run(n.runPod(pod), pod, shell("c", "trap 'exit 6' TERM; echo ready; while :; do sleep 0.05; done"))
 	eventually(t, "the trap is set", func() bool { return len(logLines(t, n.status(id).LogPath)) > 0 })
+	slow := &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "1"}, Timeout: 18446744074}
+	if r, err := n.ExecSync(t.Context(), slow); err != nil || r.ExitCode != 0 {
+		t.Errorf("a command: %v, %v", r, err)
+	}
 	start := time.Now()
 	if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: math.MaxInt64}); err != nil {
 		t.Fatal(err)
