@@ -72,6 +72,7 @@ var codeTable = []struct {
 	{sandbox.ErrState, codes.FailedPrecondition},
 	{sandbox.ErrUnavailable, codes.Unavailable},
 	{sandbox.ErrNoMonitor, codes.Unavailable},
+	{sandbox.ErrLogFile, codes.FailedPrecondition}, // what is there must go first
 	{cni.ErrInvalid, codes.InvalidArgument},
 	{cni.ErrPortTaken, codes.FailedPrecondition}, // another pod must go first
 	{cni.ErrGatewayTaken, codes.FailedPrecondition},

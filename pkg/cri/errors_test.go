@@ -53,6 +53,7 @@ func TestToStatus(t *testing.T) {
 		{sandbox.ErrState, codes.FailedPrecondition},
 		{sandbox.ErrUnavailable, codes.Unavailable},
 		{sandbox.ErrNoMonitor, codes.Unavailable},
+		{sandbox.ErrLogFile, codes.FailedPrecondition},
 		{sandbox.ErrExists, codes.AlreadyExists},
 		{checkpoint.ErrInvalid, codes.InvalidArgument},
 		{checkpoints.ErrForbidden, codes.PermissionDenied},

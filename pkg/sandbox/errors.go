@@ -25,4 +25,6 @@ var (
 	ErrUnavailable = errors.New("unavailable")
 	// ErrNoMonitor: crimonitor does not answer.
 	ErrNoMonitor = monitor.ErrUnavailable
+	// ErrLogFile: something is at the log path that is no file to append to.
+	ErrLogFile = monitor.ErrLogFile
 )

@@ -67,7 +67,7 @@ func (s *Service) ExecSync(ctx context.Context, id string, command []string, tim
 	return ExecResult{Stdout: stdout.Finish(), Stderr: stderr.Finish(), ExitCode: code}, nil
 }
 
-// ReopenLog goes on in a new file at the container's log path. ErrState: the container does not run.
+// ReopenLog goes on in a new file at the container's log path. ErrState: the container does not run. ErrLogFile.
 func (s *Service) ReopenLog(ctx context.Context, id string) error {
 	st, err := s.running(id)
 	if err != nil {

@@ -2,9 +2,13 @@ package e2e
 
 import (
 	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -156,7 +160,14 @@ func TestWrongCalls(t *testing.T) {
 			return refusal(n.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id}))
 		}
 	}
+	// Something that is no file is at the path of a log, and of one that is reopened.
+	fifo, runsLog := filepath.Join(pod.LogDirectory, "fifo.log"), filepath.Join(pod.LogDirectory, "runs.log")
+	if err := errors.Join(unix.Mkfifo(fifo, 0o600), os.Rename(runsLog, runsLog+".1"), unix.Mkfifo(runsLog, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	checkWrong(t, n, map[string]wrong{
+		"create with a FIFO as log":        {create(podID, shell("fifo", "true")), codes.FailedPrecondition, fifo},
+		"a FIFO as log that is reopened":   {reopen(runs), codes.FailedPrecondition, runsLog},
 		"create of nothing":                {create(podID, nil), codes.InvalidArgument, "config"},
 		"create without an image":          {create(podID, shell("x", "true", func(c *runtimeapi.ContainerConfig) { c.Image = nil })), codes.InvalidArgument, "image"},
 		"create in no pod":                 {create("", shell("x", "true")), codes.NotFound, "pod"},
@@ -186,8 +197,8 @@ func TestWrongCalls(t *testing.T) {
 			t.Errorf("a list of %s: %v, %v", name, r, err)
 		}
 	}
-	// A stop ends, whatever its timeout.
-	if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: runs, Timeout: -5}); err != nil {
+	// A stop ends, whatever its timeout: this one is positive in nanoseconds, if they overflow.
+	if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: runs, Timeout: -9223372037}); err != nil {
 		t.Errorf("stop with a negative timeout: %v", err)
 	}
 	if st := n.status(runs); st.ExitCode != 137 {

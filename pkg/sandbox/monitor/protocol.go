@@ -16,6 +16,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"criserver/pkg/sandbox/monitor/crilog"
 	"criserver/pkg/sandbox/runtime"
 )
 
@@ -42,6 +43,8 @@ var (
 	ErrUnavailable = errors.New("crimonitor does not answer")
 	// ErrTimeout: an executed command did not end in its time and was killed.
 	ErrTimeout = errors.New("command timed out")
+	// ErrLogFile: something is at a container's log path that is no file to append to.
+	ErrLogFile = crilog.ErrFile
 )
 
 // Method names a call.
@@ -229,6 +232,7 @@ var codes = map[string]error{
 	"not_running": ErrNotRunning,
 	"busy":        ErrBusy,
 	"protocol":    ErrProtocol,
+	"log_file":    ErrLogFile,
 }
 
 // Code returns the wire name of an error of this package, "internal" for any other.

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // MaxLine is the number of content bytes after which a line is split; a part that more follows has the tag P.
@@ -59,7 +61,11 @@ type Copy interface {
 // CopyTo has what is logged from then on copied, until Close, which closes the copy too. It is called before the first Write.
 func (l *Log) CopyTo(c Copy) { l.copy = c }
 
-// Open opens or creates the log file at path and appends to it. With an empty path all output is discarded.
+// ErrFile tells that something is at the log's path that is no file to append to.
+var ErrFile = errors.New("no regular file")
+
+// Open opens or creates the log file at path and appends to it. With an empty path all output is discarded. ErrFile: a FIFO, a symbolic
+// link or the like is there; /dev/null is allowed, and /dev/full, which stands for a full disk in tests.
 func Open(path string) (*Log, error) {
 	l := &Log{path: path}
 	if path == "" {
@@ -74,16 +80,40 @@ func Open(path string) (*Log, error) {
 }
 
 func open(path string) (*os.File, error) {
-	// 0640: log shippers run with the file's group.
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
-	if err != nil {
+	// O_NONBLOCK: a FIFO without a reader would be waited for; it means nothing to a regular file. 0640: log shippers run with the
+	// file's group.
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o640)
+	switch {
+	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ELOOP), errors.Is(err, unix.EISDIR): // a FIFO or socket, a link, a directory
+		return nil, fmt.Errorf("open log: %w: %w", ErrFile, err)
+	case err != nil:
 		return nil, fmt.Errorf("open log: %w", err)
+	}
+	if err := checkFile(file); err != nil {
+		return nil, errors.Join(fmt.Errorf("open log %s: %w", path, err), file.Close())
 	}
 	return file, nil
 }
 
+// checkFile refuses what may hold up a write: a FIFO that has a reader opens without waiting, too.
+func checkFile(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Mode&unix.S_IFMT == unix.S_IFCHR {
+		if st.Rdev == unix.Mkdev(1, 3) || st.Rdev == unix.Mkdev(1, 7) { // null and full (Documentation/admin-guide/devices.txt)
+			return nil
+		}
+	}
+	if !info.Mode().IsRegular() {
+		return ErrFile
+	}
+	return nil
+}
+
 // Reopen goes on in a new file at the log's path, after the old one was renamed. When it fails, the old file stays
-// in use and no new one exists (CRI, ReopenContainerLog).
+// in use and no new one exists (CRI, ReopenContainerLog). ErrFile.
 func (l *Log) Reopen() error {
 	if l.path == "" {
 		return nil

@@ -1,6 +1,7 @@
 package crilog
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var at = time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC)
@@ -124,6 +127,63 @@ func TestReopen(t *testing.T) {
 	l.Write(Stdout, at, []byte("three\n"))
 	if got := read(t, filepath.Join(dir+".gone", "0.log")); !strings.HasSuffix(got, "three\n") {
 		t.Errorf("log = %q", got)
+	}
+}
+
+// TestOnlyFiles has other things at the log's path: they are refused at once, also when the log is reopened, which then goes on in the
+// old file.
+func TestOnlyFiles(t *testing.T) {
+	for name, put := range map[string]func(path string) error{
+		"FIFO": func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"FIFO with a reader": func(path string) error {
+			err := unix.Mkfifo(path, 0o600)
+			if err == nil {
+				var reader *os.File
+				if reader, err = os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+					t.Cleanup(func() { _ = reader.Close() })
+				}
+			}
+			return err
+		},
+		"link to a file":  func(path string) error { return os.Symlink("/etc/hostname", path) },
+		"link to nowhere": func(path string) error { return os.Symlink("made", path) },
+		"directory":       func(path string) error { return os.Mkdir(path, 0o700) },
+		"socket":          func(path string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, path := newLog(t)
+			if err := os.Rename(path, path+".1"); err != nil {
+				t.Fatal(err)
+			}
+			if err := put(path); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if _, err := Open(path); !errors.Is(err, ErrFile) || !strings.Contains(err.Error(), path) {
+					t.Errorf("open: %v", err)
+				}
+				if err := l.Reopen(); !errors.Is(err, ErrFile) || !strings.Contains(err.Error(), path) {
+					t.Errorf("reopen: %v", err)
+				}
+			}()
+			select {
+			case <-done:
+			case <-time.After(10 * time.Second):
+				t.Fatal("it is waited for")
+			}
+			l.Write(Stdout, at, []byte("one\n"))
+			if got := read(t, path+".1"); got != stamp+"stdout F one\n" {
+				t.Errorf("old log = %q", got)
+			}
+			if _, err := os.Lstat(filepath.Join(filepath.Dir(path), "made")); err == nil {
+				t.Error("a link was followed")
+			}
+		})
+	}
+	if _, err := Open("/dev/zero"); !errors.Is(err, ErrFile) {
+		t.Errorf("another device than null and full: %v", err)
 	}
 }
 
