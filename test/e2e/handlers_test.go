@@ -14,10 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"criserver/pkg/sandbox/specfile"
 )
 
 // handlerPrograms are the OCI runtimes of the machine by the name of their handler.
@@ -124,6 +127,43 @@ func checkHandler(t *testing.T, n *node, handler string) {
 	eventually(t, "the runtime has forgotten the containers", func() bool {
 		left, _ := filepath.Glob(filepath.Join(n.dir, "state", "runtimes", handler, "*"))
 		return len(left) == 0 || handler == "runsc" && len(left) == 1 // which keeps a network namespace there
+	})
+}
+
+// TestAnnotationsWithOrders has a pod and its container ask the runtime, by annotations, for what is the operator's to say: the
+// specification has what the handler's patterns name, and the status has all.
+func TestAnnotationsWithOrders(t *testing.T) {
+	programs := handlerPrograms(t)
+	config := handlerConfig(programs) + "[runtimes.open]\ntype = \"builtin\"\npod_annotations = [\"run.oci.*\"]\n"
+	programs["open"] = ""
+	n := newNode(t, config)
+	n.onEach(programs, func(t *testing.T, handler string) {
+		ofPod := map[string]string{"run.oci.pod": "1", "org.systemd.property.TimeoutStopUSec": "uint64 1"}
+		given := map[string]string{
+			"run.oci.handler": "no-such", "org.systemd.property.CPUWeight": "uint64 1", "org.criu.config": "/etc/shadow", "bundle": "/", "example.com/a": "b",
+		}
+		pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.Annotations = ofPod })
+		podID := n.runPodOn(handler, pod)
+		id := n.run(podID, pod, shell("c", "sleep 1000", func(c *runtimeapi.ContainerConfig) { c.Annotations = given }))
+		if got := n.status(id).Annotations; !maps.Equal(got, given) {
+			t.Errorf("status: %q", got)
+		}
+		files, err := filepath.Glob(filepath.Join(n.dir, "state", "containers", id))
+		if err != nil || len(files) != 1 {
+			t.Fatal(files, err)
+		}
+		var s specs.Spec
+		if err := specfile.Decode(files[0], &s); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{"example.com/a": "b"}
+		if handler == "open" {
+			want["run.oci.pod"], want["run.oci.handler"] = "1", "no-such"
+		}
+		maps.DeleteFunc(s.Annotations, func(name, _ string) bool { return strings.HasPrefix(name, "io.kubernetes.cri.") })
+		if !maps.Equal(s.Annotations, want) {
+			t.Errorf("specification: %q, want %q", s.Annotations, want)
+		}
 	})
 }
 

@@ -3,7 +3,6 @@ package handler
 import (
 	"context"
 	"maps"
-	"path"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -23,7 +22,7 @@ func (u Usable) Adapt(ctx context.Context, s *specs.Spec, hostname string, podAn
 		all = map[string]string{}
 	}
 	for name, value := range podAnnotations {
-		if slices.ContainsFunc(u.PodAnnotations, func(p string) bool { ok, _ := path.Match(p, name); return ok }) {
+		if u.ofPods(name) {
 			all[name] = value
 		}
 	}

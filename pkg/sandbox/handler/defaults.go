@@ -42,13 +42,14 @@ type Device struct {
 // localtime is where programs look for their time zone (localtime(5)).
 const localtime = "/etc/localtime"
 
-// Prepare puts the defaults into what a specification is made of, where the container has not its own. A memory limit with which no
-// container starts is a spec.ErrInvalid.
+// Prepare puts the defaults into what a specification is made of, where the container has not its own, and takes annotations out that
+// are the operator's to give. A memory limit with which no container starts is a spec.ErrInvalid.
 func (u Usable) Prepare(c *spec.Container) error {
 	if limit := c.Resources.MemoryLimit; limit > 0 && limit < u.LeastMemory {
 		return spec.Invalidf("resources.memory_limit_in_bytes", "%d: runtime handler %q starts no container with less than %d", limit, u.Name,
 			u.LeastMemory)
 	}
+	c.Annotations = u.passedOn(c.Annotations)
 	for _, d := range u.Devices {
 		if slices.ContainsFunc(c.Devices, func(own spec.Device) bool { return own.Path == d.Path }) {
 			continue

@@ -35,7 +35,8 @@ type Handler struct {
 	Name string
 	// Command is the OCI runtime; nil is the one that is built into crimonitor.
 	Command *runtime.Command
-	// PodAnnotations are patterns, as of path.Match, of the names of a pod's annotations that its containers' specifications get.
+	// PodAnnotations are patterns, as of path.Match, of the names of a pod's annotations that its containers' specifications get. What
+	// they fit is passed on from containers, too, if it is an order to the runtime; what else containers have is in any case.
 	PodAnnotations []string
 	// Annotations are in the specification of each container that has none of that name.
 	Annotations map[string]string
@@ -50,6 +51,8 @@ type Usable struct {
 	// SpecVersion is the newest version of the OCI runtime specification that it knows.
 	SpecVersion string
 	Features    Features
+	// Orders are the annotations that it calls potentially unsafe in a specification; one that ends with a dot is a prefix.
+	Orders []string
 	// LeastMemory is a limit below which it starts no container, in bytes.
 	LeastMemory int64
 }

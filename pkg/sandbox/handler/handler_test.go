@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -170,9 +171,9 @@ func TestDefault(t *testing.T) {
 func TestFeatures(t *testing.T) {
 	told := program(t, `case "$*" in *--version) echo spec: 1.0.2;; *features) echo '{"ociVersionMax":"1.3.0","mountOptions":["ro","rro"],'`+
 		`'"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}},'`+
-		`'"annotations":{"org.opencontainers.runc.checkpoint.enabled":"true"}}';; esac`)
+		`'"annotations":{"org.opencontainers.runc.checkpoint.enabled":"true"},"potentiallyUnsafeConfigAnnotations":["a.","b"]}';; esac`)
 	u, err := ask(t.Context(), *told)
-	if err != nil || u.SpecVersion != "1.3.0" || u.Features != (Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, Checkpoints: true}) {
+	if err != nil || !slices.Equal(u.Orders, []string{"a.", "b"}) || u.SpecVersion != "1.3.0" || u.Features != (Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, Checkpoints: true}) {
 		t.Errorf("told = %+v %v", u, err)
 	}
 	for words, want := range map[string]bool{"+CRIU +YAJL": true, "+YAJL": false} {

@@ -73,6 +73,7 @@ func ask(ctx context.Context, c runtime.Command) (u Usable, err error) {
 		f.UserNamespaces = slices.Contains(l.Namespaces, "user") && idmap
 	}
 	u.SpecVersion = cmp.Or(told.OCIVersionMax, u.SpecVersion)
+	u.Orders = told.PotentiallyUnsafeConfigAnnotations
 	return u, nil
 }
 

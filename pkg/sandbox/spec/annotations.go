@@ -11,8 +11,6 @@ import (
 func setAnnotations(s *specs.Spec, p Pod, c Container) error {
 	s.Annotations = map[string]string{}
 	maps.Copy(s.Annotations, c.Annotations)
-	// It names a file of options for criu, which runs as root: that is the operator's to choose, not the workload's.
-	delete(s.Annotations, "org.criu.config")
 	maps.Copy(s.Annotations, map[string]string{
 		"io.kubernetes.cri.container-type":    "container",
 		"io.kubernetes.cri.sandbox-id":        p.ID,

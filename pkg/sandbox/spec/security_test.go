@@ -139,10 +139,10 @@ func TestNoNewPrivsAndRootFS(t *testing.T) {
 
 func TestAnnotations(t *testing.T) {
 	s := build(t, func(_ *Pod, c *Container) {
-		c.Annotations = map[string]string{"a": "b", "io.kubernetes.cri.sandbox-id": "forged", "org.criu.config": "/etc/evil"}
+		c.Annotations = map[string]string{"a": "b", "io.kubernetes.cri.sandbox-id": "forged"}
 	})
 	for key, want := range map[string]string{
-		"a": "b", "org.criu.config": "", "io.kubernetes.cri.sandbox-id": "p0d", "io.kubernetes.cri.container-type": "container",
+		"a": "b", "io.kubernetes.cri.sandbox-id": "p0d", "io.kubernetes.cri.container-type": "container",
 		"io.kubernetes.cri.container-name": "nginx", "io.kubernetes.cri.image-name": "docker.io/library/nginx:1.29",
 	} {
 		if s.Annotations[key] != want {
