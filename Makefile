@@ -62,7 +62,7 @@ test-e2e: build ## black-box tests against the built binaries (root)
 
 test-vm: build ## on pure cgroup v2, device-mapper, AppArmor and SELinux, in a virtual machine: crictl smoke test, kernel tests, systemd units
 	hack/vm/smoke.sh
-	hack/vm/smoke.sh '^(TestResourceFields|TestResourceRefusals|TestLeastMemory|TestUpdateContainerResources|TestCgroupParent)$$'
+	hack/vm/smoke.sh '^(TestResourceFields|TestResourceRefusals|TestLeastMemory|TestUpdateContainerResources|TestCgroupParents?)$$'
 	hack/vm/smoke.sh '^(TestHandlers|TestHandlerDefaults|TestPIDNamespaces|TestNRIAdjust|TestStopInFrozenCgroup)$$'
 	hack/vm/smoke.sh '^TestDevmapper'
 	hack/vm/smoke.sh '^(TestUserNamespace|TestUserNamespaceKinds|TestMountFields|TestDevices|TestSeccompAndCapabilities)$$'

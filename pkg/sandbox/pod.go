@@ -96,7 +96,7 @@ func (s *Service) buildPod(ctx context.Context, p *ledger.Pod) error {
 		ips = result.IPs
 	}
 	flight.Stage(ctx, "its cgroup is being made")
-	if err := driver.Make(ctx, st.CgroupPath); err != nil {
+	if err := driver.Make(ctx, &s.parents, st.CgroupPath); err != nil {
 		return err
 	}
 	if st.Config.Namespaces.PID == want.NamespacePod {
@@ -209,7 +209,7 @@ func (s *Service) releasePod(ctx context.Context, st PodStatus) error {
 	case st.Config.CgroupParent == "":
 		errs = append(errs, driver.Remove(ctx, st.CgroupPath))
 	case st.CgroupMade:
-		driver.Prune(ctx, st.CgroupPath)
+		driver.Prune(ctx, &s.parents, st.CgroupPath)
 	}
 	return errors.Join(errs...)
 }

@@ -89,6 +89,7 @@ type Service struct {
 	plugins plugin.Plugins
 	monitor *monitor.Client
 	ledger  *ledger.Ledger
+	parents cgroup.Parents // of pods' cgroups
 	// stale is what the last daemon has left of checkpoints.
 	stale []checkpoint.Dir
 	// hostPaths finds what containers mount.
@@ -208,7 +209,7 @@ func (s *Service) Close(ctx context.Context, shutdown bool) error {
 		if e := s.monitor.Shutdown(ctx); e == nil {
 			cgroup.PruneWait(ctx, s.config.Monitor.Cgroup)
 			cgroup.Prune(s.config.CgroupRoot)
-			driver.Prune(ctx, s.config.CgroupDriver.PodsPath(s.config.CgroupRoot))
+			driver.Prune(ctx, &s.parents, s.config.CgroupDriver.PodsPath(s.config.CgroupRoot))
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,48 @@ func TestCgroupParent(t *testing.T) {
 	if cgroup.Exists(missing) {
 		t.Error("a cgroup that was made is left")
 	}
+}
+
+// TestCgroupParents: a pod's cgroup is made with those above it, and they go with the last pod that is below; one that is not of a pod
+// stays, and so do those that the pods of a former daemon came with.
+func TestCgroupParents(t *testing.T) {
+	n := newNode(t)
+	const top = "/criserver-e2e-parents"
+	others := top + "/a/others"
+	t.Cleanup(func() {
+		if err := cgroup.Remove(top); err != nil {
+			t.Error(err)
+		}
+	})
+	run := func(parent string) string {
+		pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = parent })
+		podID := n.runPod(pod)
+		n.run(podID, pod, shell("c", "sleep 1000"))
+		return podID
+	}
+	remove := func(podID string, exist ...string) {
+		t.Helper()
+		if _, err := n.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: podID}); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{top, top + "/a", top + "/a/b", others} {
+			if got, want := cgroup.Exists(path), slices.Contains(exist, path); got != want {
+				t.Errorf("%s exists: %t, want %t", path, got, want)
+			}
+		}
+	}
+	first, second := run(top+"/a/b/pod1"), run(top+"/a/b/pod2")
+	remove(first, top, top+"/a", top+"/a/b")
+	remove(second)
+	first = run(top + "/a/b/pod1")
+	if err := cgroup.Create(others); err != nil {
+		t.Fatal(err)
+	}
+	remove(first, top, top+"/a", others)
+	first = run(top + "/a/b/pod1")
+	n.kill()
+	n.start()
+	remove(first, top, top+"/a", top+"/a/b", others)
 }
 
 // TestStopInFrozenCgroup: somebody has frozen a cgroup above the container's. That of the pod is let go; one above is not the

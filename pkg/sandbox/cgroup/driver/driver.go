@@ -103,10 +103,10 @@ func ContainerPath(pod, id string) string {
 	return filepath.Join(pod, id)
 }
 
-// Make makes a pod's cgroup, which may be there.
-func Make(ctx context.Context, pod string) error {
+// Make makes a pod's cgroup, which may be there, and parents that are not. What is above a slice is systemd's.
+func Make(ctx context.Context, parents *cgroup.Parents, pod string) error {
 	if !spec.IsSlice(pod) {
-		return cgroup.Create(pod)
+		return parents.Create(pod)
 	}
 	if cgroup.Exists(pod) {
 		return nil
@@ -124,12 +124,13 @@ func Remove(ctx context.Context, pod string) error {
 	return cgroup.Remove(pod)
 }
 
-// Prune removes a pod's cgroup if nothing is in it; else it does nothing.
-func Prune(ctx context.Context, pod string) {
+// Prune removes a pod's cgroup if nothing is in it, and then the parents that were made with it or with a pod beside it, if this process
+// has made them; else it does nothing.
+func Prune(ctx context.Context, parents *cgroup.Parents, pod string) {
 	if spec.IsSlice(pod) && cgroup.Exists(pod) {
 		if children, err := cgroup.Children(pod); err == nil && len(children) == 0 {
 			_ = stopUnit(ctx, path.Base(pod))
 		}
 	}
-	cgroup.Prune(pod)
+	parents.Prune(pod)
 }
