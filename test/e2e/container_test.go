@@ -145,6 +145,15 @@ func TestRefusals(t *testing.T) {
 		"relative host path": {func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", HostPath: "v"}}
 		}, codes.InvalidArgument, "host_path"},
+		"propagation of an image": {func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", Image: c.Image, Propagation: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER}}
+		}, codes.InvalidArgument, "mounts[0].propagation"},
+		"part of no image": {func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", HostPath: "/tmp", ImageSubPath: "x"}}
+		}, codes.InvalidArgument, "mounts[0].image_sub_path"},
+		"part of nothing": {func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", ImageSubPath: "x"}}
+		}, codes.InvalidArgument, "mounts[0].image_sub_path"},
 		"memory": {func(c *runtimeapi.ContainerConfig) {
 			c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: -5}
 		}, codes.InvalidArgument, "memory_limit_in_bytes"},

@@ -1,17 +1,23 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"criserver/pkg/cni/netns"
 )
 
 func get(url string) (string, error) {
@@ -86,6 +92,57 @@ func TestWebServerIsReachable(t *testing.T) {
 		body, err := get(urls[2])
 		return err == nil && body == "hello from "+next.Hostname
 	})
+}
+
+// TestUDPHostPort has a port of one address of the node lead to a pod: by UDP, and not by TCP or on another address.
+func TestUDPHostPort(t *testing.T) {
+	n := newNode(t)
+	podID := n.runPod(n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
+		c.PortMappings = []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_UDP, ContainerPort: 53, HostPort: 38053, HostIp: "127.0.0.1"}}
+	}))
+	var server *net.UDPConn
+	err := netns.Do(filepath.Join(n.dir, "state/pods", podID, "ns/net"), func(*netlink.Handle) (err error) {
+		server, err = net.ListenUDP("udp", &net.UDPAddr{Port: 53})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	go func() {
+		b := make([]byte, 100)
+		for {
+			size, from, err := server.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = server.WriteTo(append([]byte("from the pod: "), b[:size]...), from)
+		}
+	}()
+	ask := func(network, address string) (string, error) {
+		c, err := net.DialTimeout(network, address, 3*time.Second)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		if err := c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+			return "", err
+		}
+		if _, err := c.Write([]byte("hello")); err != nil {
+			return "", err
+		}
+		b := make([]byte, 100)
+		size, err := c.Read(b)
+		return string(b[:size]), err
+	}
+	if got, err := ask("udp", "127.0.0.1:38053"); err != nil || got != "from the pod: hello" {
+		t.Errorf("the host port answers %q, %v", got, err)
+	}
+	for network, address := range map[string]string{"udp": "127.0.0.2:38053", "tcp": "127.0.0.1:38053"} {
+		if got, err := ask(network, address); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s to %s: %q, %v, want that it is refused", network, address, got, err)
+		}
+	}
 }
 
 func TestHostPortConflictIsRefused(t *testing.T) {

@@ -237,6 +237,28 @@ func TestDefaultSeccomp(t *testing.T) {
 	})
 }
 
+// TestSetuid has a user execute a program that is root's and setuid: it becomes root, unless new privileges are not to be had, in the
+// container's process and in its commands.
+func TestSetuid(t *testing.T) {
+	programs := handlerPrograms(t)
+	n := newNode(t, handlerConfig(programs))
+	n.onEach(programs, func(t *testing.T, handler string) {
+		pod := n.podConfig()
+		podID := n.runPodOn(handler, pod)
+		for noNewPrivs, want := range map[bool]string{false: "Effective uid: 0", true: "Effective uid: 1000"} {
+			id := n.run(podID, pod, shell(fmt.Sprint(noNewPrivs), "/nnp; exec sleep 1000", func(c *runtimeapi.ContainerConfig) {
+				c.Image.Image = "registry.k8s.io/e2e-test-images/nonewprivs:1.3"
+				c.Linux.SecurityContext.RunAsUser, c.Linux.SecurityContext.NoNewPrivs = &runtimeapi.Int64Value{Value: 1000}, noNewPrivs
+			}))
+			eventually(t, "the program has run", func() bool { return len(logLines(t, n.status(id).LogPath)) > 0 })
+			command, _ := n.exec(id, "/nnp")
+			if got := logLines(t, n.status(id).LogPath)[0]; got != want || command != want {
+				t.Errorf("no_new_privs %t: the container's process tells %q, a command %q, want %q", noNewPrivs, got, command, want)
+			}
+		}
+	})
+}
+
 // TestRuntimesAreNotOverwritten has root of a privileged container, who may trace all processes of the pod, write to the programs of
 // those that runtimes execute there: the init of a container that waits for its start, those of commands, and the pod's.
 func TestRuntimesAreNotOverwritten(t *testing.T) {

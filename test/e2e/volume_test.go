@@ -12,11 +12,16 @@ import (
 
 // TestImageVolumes mounts images into a container, whole and in part.
 func TestImageVolumes(t *testing.T) {
-	n := newNode(t)
+	programs := handlerPrograms(t)
+	n := newNode(t, handlerConfig(programs))
+	n.onEach(programs, func(t *testing.T, handler string) { checkImageVolumes(t, n, handler) })
+}
+
+func checkImageVolumes(t *testing.T, n *node, handler string) {
 	const volume = "docker.io/criserver/layers"
 	n.pull(volume)
 	pod := n.podConfig()
-	podID := n.runPod(pod)
+	podID := n.runPodOn(handler, pod)
 	mount := func(to, sub string) *runtimeapi.Mount {
 		return &runtimeapi.Mount{ContainerPath: to, ImageSubPath: sub, Image: &runtimeapi.ImageSpec{Image: volume}}
 	}

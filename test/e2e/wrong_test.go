@@ -160,6 +160,12 @@ func TestWrongCalls(t *testing.T) {
 			return refusal(n.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id}))
 		}
 	}
+	otherID := n.runPod(n.podConfig())
+	debug := func(target string) *runtimeapi.ContainerConfig {
+		return shell("debug", "true", security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+			s.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: target}
+		}))
+	}
 	// Something that is no file is at the path of a log, and of one that is reopened.
 	fifo, runsLog := filepath.Join(pod.LogDirectory, "fifo.log"), filepath.Join(pod.LogDirectory, "runs.log")
 	if err := errors.Join(unix.Mkfifo(fifo, 0o600), os.Rename(runsLog, runsLog+".1"), unix.Mkfifo(runsLog, 0o600)); err != nil {
@@ -168,6 +174,10 @@ func TestWrongCalls(t *testing.T) {
 	checkWrong(t, n, map[string]wrong{
 		"create with a FIFO as log":        {create(podID, shell("fifo", "true")), codes.FailedPrecondition, fifo},
 		"a FIFO as log that is reopened":   {reopen(runs), codes.FailedPrecondition, runsLog},
+		"processes of another pod":         {create(otherID, debug(runs)), codes.InvalidArgument, "target_id: container " + runs + " is in another pod"},
+		"processes of an unknown target":   {create(podID, debug("nobody")), codes.InvalidArgument, "target_id: invalid"},
+		"processes of no target":           {create(podID, debug("")), codes.InvalidArgument, "target_id: invalid"},
+		"processes of an exited target":    {create(podID, debug(exited)), codes.FailedPrecondition, "target_id: container " + exited},
 		"create of nothing":                {create(podID, nil), codes.InvalidArgument, "config"},
 		"create without an image":          {create(podID, shell("x", "true", func(c *runtimeapi.ContainerConfig) { c.Image = nil })), codes.InvalidArgument, "image"},
 		"create in no pod":                 {create("", shell("x", "true")), codes.NotFound, "pod"},
