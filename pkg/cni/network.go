@@ -142,6 +142,7 @@ func (n *Network) attach(ctx context.Context, lists []*libcni.NetworkConfigList,
 		return Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
 	}
 	warnUnlimited(all, p)
+	warnUnmapped(all, p)
 	if err := netns.LoopbackUp(p.NetNS); err != nil {
 		return Result{}, err
 	}
@@ -181,6 +182,18 @@ func warnUnlimited(all []attachment, p Pod) {
 			logrus.WithFields(logrus.Fields{"pod": p.ID, "name": p.Namespace + "/" + p.Name, "network": a.Network}).Warn(
 				"the pod's bandwidth is not limited: no plugin of the network declares the capability bandwidth")
 		}
+	}
+}
+
+// warnUnmapped tells of a pod with host ports that no network maps.
+func warnUnmapped(all []attachment, p Pod) {
+	mapped := slices.ContainsFunc(all, func(a attachment) bool { return a.Capabilities[portMappingsCapability] != nil })
+	if mapped || len(portMappings(p.Ports)) == 0 {
+		return
+	}
+	for _, a := range all {
+		logrus.WithFields(logrus.Fields{"pod": p.ID, "name": p.Namespace + "/" + p.Name, "network": a.Network}).Warn(
+			"the pod's host ports do not lead to it: no plugin of the network declares the capability portMappings")
 	}
 }
 

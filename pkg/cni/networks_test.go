@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sirupsen/logrus/hooks/test"
 	"github.com/vishvananda/netlink"
 
 	"criserver/pkg/cni/netns"
@@ -112,6 +113,41 @@ func threeNetworks(t *testing.T) *operator {
 		o.conf(t, fmt.Sprintf("%d0-%s.conflist", i+1, name), chain("1.1.0", "net-"+name, fmt.Sprintf(`{"type":%q,"capabilities":{"portMappings":%v}}`, name, i > 0)))
 	}
 	return o
+}
+
+// Networks that map no host ports say so, if no other network of the pod does.
+func TestPortsThatNobodyMaps(t *testing.T) {
+	o := newOperator(t)
+	o.config.Networks = -1
+	o.plugin(t, "one", "")
+	for _, name := range []string{"a", "b"} {
+		o.conf(t, name+".conflist", chain("1.0.0", "net-"+name, "one"))
+	}
+	hook := test.NewGlobal()
+	warned := func(ports ...PortMapping) (networks []string) {
+		hook.Reset()
+		n := open(t, o.config)
+		p := newPod(t, "p", ports...)
+		setup(t, n, p)
+		teardown(t, n, p)
+		for _, e := range hook.AllEntries() {
+			if strings.Contains(e.Message, "host ports do not lead") {
+				networks = append(networks, e.Data["network"].(string))
+			}
+		}
+		return networks
+	}
+	if got := warned(PortMapping{HostPort: 80, ContainerPort: 80}); fmt.Sprint(got) != "[net-a net-b]" {
+		t.Errorf("warned of %v, want both networks", got)
+	}
+	if got := warned(PortMapping{ContainerPort: 80}); len(got) > 0 {
+		t.Errorf("without a host port: warned of %v", got)
+	}
+	o.plugin(t, "two", "")
+	o.conf(t, "b.conflist", chain("1.0.0", "net-b", `{"type":"two","capabilities":{"portMappings":true}}`))
+	if got := warned(PortMapping{HostPort: 80, ContainerPort: 80}); len(got) > 0 {
+		t.Errorf("one network maps: warned of %v", got)
+	}
 }
 
 func TestNetworksAreDeletedInReverseAndPastFailures(t *testing.T) {
