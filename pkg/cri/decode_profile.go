@@ -69,7 +69,8 @@ func decodeSELinux(o *runtimeapi.SELinuxOption) confine.SELinux {
 	return confine.SELinux{User: o.GetUser(), Role: o.GetRole(), Type: o.GetType(), Level: o.GetLevel()}
 }
 
-// decodeAppArmor reads the profile, also in its deprecated form.
+// decodeAppArmor reads the profile, also in its deprecated form. None is the default where the node has one, and one that is asked for
+// is the default or nothing.
 func decodeAppArmor(sc *runtimeapi.LinuxContainerSecurityContext) (confine.AppArmor, error) {
 	p := sc.GetApparmor()
 	if p == nil {
@@ -82,13 +83,15 @@ func decodeAppArmor(sc *runtimeapi.LinuxContainerSecurityContext) (confine.AppAr
 	if err := checkProfile(fieldSecurity+"apparmor", p); err != nil {
 		return confine.AppArmor{}, err
 	}
-	switch p.GetProfileType() {
-	case runtimeapi.SecurityProfile_Unconfined:
+	switch {
+	case p == nil:
+		return confine.AppArmor{}, nil
+	case p.GetProfileType() == runtimeapi.SecurityProfile_Unconfined:
 		return confine.AppArmor{Kind: confine.AppArmorUnconfined}, nil
-	case runtimeapi.SecurityProfile_Localhost:
+	case p.GetProfileType() == runtimeapi.SecurityProfile_Localhost:
 		return confine.AppArmor{
 			Kind: confine.AppArmorLocalhost, Profile: strings.TrimPrefix(p.GetLocalhostRef(), "localhost/"),
 		}, nil
 	}
-	return confine.AppArmor{}, nil
+	return confine.AppArmor{Kind: confine.AppArmorRuntimeDefault}, nil
 }

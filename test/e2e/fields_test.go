@@ -136,7 +136,7 @@ func TestSeccompAndCapabilities(t *testing.T) {
 		}), "00000000a80425fa\n0000000000000000"},
 	}, privilegedPod)
 	broken := n.writeFile("broken.json", `{"defaultAction": "SCMP_ACT_FORBID"}`)
-	n.checkRefusals(t, n.podConfig(), map[string]refusalRow{
+	rows := map[string]refusalRow{
 		"no such profile": {security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Seccomp = localhost("/no/such.json") }), codes.InvalidArgument, "/no/such.json"},
 		"relative":        {security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Seccomp = localhost("such.json") }), codes.InvalidArgument, "seccomp.localhost_ref"},
 		"broken":          {security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Seccomp = localhost(broken) }), codes.InvalidArgument, "SCMP_ACT_FORBID"},
@@ -147,5 +147,11 @@ func TestSeccompAndCapabilities(t *testing.T) {
 		"env": {func(c *runtimeapi.ContainerConfig) {
 			c.Envs = []*runtimeapi.KeyValue{{Key: "BYTES", Value: []byte{0xff, 0xfe}}}
 		}, codes.InvalidArgument, "BYTES"},
-	})
+	}
+	if !exists("/sys/module/apparmor") {
+		rows["apparmor's default"] = refusalRow{security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+			s.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+		}), codes.InvalidArgument, "security_context.apparmor: "}
+	}
+	n.checkRefusals(t, n.podConfig(), rows)
 }

@@ -21,7 +21,7 @@ import (
 const DefaultAppArmor = "criserver-default"
 
 const (
-	fieldAppArmor   = "security_context.apparmor.localhost_ref"
+	fieldAppArmor   = "security_context.apparmor"
 	appArmorLoaded  = "/sys/kernel/security/apparmor/profiles"
 	appArmorEnabled = "/sys/module/apparmor/parameters/enabled"
 )
@@ -34,6 +34,9 @@ const (
 	AppArmorDefault AppArmorKind = iota // also of a container that says nothing (Kubernetes issue 51746)
 	AppArmorUnconfined
 	AppArmorLocalhost
+	// AppArmorRuntimeDefault is the default, asked for. The kubelet sends it only of pods that say so, and admits those only where the
+	// kernel confines by AppArmor (k8s.io/kubernetes, pkg/security/apparmor): who gets it elsewhere was not to run unconfined.
+	AppArmorRuntimeDefault
 )
 
 // AppArmor is what a caller wants to be confined by. Profile is with AppArmorLocalhost: a profile that is loaded.
@@ -43,17 +46,22 @@ type AppArmor struct {
 }
 
 // Resolve finds the name of the profile, "" for none, and loads the default one if it is needed and not there. A node that
-// does not confine by AppArmor has no default, and no profiles of its own.
+// does not confine by AppArmor has no default, and no profiles of its own. A privileged container has no default either (api.proto,
+// LinuxContainerSecurityContext.privileged).
 func (a AppArmor) Resolve(ctx context.Context, privileged bool) (string, error) {
+	byDefault := a.Kind == AppArmorDefault || a.Kind == AppArmorRuntimeDefault
 	switch {
-	case a.Kind == AppArmorUnconfined, a.Kind == AppArmorDefault && privileged:
+	case a.Kind == AppArmorUnconfined, byDefault && privileged:
 		return "", nil
+	case a.Kind == AppArmorRuntimeDefault && !apparmor.HostSupports():
+		return "", spec.Invalidf(fieldAppArmor, "RuntimeDefault: the node cannot confine by AppArmor: that takes a kernel which does, "+
+			"/sbin/apparmor_parser (package apparmor) and /sys/kernel/security (securityfs)")
 	case a.Kind == AppArmorDefault && !apparmor.HostSupports():
 		if kernelConfines() {
 			warnNoParser()
 		}
 		return "", nil
-	case a.Kind == AppArmorDefault:
+	case byDefault:
 		_, err := hostpath.Ask(ctx, nil, appArmorLoaded, func() (struct{}, error) {
 			return struct{}{}, profile.LoadDefaultProfile(DefaultAppArmor)
 		})
@@ -62,14 +70,14 @@ func (a AppArmor) Resolve(ctx context.Context, privileged bool) (string, error) 
 		}
 		return DefaultAppArmor, nil
 	case !kernelConfines():
-		return "", spec.Invalidf(fieldAppArmor, "%q: the node does not confine by AppArmor", a.Profile)
+		return "", spec.Invalidf(fieldAppArmor+".localhost_ref", "%q: the node does not confine by AppArmor", a.Profile)
 	}
 	loaded, err := profileLoaded(a.Profile)
 	if err != nil {
 		return "", fmt.Errorf("list AppArmor profiles: %w", err)
 	}
 	if !loaded {
-		return "", spec.Invalidf(fieldAppArmor, "%q is not loaded; load it with apparmor_parser", a.Profile)
+		return "", spec.Invalidf(fieldAppArmor+".localhost_ref", "%q is not loaded; load it with apparmor_parser", a.Profile)
 	}
 	return a.Profile, nil
 }

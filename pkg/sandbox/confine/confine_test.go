@@ -68,18 +68,27 @@ func TestAppArmorProfileOfTheNode(t *testing.T) {
 	if name, err := (AppArmor{Kind: AppArmorUnconfined}).Resolve(t.Context(), false); name != "" || err != nil {
 		t.Errorf("unconfined: %q, %v", name, err)
 	}
-	if name, err := (AppArmor{}).Resolve(t.Context(), true); name != "" || err != nil {
-		t.Errorf("privileged: %q, %v", name, err)
+	for _, kind := range []AppArmorKind{AppArmorDefault, AppArmorRuntimeDefault} {
+		if name, err := (AppArmor{Kind: kind}).Resolve(t.Context(), true); name != "" || err != nil {
+			t.Errorf("privileged: %q, %v", name, err)
+		}
 	}
 	name, err := AppArmor{}.Resolve(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !kernelConfines() {
-		if name != "" {
-			t.Errorf("%q where the kernel does not confine", name)
+	asked, err := AppArmor{Kind: AppArmorRuntimeDefault}.Resolve(t.Context(), false)
+	if name == "" { // it cannot be loaded
+		if !errors.Is(err, spec.ErrInvalid) || !strings.HasPrefix(err.Error(), "security_context.apparmor: ") {
+			t.Errorf("the default that the node does not have, asked for: %v", err)
 		}
 		return
+	}
+	if asked != name || err != nil {
+		t.Errorf("the default, asked for: %q, %v", asked, err)
+	}
+	if !kernelConfines() {
+		t.Fatalf("%q where the kernel does not confine", name)
 	}
 	if loaded, err := profileLoaded(name); name != DefaultAppArmor || !loaded {
 		t.Errorf("%q, loaded: %t, %v", name, loaded, err)
