@@ -110,8 +110,8 @@ func TestResourceRefusals(t *testing.T) {
 	rows := map[string]refusalRow{}
 	for field, values := range map[string][]*runtimeapi.LinuxContainerResources{
 		"resources.cpu_period":                 {{CpuPeriod: 999}, {CpuPeriod: 1000001}},
-		"resources.cpu_quota":                  {{CpuQuota: 999}, {CpuQuota: -2}},
-		"resources.cpu_shares":                 {{CpuShares: -1}},
+		"resources.cpu_quota":                  {{CpuQuota: 999}, {CpuQuota: -2}, {CpuQuota: 1 << 60}},
+		"resources.cpu_shares":                 {{CpuShares: -1}, {CpuShares: 1}, {CpuShares: 300000}},
 		"resources.memory_limit_in_bytes":      {{MemoryLimitInBytes: -2}, {MemoryLimitInBytes: 1}, {MemoryLimitInBytes: 5<<19 - 1}},
 		"resources.memory_swap_limit_in_bytes": {{MemorySwapLimitInBytes: 1 << 30}, {MemoryLimitInBytes: 1 << 30, MemorySwapLimitInBytes: 1 << 29}},
 		"resources.oom_score_adj":              {{OomScoreAdj: 1001}, {OomScoreAdj: -1001}},
@@ -124,10 +124,17 @@ func TestResourceRefusals(t *testing.T) {
 			rows[fmt.Sprintf("%s %d", field, i)] = refusalRow{limited(r), codes.InvalidArgument, field + ": "}
 		}
 	}
+	if !pureV2() && !exists("/sys/fs/cgroup/hugetlb") {
+		rows["huge pages without a controller"] = refusalRow{limited(&runtimeapi.LinuxContainerResources{
+			HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 2 << 20}}}), codes.InvalidArgument, "resources.hugepage_limits: "}
+	}
 	if !pureV2() {
 		rows["unified on v1"] = refusalRow{limited(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"memory.high": "1"}}), codes.InvalidArgument, "cgroup v1"}
 	}
 	n.checkRefusals(t, n.podConfig(), rows)
+	// The kubelet's zeros, of a page size that no node has too.
+	n.checkFields(t, nil, map[string]fieldRow{"no huge pages": {"echo runs", limited(&runtimeapi.LinuxContainerResources{
+		HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB"}, {PageSize: "3MB"}}}), "runs"}})
 }
 
 // TestLeastMemory has the lowest limits with which the runtimes start a container, and lower ones.

@@ -45,8 +45,13 @@ func TestUpdateContainerResources(t *testing.T) {
 		"CPUs":            {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpusetCpus: "900"}, codes.InvalidArgument, "cpuset_cpus"},
 		"CPU list":        {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpusetCpus: "a"}, codes.InvalidArgument, "cpuset_cpus"},
 		"oom score":       {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, OomScoreAdj: 1001}, codes.InvalidArgument, "oom_score_adj"},
-		"period":          {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpuPeriod: 5}, codes.InvalidArgument, "cpu_period"},
-		"unified":         {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, Unified: map[string]string{"cgroup.procs": "1"}}, codes.InvalidArgument, "unified"},
+		"few shares":      {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpuShares: 1}, codes.InvalidArgument, "cpu_shares"},
+		"many shares":     {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpuShares: 300000}, codes.InvalidArgument, "cpu_shares"},
+		"quota":           {&runtimeapi.LinuxContainerResources{CpuQuota: 1 << 60}, codes.InvalidArgument, "cpu_quota"},
+		"page size": {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "3MB", Limit: 3 << 20}}},
+			codes.InvalidArgument, "hugepage_limits"},
+		"period":  {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, CpuPeriod: 5}, codes.InvalidArgument, "cpu_period"},
+		"unified": {&runtimeapi.LinuxContainerResources{CpuQuota: 30000, Unified: map[string]string{"cgroup.procs": "1"}}, codes.InvalidArgument, "unified"},
 	} {
 		if err := update(row.r); status.Code(err) != row.code || !strings.Contains(err.Error(), row.names) {
 			t.Errorf("%s: err = %v, want %s that names %q", name, err, row.code, row.names)
@@ -75,6 +80,7 @@ func TestUpdateContainerResources(t *testing.T) {
 		"resources.cpu_period":            {Resources: &runtimeapi.LinuxContainerResources{CpuPeriod: 5}, Overhead: limits},
 		"overhead.cpu_period":             {Resources: limits, Overhead: &runtimeapi.LinuxContainerResources{CpuPeriod: 5}},
 		"overhead.cpuset_cpus":            {Overhead: &runtimeapi.LinuxContainerResources{CpusetCpus: "a"}},
+		"resources.cpu_shares":            {Resources: &runtimeapi.LinuxContainerResources{CpuShares: 300000}},
 	} {
 		r.PodSandboxId = podID
 		if _, err := n.UpdatePodSandboxResources(t.Context(), r); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), names) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/moby/sys/capability"
 	"github.com/moby/sys/devices"
 	"github.com/moby/sys/mountinfo"
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -33,7 +35,8 @@ type facts struct {
 	unified        bool
 	swapAccounting bool
 	cgroupOptions  []string
-	hugepages      bool
+	hugepages      bool     // there is a hugetlb controller
+	pageSizes      []string // of huge pages, as "2MB"
 }
 
 var read = sync.OnceValues(readFacts)
@@ -68,7 +71,7 @@ func readFacts() (facts, error) {
 	if f.unified {
 		f.cgroupOptions = cgroupOptions()
 	}
-	f.swapAccounting, f.hugepages = cgroup.CanLimitSwap(), cgroup.CanLimitHugepages()
+	f.swapAccounting, f.hugepages, f.pageSizes = cgroup.CanLimitSwap(), cgroup.CanLimitHugepages(), cgroups.HugePageSizes()
 	return f, nil
 }
 
@@ -107,14 +110,14 @@ func AddFacts(c *spec.Container) error {
 	return err
 }
 
-// possible keeps of the limits what this machine has controllers for.
+// possible refuses limits that this machine cannot set, and leaves out those that mean nothing on it.
 func (f facts) possible(r spec.Resources) (spec.Resources, error) {
-	if err := checkResources(r, f.unified); err != nil {
+	if err := f.check(r); err != nil {
 		return r, err
 	}
-	if !f.hugepages {
-		r.HugepageLimits = nil // the kubelet sends zeros whether or not there is a controller
-	}
+	// The kubelet sends a zero for every page size that a container has not asked for, whether or not there is a controller.
+	r.HugepageLimits = maps.Clone(r.HugepageLimits)
+	maps.DeleteFunc(r.HugepageLimits, func(size string, _ uint64) bool { return !f.hugepages || !slices.Contains(f.pageSizes, size) })
 	return r, nil
 }
 

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/opencontainers/cgroups"
-
 	"criserver/pkg/sandbox/spec"
 )
 
@@ -30,14 +28,18 @@ func CheckPod(resources, overhead *spec.Resources) error {
 	return nil
 }
 
-// checkResources refuses what this machine cannot limit.
-func checkResources(r spec.Resources, unified bool) error {
-	if len(r.Unified) > 0 && !unified {
+// check refuses what this machine cannot limit.
+func (f facts) check(r spec.Resources) error {
+	if len(r.Unified) > 0 && !f.unified {
 		return spec.Invalidf("resources.unified", "%v: the node runs cgroup v1, which has no such files", r.Unified)
 	}
-	for size := range r.HugepageLimits {
-		if known := cgroups.HugePageSizes(); !slices.Contains(known, size) {
-			return spec.Invalidf("resources.hugepage_limits.page_size", "%q is none of the node's: %s", size, strings.Join(known, ", "))
+	for size, limit := range r.HugepageLimits {
+		switch {
+		case limit == 0: // nothing is wanted, and of what the node does not have nobody gets anything
+		case !slices.Contains(f.pageSizes, size):
+			return spec.Invalidf("resources.hugepage_limits.page_size", "%q is none of the node's: %s", size, strings.Join(f.pageSizes, ", "))
+		case !f.hugepages:
+			return spec.Invalidf("resources.hugepage_limits", "%d bytes of %s: the node has no hugetlb controller", limit, size)
 		}
 	}
 	if err := checkSet("resources.cpuset_cpus", r.CpusetCPUs, "/sys/devices/system/cpu/online"); err != nil {

@@ -26,25 +26,47 @@ func TestCheckPod(t *testing.T) {
 }
 
 func TestCheckResources(t *testing.T) {
+	v1, v2 := facts{pageSizes: []string{"2MB"}, hugepages: true}, facts{pageSizes: []string{"2MB"}, unified: true}
+	huge := func(size string, limit uint64) spec.Resources {
+		return spec.Resources{HugepageLimits: map[string]uint64{size: limit, "1GB": 0}}
+	}
 	for _, row := range []struct {
-		field   string
-		in      spec.Resources
-		unified bool
+		field string
+		in    spec.Resources
+		node  facts
 	}{
-		{"", spec.Resources{}, false},
-		{"", spec.Resources{MemoryLimit: -1, CpusetCPUs: "0", CpusetMems: "0"}, false},
-		{"", spec.Resources{Unified: map[string]string{"memory.high": "1"}}, true},
-		{"resources.unified", spec.Resources{Unified: map[string]string{"memory.high": "1"}}, false},
-		{"resources.hugepage_limits.page_size", spec.Resources{HugepageLimits: map[string]uint64{"3MB": 0}}, true},
-		{"resources.cpuset_cpus", spec.Resources{CpusetCPUs: "0-65535"}, true},
-		{"resources.cpuset_cpus", spec.Resources{CpusetCPUs: "0,65535"}, true},
+		{"", spec.Resources{}, v1},
+		{"", spec.Resources{MemoryLimit: -1, CpusetCPUs: "0", CpusetMems: "0"}, v1},
+		{"", spec.Resources{Unified: map[string]string{"memory.high": "1"}}, v2},
+		{"resources.unified", spec.Resources{Unified: map[string]string{"memory.high": "1"}}, v1},
+		{"", huge("2MB", 2<<20), v1},
+		{"", huge("2MB", 0), v2},
+		{"", huge("3MB", 0), v1},
+		{"resources.hugepage_limits.page_size", huge("3MB", 3<<20), v1},
+		{"resources.hugepage_limits", huge("2MB", 2<<20), v2},
+		{"resources.cpuset_cpus", spec.Resources{CpusetCPUs: "0-65535"}, v2},
+		{"resources.cpuset_cpus", spec.Resources{CpusetCPUs: "0,65535"}, v2},
 	} {
-		err := checkResources(row.in, row.unified)
+		err := row.node.check(row.in)
 		if row.field == "" && err == nil {
 			continue
 		}
 		if row.field == "" || !errors.Is(err, spec.ErrInvalid) || !strings.HasPrefix(err.Error(), row.field+": ") {
 			t.Errorf("%+v: %v, want an error of %q", row.in, err, row.field)
+		}
+	}
+}
+
+// A limit of nothing is not handed to who would look for its file.
+func TestZeroHugepages(t *testing.T) {
+	in := spec.Resources{HugepageLimits: map[string]uint64{"2MB": 0, "1GB": 0}}
+	for _, row := range []struct {
+		node facts
+		want int
+	}{{facts{}, 0}, {facts{pageSizes: []string{"2MB"}}, 0}, {facts{pageSizes: []string{"2MB"}, hugepages: true}, 1}} {
+		out, err := row.node.possible(in)
+		if err != nil || len(out.HugepageLimits) != row.want || len(in.HugepageLimits) != 2 {
+			t.Errorf("%+v: %v, %v", row.node, out.HugepageLimits, err)
 		}
 	}
 }

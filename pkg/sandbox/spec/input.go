@@ -157,7 +157,7 @@ type Container struct {
 	// HostDevices are all of the host's, for a privileged container.
 	HostDevices []specs.LinuxDevice
 	Resources   Resources
-	// SwapAccounting tells that the kernel can limit swap; without it Resources.MemorySwap is ignored.
+	// SwapAccounting tells that the kernel can limit swap, see LinuxResources.
 	SwapAccounting bool
 	// UnifiedCgroup tells that the host runs pure cgroup v2 (then the container gets a cgroup namespace).
 	UnifiedCgroup bool

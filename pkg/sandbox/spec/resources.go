@@ -17,7 +17,7 @@ func setResources(s *specs.Spec, _ Pod, c Container) error {
 
 // LinuxResources turns limits into those of the OCI specification, for a new container or the update of one; devices
 // are not part of it. A memory limit without a swap limit forbids swap, as Kubernetes expects. Without swapAccounting
-// (a kernel that cannot limit swap) there is never a swap limit.
+// (a kernel that cannot limit swap) there is never a swap limit, and one that allows some swap and no more is refused.
 func LinuxResources(r Resources, swapAccounting bool) (*specs.LinuxResources, error) {
 	if err := checkResources(r); err != nil {
 		return nil, err
@@ -27,6 +27,11 @@ func LinuxResources(r Resources, swapAccounting bool) (*specs.LinuxResources, er
 		swap = r.MemoryLimit
 	}
 	if !swapAccounting {
+		// As runc on cgroup v2: what forbids swap is what every container is to have, and unlimited is what it gets.
+		if swap > 0 && swap != r.MemoryLimit {
+			return nil, Invalidf("resources.memory_swap_limit_in_bytes", "%d: the node's kernel does not account swap, "+
+				"so that it cannot be limited (boot parameter swapaccount=1)", swap)
+		}
 		swap = 0
 	}
 	out := &specs.LinuxResources{
@@ -77,16 +82,18 @@ func merged[V any](old, change map[string]V) map[string]V {
 
 func checkResources(r Resources) error {
 	const cpuMin, periodMax = 1000, 1_000_000 // µs, kernel/sched/core.c: min_cfs_quota_period, max_cfs_quota_period
+	const quotaMax = 1<<44 - 1                // µs, kernel/sched/sched.h: MAX_BW
+	const sharesMin, sharesMax = 2, 1 << 18   // kernel/sched/sched.h: MIN_SHARES, MAX_SHARES; it clamps others without a word
 	const scoreMax = 1000                     // proc_pid_oom_score_adj(5)
 	switch {
 	case r.CPUPeriod != 0 && (r.CPUPeriod < cpuMin || r.CPUPeriod > periodMax):
 		return Invalidf("resources.cpu_period", "%d is not from %d to %d µs", r.CPUPeriod, cpuMin, periodMax)
-	case r.CPUQuota < -1 || r.CPUQuota > 0 && r.CPUQuota < cpuMin:
-		return Invalidf("resources.cpu_quota", "%d is neither -1 nor at least %d µs", r.CPUQuota, cpuMin)
+	case r.CPUQuota < -1 || r.CPUQuota > 0 && r.CPUQuota < cpuMin || r.CPUQuota > quotaMax:
+		return Invalidf("resources.cpu_quota", "%d is neither -1 nor from %d to %d µs", r.CPUQuota, cpuMin, quotaMax)
 	case r.OOMScoreAdj < -scoreMax || r.OOMScoreAdj > scoreMax:
 		return Invalidf("resources.oom_score_adj", "%d is not from %d to %d", r.OOMScoreAdj, -scoreMax, scoreMax)
-	case r.CPUShares < 0:
-		return Invalidf("resources.cpu_shares", "%d is negative", r.CPUShares)
+	case r.CPUShares != 0 && (r.CPUShares < sharesMin || r.CPUShares > sharesMax):
+		return Invalidf("resources.cpu_shares", "%d is not from %d to %d", r.CPUShares, sharesMin, sharesMax)
 	case r.MemoryLimit < -1:
 		return Invalidf("resources.memory_limit_in_bytes", "%d is negative", r.MemoryLimit)
 	case r.MemorySwap < -1:

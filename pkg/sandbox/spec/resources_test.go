@@ -17,11 +17,13 @@ func TestLinuxResources(t *testing.T) {
 		"none": {Resources{}, true, `{"memory":{},"cpu":{}}`},
 		"all": {Resources{CPUPeriod: 100000, CPUQuota: -1, CPUShares: 2, MemoryLimit: 100, MemorySwap: 150, CpusetCPUs: "0-1,3", CpusetMems: "0"}, true,
 			`{"memory":{"limit":100,"swap":150},"cpu":{"shares":2,"quota":-1,"period":100000,"cpus":"0-1,3","mems":"0"}}`},
-		"no swap by default":    {Resources{MemoryLimit: 100}, true, `{"memory":{"limit":100,"swap":100},"cpu":{}}`},
-		"no swap accounting":    {Resources{MemoryLimit: 100, MemorySwap: 150}, false, `{"memory":{"limit":100},"cpu":{}}`},
-		"unlimited":             {Resources{MemoryLimit: -1}, true, `{"memory":{"limit":-1,"swap":-1},"cpu":{}}`},
-		"unlimited swap":        {Resources{MemoryLimit: 100, MemorySwap: -1}, true, `{"memory":{"limit":100,"swap":-1},"cpu":{}}`},
-		"unified and hugepages": {Resources{Unified: map[string]string{"memory.high": "5"}, HugepageLimits: map[string]uint64{"2MB": 0, "1GB": 1 << 30}}, true, `{"memory":{},"cpu":{},"hugepageLimits":[{"pageSize":"1GB","limit":1073741824},{"pageSize":"2MB","limit":0}],"unified":{"memory.high":"5"}}`},
+		"no swap by default":     {Resources{MemoryLimit: 100}, true, `{"memory":{"limit":100,"swap":100},"cpu":{}}`},
+		"no swap accounting":     {Resources{MemoryLimit: 100, MemorySwap: 100}, false, `{"memory":{"limit":100},"cpu":{}}`},
+		"unlimited, unaccounted": {Resources{MemoryLimit: 100, MemorySwap: -1}, false, `{"memory":{"limit":100},"cpu":{}}`},
+		"unset, unaccounted":     {Resources{MemoryLimit: 100}, false, `{"memory":{"limit":100},"cpu":{}}`},
+		"unlimited":              {Resources{MemoryLimit: -1}, true, `{"memory":{"limit":-1,"swap":-1},"cpu":{}}`},
+		"unlimited swap":         {Resources{MemoryLimit: 100, MemorySwap: -1}, true, `{"memory":{"limit":100,"swap":-1},"cpu":{}}`},
+		"unified and hugepages":  {Resources{Unified: map[string]string{"memory.high": "5"}, HugepageLimits: map[string]uint64{"2MB": 0, "1GB": 1 << 30}}, true, `{"memory":{},"cpu":{},"hugepageLimits":[{"pageSize":"1GB","limit":1073741824},{"pageSize":"2MB","limit":0}],"unified":{"memory.high":"5"}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := LinuxResources(tc.in, tc.swap)
@@ -48,7 +50,10 @@ func TestLinuxResourcesErrors(t *testing.T) {
 		{"resources.cpu_period", Resources{CPUPeriod: 1_000_001}},
 		{"resources.cpu_quota", Resources{CPUQuota: -2}},
 		{"resources.cpu_quota", Resources{CPUQuota: 999}},
+		{"resources.cpu_quota", Resources{CPUQuota: 1 << 44}},
 		{"resources.cpu_shares", Resources{CPUShares: -1}},
+		{"resources.cpu_shares", Resources{CPUShares: 1}},
+		{"resources.cpu_shares", Resources{CPUShares: 1<<18 + 1}},
 		{"resources.memory_limit_in_bytes", Resources{MemoryLimit: -2}},
 		{"resources.memory_swap_limit_in_bytes", Resources{MemoryLimit: 10, MemorySwap: -2}},
 		{"resources.memory_swap_limit_in_bytes", Resources{MemoryLimit: 10, MemorySwap: 9}},
@@ -66,6 +71,13 @@ func TestLinuxResourcesErrors(t *testing.T) {
 			t.Errorf("%+v: error %v does not name %s", tc.in, err, tc.field)
 		}
 		wantError(t, tc.field, func(_ *Pod, c *Container) { c.Resources = tc.in })
+	}
+}
+
+func TestSwapWithoutAccounting(t *testing.T) {
+	_, err := LinuxResources(Resources{MemoryLimit: 100, MemorySwap: 150}, false)
+	if !errors.Is(err, ErrInvalid) || !strings.HasPrefix(err.Error(), "resources.memory_swap_limit_in_bytes: ") {
+		t.Errorf("a limit that the kernel cannot set: %v", err)
 	}
 }
 
