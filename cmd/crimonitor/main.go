@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters namespaces before the Go runtime starts
@@ -53,18 +54,8 @@ func run(args []string) error {
 		return podInit()
 	case len(args) > 0 && args[0] == "namespaces": // see package ns
 		return ns.Serve(os.Stdin, os.Stdout)
-	case len(args) == 2 && args[0] == "host-look": // see package hostpath
-		probe.Look(args[1])
-		return nil
-	case len(args) == 2 && args[0] == "host-path":
-		path, err := probe.Resolve(args[1])
-		if err == nil {
-			_, err = os.Stdout.WriteString(path)
-		}
-		return err
-	}
-	if len(args) == 2 && args[0] == "host-file" {
-		if err := probe.Copy(os.Stdout, args[1]); err != nil {
+	case len(args) == 2 && strings.HasPrefix(args[0], "host-"): // see package hostpath
+		if err := askHost(args[0], args[1]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(probe.Code(err))
 		}
@@ -110,6 +101,24 @@ func run(args []string) error {
 	logrus.WithFields(logrus.Fields{"version": version, "pid": os.Getpid(), "socket": *socket}).Info("crimonitor serves")
 	runtimes := &oci.Set{Dir: filepath.Join(*state, "oci"), Builtin: builtin.New(*state)}
 	return offFirstThread(func() error { return server.New(runtimes, version, *resident).Serve(ctx, l) })
+}
+
+// askHost looks at a host path, and writes what it is, or what is in the file there.
+func askHost(what, path string) error {
+	switch what {
+	case "host-look":
+		probe.Look(path)
+		return nil
+	case "host-path":
+		path, err := probe.Resolve(path)
+		if err == nil {
+			_, err = os.Stdout.WriteString(path)
+		}
+		return err
+	case "host-file":
+		return probe.Copy(os.Stdout, path)
+	}
+	return fmt.Errorf("crimonitor: unexpected argument %q", what)
 }
 
 // offFirstThread calls fn with the process's first thread reserved, which init has locked the calling goroutine to. The runtime library

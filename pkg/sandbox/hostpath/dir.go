@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/hostpath/probe"
 	"criserver/pkg/sandbox/spec"
 )
 
@@ -22,15 +23,32 @@ func limited(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // MakeDir makes the directory path, and those above it, unless they are there. waits is called before it waits for a file system. When ctx
-// ends, or after half a minute, the error names the path.
+// ends, or after half a minute, the error names the path. spec.ErrInvalid: it is no directory, and none can be made.
 func (r *Resolver) MakeDir(ctx context.Context, path string, waits func()) error {
-	if done, err := makeLocal(path); done || err != nil {
-		return err
+	done, err := makeLocal(path)
+	if !done && err == nil {
+		ctx, cancel := limited(ctx)
+		defer cancel()
+		_, err = r.await(ctx, path, func(string) { waits() })
 	}
-	ctx, cancel := limited(ctx)
-	defer cancel()
-	_, err := r.Resolve(ctx, []spec.Mount{{Source: path, Destination: path}}, func(string) { waits() })
+	if dir, known := IsDir(path); err == nil && known && !dir {
+		err = probe.Blame(fmt.Errorf("%s: %w", path, unix.ENOTDIR))
+	}
+	if errors.Is(err, probe.ErrUnusable) {
+		return fmt.Errorf("%w: %w", spec.ErrInvalid, err)
+	}
 	return err
+}
+
+// IsDir tells whether a path leads to a directory, as far as the kernel has it in its caches: it asks no file system (openat2(2),
+// RESOLVE_CACHED).
+func IsDir(path string) (dir, known bool) {
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: flags, Resolve: resolveCached})
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return err == nil, err == nil || errors.Is(err, unix.ENOTDIR)
 }
 
 // makeLocal makes a directory as far as only file systems of this machine are asked, one name after the other below what the kernel
@@ -46,7 +64,7 @@ func makeLocal(path string) (done bool, err error) {
 		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, above), "/"), "/")
 		next := filepath.Join(above, name)
 		if err := unix.Mkdir(next, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
-			return false, fmt.Errorf("make directory %s: %w", next, err)
+			return false, fmt.Errorf("make directory %s: %w", next, probe.Blame(err))
 		}
 		if _, ok := quick(next, &table); !ok {
 			return false, nil

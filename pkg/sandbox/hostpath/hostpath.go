@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 
+	"criserver/pkg/sandbox/hostpath/probe"
 	"criserver/pkg/sandbox/spec"
 )
 
@@ -36,14 +37,16 @@ const resolveCached = 0x20
 
 // Resolver resolves host paths.
 type Resolver struct {
-	// Probe is the command that prints what probe.Resolve says of the path that is its last argument.
+	// Probe is the command that prints what probe.Resolve says of the path that is its last argument, or ends with the code of
+	// probe.Code.
 	Probe []string
 
 	probes singleflight.Group
 }
 
 // Resolve follows the symlinks in the sources, and makes a directory of a source that does not exist. waits is called with
-// each source before it is waited for. When ctx ends the error names the source that does not answer.
+// each source before it is waited for. When ctx ends the error names the source that does not answer. spec.ErrInvalid: there is no such
+// source, and none can be made.
 func (r *Resolver) Resolve(ctx context.Context, mounts []spec.Mount, waits func(source string)) ([]spec.Mount, error) {
 	out := slices.Clone(mounts)
 	var table []byte
@@ -52,18 +55,30 @@ func (r *Resolver) Resolve(ctx context.Context, mounts []spec.Mount, waits func(
 		if out[i].Source, ok = quick(m.Source, &table); ok {
 			continue
 		}
-		waits(m.Source)
-		select {
-		case answer := <-r.probes.DoChan(m.Source, func() (any, error) { return r.ask(m.Source) }):
-			if answer.Err != nil {
-				return nil, fmt.Errorf("mount %s: %w", m.Destination, answer.Err)
-			}
-			out[i].Source = answer.Val.(string)
-		case <-ctx.Done():
-			return nil, fmt.Errorf("mount %s: host path %s does not answer: %w", m.Destination, m.Source, context.Cause(ctx))
+		var err error
+		out[i].Source, err = r.await(ctx, m.Source, waits)
+		if errors.Is(err, probe.ErrUnusable) {
+			return nil, spec.Invalidf("mounts.host_path", "for %s: %v", m.Destination, err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
 	}
 	return out, nil
+}
+
+// await waits for the answer of a process to who asks for path, which all get who ask meanwhile. probe.ErrUnusable.
+func (r *Resolver) await(ctx context.Context, path string, waits func(path string)) (string, error) {
+	waits(path)
+	select {
+	case answer := <-r.probes.DoChan(path, func() (any, error) { return r.ask(path) }):
+		if answer.Err != nil {
+			return "", answer.Err
+		}
+		return answer.Val.(string), nil
+	case <-ctx.Done():
+		return "", fmt.Errorf("host path %s does not answer: %w", path, context.Cause(ctx))
+	}
 }
 
 // ask has a process ask for the path.
@@ -80,6 +95,8 @@ func (r *Resolver) ask(path string) (string, error) {
 		return stdout.String(), nil
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("host path %s did not answer in %s: %w", path, probeLimit, ctx.Err())
+	case errors.Is(probe.Cause(cmd.ProcessState.ExitCode()), probe.ErrUnusable):
+		return "", probe.Unusable(errors.New(strings.TrimSpace(stderr.String())))
 	case stderr.Len() > 0:
 		return "", errors.New(strings.TrimSpace(stderr.String()))
 	}

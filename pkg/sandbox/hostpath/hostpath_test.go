@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		path, err := probe.Resolve(os.Args[2])
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			os.Exit(probe.Code(err))
 		}
 		fmt.Print(path)
 		os.Exit(0)
@@ -65,12 +65,30 @@ func TestResolve(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(dir, "new/dir")); err != nil || !info.IsDir() {
 		t.Errorf("a missing source was not made: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+}
+
+// What no file system is to blame for is the caller's fault, of a mount and of a directory for logs.
+func TestUnusablePaths(t *testing.T) {
+	dir := t.TempDir()
+	file, circle, dangling := filepath.Join(dir, "file"), filepath.Join(dir, "circle"), filepath.Join(dir, "dangling")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Symlink(circle, circle), os.Symlink(dir+"/none", dangling)); err != nil {
 		t.Fatal(err)
 	}
-	_, err = newResolver().Resolve(t.Context(), []spec.Mount{{Source: filepath.Join(dir, "file/x"), Destination: "/c"}}, nothing)
-	if err == nil || !strings.Contains(err.Error(), "/c") || !strings.Contains(err.Error(), "file/x") {
-		t.Errorf("a source below a file: %v", err)
+	r := newResolver()
+	for _, path := range []string{file + "/x", circle, dangling, "/proc/none", filepath.Join(dir, strings.Repeat("x", 300))} {
+		_, err := r.Resolve(t.Context(), []spec.Mount{{Source: path, Destination: "/c"}}, nothing)
+		if !errors.Is(err, spec.ErrInvalid) || !strings.HasPrefix(err.Error(), "mounts.host_path: for /c: ") || !strings.Contains(err.Error(), path) {
+			t.Errorf("mount of %s: %v", path, err)
+		}
+		if err := r.MakeDir(t.Context(), path, func() {}); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), dir) && path != "/proc/none" {
+			t.Errorf("directory %s: %v", path, err)
+		}
+	}
+	if err := r.MakeDir(t.Context(), file, func() {}); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), file) {
+		t.Errorf("a file as a directory: %v", err)
+	}
+	if _, err := r.Resolve(t.Context(), []spec.Mount{{Source: file, Destination: "/c"}}, nothing); err != nil {
+		t.Errorf("mount of a file: %v", err)
 	}
 }
 

@@ -8,25 +8,53 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
+// ErrUnusable says that a path is wrong, and not its file system.
+var ErrUnusable = errors.New("unusable path")
+
+// unusable is an ErrUnusable in the words of another error.
+type unusable struct{ error }
+
+func (unusable) Is(target error) bool { return target == ErrUnusable }
+
+// Unusable makes an ErrUnusable of an error.
+func Unusable(err error) error { return unusable{err} }
+
+// wrong are the errors of such paths (path_resolution(7)): below a file, or a link that leads nowhere or in a circle, too long, or where
+// nobody may be or make anything.
+var wrong = []error{
+	unix.ENOTDIR, unix.EEXIST, unix.ENOENT, unix.ELOOP, unix.ENAMETOOLONG, unix.EACCES, unix.EPERM, unix.EROFS, unix.EINVAL,
+}
+
+// Blame makes an ErrUnusable of an error that the path is to blame for.
+func Blame(err error) error {
+	if slices.ContainsFunc(wrong, func(e error) bool { return errors.Is(err, e) }) {
+		return Unusable(err)
+	}
+	return err
+}
+
 // Resolve follows the symlinks in a path, makes a directory of what does not exist, as the hostPath volumes of old Kubernetes
-// releases expect and all runtimes do, and sees that what is there answers.
+// releases expect and all runtimes do, and sees that what is there answers. ErrUnusable.
 func Resolve(path string) (string, error) {
 	resolved, err := filepath.EvalSymlinks(path)
 	if os.IsNotExist(err) {
 		if err := os.MkdirAll(path, 0o755); err != nil {
-			return "", fmt.Errorf("make host path %s: %w", path, err)
+			return "", fmt.Errorf("make host path %s: %w", path, Blame(err))
 		}
 		resolved, err = filepath.EvalSymlinks(path)
 	}
 	if err == nil {
 		_, err = os.Stat(resolved)
+	} else if _, serr := os.Stat(path); serr != nil {
+		err = serr // the kernel's own word, which the library does not have for a circle of links
 	}
 	if err != nil {
-		return "", fmt.Errorf("resolve host path %s: %w", path, err)
+		return "", fmt.Errorf("resolve host path %s: %w", path, Blame(err))
 	}
 	return resolved, nil
 }
@@ -65,18 +93,23 @@ func Copy(w io.Writer, path string) error {
 	return err
 }
 
-// causes are the errors that a process tells by its exit code.
-var causes = map[int]error{3: fs.ErrNotExist, 4: ErrIrregular}
+// causes are the errors that a process tells by its exit code, which is firstCode for the first; the first that fits is told.
+var causes = []error{ErrUnusable, fs.ErrNotExist, ErrIrregular}
 
-// Code is the exit code of a process whose Copy has failed.
+const firstCode = 3
+
+// Code is the exit code of a process whose Resolve or Copy has failed.
 func Code(err error) int {
-	for code, cause := range causes {
-		if errors.Is(err, cause) {
-			return code
-		}
+	if i := slices.IndexFunc(causes, func(cause error) bool { return errors.Is(err, cause) }); i >= 0 {
+		return firstCode + i
 	}
 	return 1
 }
 
 // Cause is what an exit code says; nil if only the process' words tell.
-func Cause(code int) error { return causes[code] }
+func Cause(code int) error {
+	if i := code - firstCode; i >= 0 && i < len(causes) {
+		return causes[i]
+	}
+	return nil
+}
