@@ -130,21 +130,37 @@ func decodeCDI(in []*runtimeapi.CDIDevice) []string {
 	return out
 }
 
+// checkImageMount refuses what does not go with the image of a mount, or without one. Image volumes are read-only, with all of what is
+// in them, and have the labels of their pod's SELinux level: readonly, recursive_read_only and selinux_relabel ask for what they are.
+func checkImageMount(field string, m *runtimeapi.Mount) error {
+	switch {
+	case m.GetImage() == nil && m.GetImageSubPath() != "":
+		return invalid(field+"image_sub_path", "no image is set")
+	case m.GetImage() == nil && m.GetHostPath() == "":
+		return invalid(field+"host_path", "empty")
+	case m.GetImage() == nil:
+		return nil
+	case m.GetImage().GetImage() == "":
+		return invalid(field+"image.image", "empty")
+	case m.GetHostPath() != "":
+		return invalid(field+"host_path", "image is set too")
+	case m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
+		return invalid(field+"propagation", "%v of an image volume", m.GetPropagation())
+	case m.GetRecursiveReadOnly() && !m.GetReadonly():
+		return invalid(field+"recursive_read_only", "readonly must be set with it")
+	}
+	return nil
+}
+
 func decodeMounts(in []*runtimeapi.Mount) ([]spec.Mount, error) {
 	var out []spec.Mount
 	for i, m := range in {
 		field := fmt.Sprintf("mounts[%d].", i)
-		switch {
-		case m.GetImage().GetImage() != "" && m.GetHostPath() != "":
-			return nil, invalid(field+"host_path", "image is set too")
-		case m.GetImage().GetImage() != "" && m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
-			return nil, invalid(field+"propagation", "%v of an image volume", m.GetPropagation())
-		case m.GetImage().GetImage() == "" && m.GetImageSubPath() != "":
-			return nil, invalid(field+"image_sub_path", "no image is set")
-		case m.GetImage().GetImage() != "":
+		if err := checkImageMount(field, m); err != nil {
+			return nil, err
+		}
+		if m.GetImage() != nil {
 			continue // see decodeVolumes
-		case m.GetHostPath() == "":
-			return nil, invalid(field+"host_path", "empty")
 		}
 		propagation, ok := map[runtimeapi.MountPropagation]spec.Propagation{
 			runtimeapi.MountPropagation_PROPAGATION_PRIVATE:           spec.PropagationPrivate,
@@ -188,7 +204,7 @@ func decodeVolumes(ctx context.Context, in []*runtimeapi.Mount, b Backends) ([]w
 		}
 		out = append(out, want.ImageVolume{
 			ImageName: cmp.Or(m.GetImage().GetUserSpecifiedImage(), name), ImageID: img.ID.String(), Layers: img.DiffIDs,
-			Destination: m.GetContainerPath(), SubPath: m.GetImageSubPath(), Options: m.GetMountOptions(),
+			Destination: m.GetContainerPath(), SubPath: m.GetImageSubPath(), Options: m.GetMountOptions(), Users: decodeMountUsers(m),
 		})
 	}
 	return out, nil

@@ -89,8 +89,8 @@ func checkPodSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error {
 // checkDNS keeps a value from adding lines of its own to resolv.conf.
 func checkDNS(dns *runtimeapi.DNSConfig) error {
 	for _, v := range slices.Concat(dns.GetServers(), dns.GetSearches(), dns.GetOptions()) {
-		if strings.ContainsAny(v, "\n\r") {
-			return invalid("config.dns_config", "%q has a line break", v)
+		if strings.ContainsAny(v, "\n\r\x00") {
+			return invalid("config.dns_config", "%q has a line break or a NUL byte", v)
 		}
 	}
 	return nil

@@ -101,6 +101,21 @@ func TestSELinux(t *testing.T) {
 	}
 }
 
+func imageMount(change func(*runtimeapi.Mount)) func(*runtimeapi.ContainerConfig) {
+	m := &runtimeapi.Mount{ContainerPath: "/v", Image: &runtimeapi.ImageSpec{Image: "i"}}
+	change(m)
+	return func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{m} }
+}
+
+// An image volume is what these ask for.
+func TestImageMountAsItIs(t *testing.T) {
+	c := containerConfig()
+	imageMount(func(m *runtimeapi.Mount) { m.Readonly, m.RecursiveReadOnly, m.SelinuxRelabel = true, true, true })(c)
+	if got, err := decodeContainer(c); err != nil || len(got.Mounts) > 0 {
+		t.Errorf("%+v, %v", got.Mounts, err)
+	}
+}
+
 func TestWrongFieldsAreRefused(t *testing.T) {
 	for field, change := range map[string]func(*runtimeapi.ContainerConfig){
 		"run_as_username": func(c *runtimeapi.ContainerConfig) {
@@ -127,7 +142,13 @@ func TestWrongFieldsAreRefused(t *testing.T) {
 		"seccomp_profile_path": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.SeccompProfilePath = "localhost/" //nolint:staticcheck // deprecated, still sent
 		},
-		"mounts[0].host_path": func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{{}} },
+		"mounts[0].recursive_read_only": imageMount(func(m *runtimeapi.Mount) { m.RecursiveReadOnly = true }),
+		"mounts[0].propagation": imageMount(func(m *runtimeapi.Mount) {
+			m.Propagation = runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
+		}),
+		"mounts[0].image.image":                          imageMount(func(m *runtimeapi.Mount) { m.Image.Image = "" }),
+		"mounts[0].host_path: invalid: image is set too": imageMount(func(m *runtimeapi.Mount) { m.HostPath = "/a" }),
+		"mounts[0].host_path":                            func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{{}} },
 		"namespace_options.ipc": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Ipc: runtimeapi.NamespaceMode_CONTAINER}
 		},

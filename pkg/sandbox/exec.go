@@ -26,8 +26,8 @@ type ExecResult struct {
 // were killed.
 func (s *Service) ExecSync(ctx context.Context, id string, command []string, timeout time.Duration) (ExecResult, error) {
 	var none ExecResult
-	if len(command) == 0 {
-		return none, fmt.Errorf("cmd: %w: empty", want.ErrInvalid)
+	if err := want.CheckCommand(command); err != nil {
+		return none, err
 	}
 	st, err := s.running(id)
 	if err != nil {

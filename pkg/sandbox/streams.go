@@ -13,8 +13,8 @@ import (
 // ExecProcess is the process that a command in a running container is to be, with a terminal or without; the caller executes it
 // by crimonitor. ErrState: the container does not run.
 func (s *Service) ExecProcess(id string, command []string, terminal bool) (containerID string, p *specs.Process, err error) {
-	if len(command) == 0 {
-		return "", nil, fmt.Errorf("cmd: %w: empty", want.ErrInvalid)
+	if err := want.CheckCommand(command); err != nil {
+		return "", nil, err
 	}
 	st, err := s.running(id)
 	if err != nil {

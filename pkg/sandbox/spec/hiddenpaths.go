@@ -3,6 +3,7 @@ package spec
 import (
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -41,8 +42,8 @@ func setHiddenPaths(s *specs.Spec, _ Pod, c Container) error {
 	for field, paths := range map[string][]string{
 		"security_context.masked_paths": c.MaskedPaths, "security_context.readonly_paths": c.ReadonlyPaths,
 	} {
-		if i := slices.IndexFunc(paths, func(p string) bool { return !path.IsAbs(p) }); i >= 0 {
-			return Invalidf(field, "%q is not absolute", paths[i])
+		if i := slices.IndexFunc(paths, func(p string) bool { return !path.IsAbs(p) || strings.Contains(p, "\x00") }); i >= 0 {
+			return Invalidf(field, "%q is not absolute, or has a NUL byte", paths[i])
 		}
 	}
 	s.Linux.MaskedPaths = slices.Clone(c.MaskedPaths)

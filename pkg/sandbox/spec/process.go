@@ -3,13 +3,23 @@ package spec
 import (
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // setProcess sets what is run, where, and whether on a terminal.
 func setProcess(s *specs.Spec, _ Pod, c Container) error {
+	nul := func(arg string) bool { return strings.Contains(arg, "\x00") }
+	for field, values := range map[string][]string{"command": c.Command, "args": c.Args, "working_dir": {c.WorkingDir}} {
+		if i := slices.IndexFunc(values, nul); i >= 0 {
+			return Invalidf(field, "%q has a NUL byte", values[i])
+		}
+	}
 	args := commandLine(c)
+	if slices.ContainsFunc(args, nul) || nul(c.Image.WorkingDir) {
+		return Invalidf("image", "its command %q or its directory %q has a NUL byte", args, c.Image.WorkingDir)
+	}
 	if len(args) == 0 {
 		return Invalidf("command", "no command specified, neither here nor in the image")
 	}

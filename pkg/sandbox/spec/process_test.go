@@ -27,6 +27,9 @@ func TestCommandLine(t *testing.T) {
 		})
 	}
 	wantError(t, "command", func(_ *Pod, c *Container) { c.Image.Entrypoint, c.Image.Cmd = list(""), nil })
+	wantError(t, "command", func(_ *Pod, c *Container) { c.Command = list("sh", "a\x00b") })
+	wantError(t, "args", func(_ *Pod, c *Container) { c.Args = list("a\x00b") })
+	wantError(t, "image", func(_ *Pod, c *Container) { c.Image.Entrypoint = list("a\x00b") })
 }
 
 func list(s ...string) []string { return s }
@@ -41,6 +44,8 @@ func TestWorkingDir(t *testing.T) {
 		}
 	}
 	wantError(t, "working_dir", func(_ *Pod, c *Container) { c.WorkingDir = "tmp" })
+	wantError(t, "working_dir", func(_ *Pod, c *Container) { c.WorkingDir = "/tmp\x00" })
+	wantError(t, "image", func(_ *Pod, c *Container) { c.Image.WorkingDir = "/tmp\x00" })
 }
 
 func TestTerminal(t *testing.T) {

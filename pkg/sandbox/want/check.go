@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode"
 
+	"criserver/pkg/sandbox/idmap"
 	"criserver/pkg/sandbox/ns"
 	"criserver/pkg/sandbox/signals"
 	"criserver/pkg/sandbox/spec"
@@ -32,8 +34,8 @@ func (c Pod) Check() error {
 	case len(c.CgroupParent) > maxCgroupParent || strings.ContainsFunc(c.CgroupParent, unicode.IsControl):
 		return fmt.Errorf("linux.cgroup_parent: %w: %.40q… is longer than %d bytes, or has control characters", ErrInvalid, c.CgroupParent,
 			maxCgroupParent)
-	case c.LogDirectory != "" && !filepath.IsAbs(c.LogDirectory):
-		return fmt.Errorf("log_directory: %w: %q is not absolute", ErrInvalid, c.LogDirectory)
+	case c.LogDirectory != "" && !filepath.IsAbs(c.LogDirectory) || strings.Contains(c.LogDirectory, "\x00"):
+		return fmt.Errorf("log_directory: %w: %q is not absolute, or has a NUL byte", ErrInvalid, c.LogDirectory)
 	case c.CgroupParent != "" && (!filepath.IsAbs(c.CgroupParent) || filepath.Clean(c.CgroupParent) != c.CgroupParent ||
 		c.CgroupParent == "/"):
 		return fmt.Errorf("linux.cgroup_parent: %w: %q is not an absolute path in cgroupfs syntax below the root",
@@ -91,6 +93,17 @@ func (c Container) checkNamespaces(pod Namespaces) error {
 	return nil
 }
 
+// CheckCommand refuses a command that nobody can execute: an ErrInvalid that names the field of the CRI.
+func CheckCommand(cmd []string) error {
+	if len(cmd) == 0 {
+		return fmt.Errorf("cmd: %w: empty", ErrInvalid)
+	}
+	if i := slices.IndexFunc(cmd, func(arg string) bool { return strings.Contains(arg, "\x00") }); i >= 0 {
+		return fmt.Errorf("cmd: %w: %q has a NUL byte", ErrInvalid, cmd[i])
+	}
+	return nil
+}
+
 // Check refuses what can never work in the pod: an ErrInvalid that names the field of the CRI.
 func (c Container) Check(p Pod) error {
 	switch {
@@ -98,8 +111,8 @@ func (c Container) Check(p Pod) error {
 		return fmt.Errorf("metadata.name: %w: empty", ErrInvalid)
 	case c.Privileged && !p.Privileged:
 		return fmt.Errorf("security_context.privileged: %w: the pod is not privileged", ErrInvalid)
-	case c.LogPath != "" && !filepath.IsLocal(c.LogPath):
-		return fmt.Errorf("log_path: %w: %q leaves the pod's log directory", ErrInvalid, c.LogPath)
+	case c.LogPath != "" && (!filepath.IsLocal(c.LogPath) || filepath.Clean(c.LogPath) == "." || strings.Contains(c.LogPath, "\x00")):
+		return fmt.Errorf("log_path: %w: %q is no file below the pod's log directory", ErrInvalid, c.LogPath)
 	}
 	if err := c.checkNamespaces(p.Namespaces); err != nil {
 		return err
@@ -112,18 +125,25 @@ func (c Container) Check(p Pod) error {
 	if c.Seccomp == spec.SeccompLocalhost && !filepath.IsAbs(c.SeccompProfile) {
 		return fmt.Errorf("seccomp.localhost_ref: %w: %q is not absolute", ErrInvalid, c.SeccompProfile)
 	}
+	for i, d := range c.Devices {
+		if strings.Contains(d.HostPath, "\x00") || strings.Contains(d.ContainerPath, "\x00") {
+			return fmt.Errorf("devices[%d]: %w: host_path %q or container_path %q has a NUL byte", i, ErrInvalid, d.HostPath, d.ContainerPath)
+		}
+	}
+	return c.checkMounts(p)
+}
+
+func (c Container) checkMounts(p Pod) error {
 	for i, m := range c.Mounts {
 		if !filepath.IsAbs(m.Source) || m.Destination == "" {
 			return fmt.Errorf("mounts[%d]: %w: host_path must be absolute and container_path set, got %q and %q",
 				i, ErrInvalid, m.Source, m.Destination)
 		}
-		if m.Users != nil {
-			if err := m.Users.Check(); err != nil {
-				return fmt.Errorf("mounts[%d].mappings: %w: %w", i, ErrInvalid, err)
-			}
-			if !reflect.DeepEqual(m.Users, p.Namespaces.Users) {
-				return fmt.Errorf("mounts[%d].uidMappings: %w: they are not those of the pod's user namespace", i, ErrInvalid)
-			}
+		if strings.Contains(m.Source, "\x00") || strings.Contains(m.Destination, "\x00") {
+			return fmt.Errorf("mounts[%d]: %w: host_path %q or container_path %q has a NUL byte", i, ErrInvalid, m.Source, m.Destination)
+		}
+		if err := checkMountUsers(m.Users, p); err != nil {
+			return fmt.Errorf("mounts[%d].%w", i, err)
 		}
 		if m.Propagation == spec.PropagationBidirectional && !c.Privileged {
 			return fmt.Errorf("mounts[%d].propagation: %w: %s on %s: only a privileged container may mount on the host "+
@@ -135,6 +155,26 @@ func (c Container) Check(p Pod) error {
 			return fmt.Errorf("mounts: %w: an image volume needs container_path, and image_sub_path relative, got %q and %q",
 				ErrInvalid, v.Destination, v.SubPath)
 		}
+		if strings.Contains(v.Destination, "\x00") || strings.Contains(v.SubPath, "\x00") {
+			return fmt.Errorf("mounts: %w: container_path %q or image_sub_path %q has a NUL byte", ErrInvalid, v.Destination, v.SubPath)
+		}
+		if err := checkMountUsers(v.Users, p); err != nil {
+			return fmt.Errorf("mounts.%w, of the image on %s", err, v.Destination)
+		}
+	}
+	return nil
+}
+
+// checkMountUsers refuses mappings of a mount that are not those of its pod; nil asks for none.
+func checkMountUsers(users *idmap.Mappings, p Pod) error {
+	if users == nil {
+		return nil
+	}
+	if err := users.Check(); err != nil {
+		return fmt.Errorf("mappings: %w: %w", ErrInvalid, err)
+	}
+	if !reflect.DeepEqual(users, p.Namespaces.Users) {
+		return fmt.Errorf("uidMappings: %w: they are not those of the pod's user namespace", ErrInvalid)
 	}
 	return nil
 }

@@ -117,6 +117,8 @@ type ImageVolume struct {
 	SubPath string
 	// Options are as those of spec.Mount.
 	Options []string `json:",omitempty"`
+	// Users, if not nil, are those of the pod's user namespace, to whom the files of a volume are always mapped.
+	Users *idmap.Mappings `json:",omitempty"`
 }
 
 // Image is the image of a container, resolved by the caller.
