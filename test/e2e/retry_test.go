@@ -131,8 +131,9 @@ func TestNameIsFreeAfterFailure(t *testing.T) {
 	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) {
 		c.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "many"}
 	})
-	if _, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: pod}); err == nil {
-		t.Fatal("a pod with a sysctl that the kernel refuses runs")
+	_, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: pod})
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "linux.sysctls: ") {
+		t.Fatalf("a pod with a sysctl that the kernel refuses: %v", err)
 	}
 	pod.Linux.Sysctls = nil
 	podID := n.runPod(pod)

@@ -32,6 +32,9 @@ const (
 // PID is the kind that cannot be pinned before it has a process. Make does not make it.
 const PID Kind = "pid"
 
+// ErrSysctl says that the kernel has no such sysctl, or refuses its value.
+var ErrSysctl = errors.New("refused by the kernel")
+
 var flags = map[Kind]int{Net: unix.CLONE_NEWNET, IPC: unix.CLONE_NEWIPC, UTS: unix.CLONE_NEWUTS, User: unix.CLONE_NEWUSER}
 
 // Config says what to make.
@@ -56,7 +59,7 @@ type Config struct {
 // Path is where Make pins a namespace of the kind in dir.
 func Path(dir string, k Kind) string { return filepath.Join(dir, string(k)) }
 
-// Make makes and pins the namespaces. After an error some may be pinned already: Remove undoes that.
+// Make makes and pins the namespaces. After an error some may be pinned already: Remove undoes that. ErrSysctl.
 func Make(ctx context.Context, c Config) error {
 	if err := os.MkdirAll(c.Dir, 0o711); err != nil {
 		return fmt.Errorf("make namespace directory: %w", err)
@@ -152,10 +155,20 @@ func setSysctl(name, value string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, []byte(value), 0); err != nil {
+	err = os.WriteFile(path, []byte(value), 0)
+	if slices.ContainsFunc(sysctlErrors, func(e error) bool { return errors.Is(err, e) }) {
+		return fmt.Errorf("set sysctl %s=%s: %w: %w", name, value, ErrSysctl, err)
+	}
+	if err != nil {
 		return fmt.Errorf("set sysctl %s=%s: %w", name, value, err)
 	}
 	return nil
+}
+
+// sysctlErrors are what the kernel says of names and values: there is none, it is a directory, it is not to be written here, no value, too
+// large (kernel/sysctl.c, fs/proc/proc_sysctl.c).
+var sysctlErrors = []error{
+	unix.ENOENT, unix.ENOTDIR, unix.EISDIR, unix.ENAMETOOLONG, unix.EACCES, unix.EPERM, unix.EINVAL, unix.ERANGE, unix.EOPNOTSUPP,
 }
 
 // SysctlPath is the file of a sysctl in sysctl(8)'s notation, where "." and "/" change places if the first of them

@@ -106,12 +106,14 @@ func TestMakeAndRemove(t *testing.T) {
 func TestMakeFailsInTheMiddle(t *testing.T) {
 	needRoot(t)
 	dir := filepath.Join(t.TempDir(), "ns")
-	err := Make(t.Context(), Config{Dir: dir, Kinds: []Kind{Net}, Sysctls: map[string]string{"net.no.such": "1"}})
-	if err == nil || !strings.Contains(err.Error(), "net.no.such=1") {
-		t.Fatalf("err = %v", err)
-	}
-	if err := Remove(dir); err != nil {
-		t.Fatal(err)
+	for name, value := range map[string]string{"net.no.such": "1", "net.ipv4.ip_forward": "many", "net.ipv4": "1"} {
+		err := Make(t.Context(), Config{Dir: dir, Kinds: []Kind{Net}, Sysctls: map[string]string{name: value}})
+		if !errors.Is(err, ErrSysctl) || !strings.Contains(err.Error(), name+"="+value) {
+			t.Fatalf("err = %v", err)
+		}
+		if err := Remove(dir); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("directory is left: %v", err)
@@ -186,7 +188,7 @@ func TestMakeWithUsers(t *testing.T) {
 	} {
 		bad := c
 		change(&bad)
-		if err := Make(t.Context(), bad); err == nil || !strings.Contains(err.Error(), what) {
+		if err := Make(t.Context(), bad); err == nil || !strings.Contains(err.Error(), what) || errors.Is(err, ErrSysctl) != (bad.Sysctls["net.no.such"] != "") {
 			t.Errorf("error %v, want one of %q", err, what)
 		}
 		if err := Remove(bad.Dir); err != nil {

@@ -24,8 +24,11 @@ import (
 // helperLimit bounds the life of the process that holds new namespaces until they are pinned.
 const helperLimit = 20 * time.Second
 
-// done is what that process says when all is set.
-const done = "ok"
+// done is what that process says when all is set, and refused what it begins an ErrSysctl with.
+const (
+	done    = "ok"
+	refused = "sysctl: "
+)
 
 // makeForUsers makes a user namespace and, as its own, the others. The helper sets what is to be set, as the namespaces' root: some
 // sysctls are nobody else's, not even the host's root's.
@@ -77,6 +80,8 @@ func makeForUsers(ctx context.Context, c Config) (err error) {
 		return context.Cause(ctx)
 	case err != nil:
 		return fmt.Errorf("make namespaces: %w", err)
+	case strings.HasPrefix(said, refused):
+		return fmt.Errorf("%w: %s", ErrSysctl, strings.TrimSpace(strings.TrimPrefix(said, refused)))
 	case strings.TrimSpace(said) != done:
 		return errors.New(strings.TrimSpace(said))
 	}
@@ -143,6 +148,9 @@ func Serve(stdin io.Reader, stdout io.Writer) error {
 	said := done
 	if err := s.apply(); err != nil {
 		said = strings.ReplaceAll(err.Error(), "\n", " ")
+		if errors.Is(err, ErrSysctl) {
+			said = refused + said
+		}
 	}
 	if _, err := fmt.Fprintln(stdout, said); err != nil {
 		return err

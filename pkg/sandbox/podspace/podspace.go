@@ -113,7 +113,11 @@ func (s Store) makeNamespaces(ctx context.Context, p ledger.PodStatus) error {
 			return err
 		}
 	}
-	return ns.Make(ctx, c)
+	err := ns.Make(ctx, c)
+	if errors.Is(err, ns.ErrSysctl) {
+		return fmt.Errorf("linux.sysctls: %w: %w", want.ErrInvalid, err)
+	}
+	return err
 }
 
 // Intact tells whether the namespaces and the shared memory of a pod that is ready are there: a reboot takes them.
