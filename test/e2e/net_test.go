@@ -216,6 +216,16 @@ func TestDNS(t *testing.T) {
 	}
 }
 
+// A pod that has a network and no host name gets one of its own: the node's would be another's.
+func TestHostNameOfItsOwn(t *testing.T) {
+	n := newNode(t)
+	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) { c.Hostname, c.Metadata.Name = "", "My_pod.0" })
+	out, _ := n.output(n.runPod(pod), pod, shell("c", "cat /etc/hostname; hostname; echo $HOSTNAME"))
+	if want := strings.TrimSpace(strings.Repeat("my-pod-0\n", 3)); out != want {
+		t.Errorf("out = %q, want %q", out, want)
+	}
+}
+
 func TestHostNetwork(t *testing.T) {
 	n := newNode(t)
 	pod := n.podConfig(func(c *runtimeapi.PodSandboxConfig) {

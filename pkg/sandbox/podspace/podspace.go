@@ -80,24 +80,34 @@ func (s Store) Make(ctx context.Context, p ledger.PodStatus) error {
 }
 
 func (s Store) makeFiles(p ledger.PodStatus) error {
-	c := podfiles.Config{Hostname: p.Config.Hostname, Shm: p.Config.Namespaces.IPC == want.NamespacePod, Label: p.Labels.Mount}
+	name, err := hostname(p)
+	if err != nil {
+		return err
+	}
+	c := podfiles.Config{Hostname: name, Shm: p.Config.Namespaces.IPC == want.NamespacePod, Label: p.Labels.Mount}
 	if users := p.Config.Namespaces.Users; users != nil {
 		c.UID, c.GID = users.Root()
 	}
 	if dns := p.Config.DNS; dns != nil {
 		c.DNS = &podfiles.DNS{Servers: dns.Servers, Searches: dns.Searches, Options: dns.Options}
 	}
-	if c.Hostname == "" || p.Config.Namespaces.Network == want.NamespaceNode {
-		var err error
-		if c.Hostname, err = os.Hostname(); err != nil {
-			return err
-		}
-	}
 	return podfiles.Make(s.Dir(p.ID), c)
 }
 
+// hostname is the pod's host name, which is the node's on the node's network.
+func hostname(p ledger.PodStatus) (string, error) {
+	if p.Config.Namespaces.Network == want.NamespaceNode {
+		return os.Hostname()
+	}
+	return p.Config.HostName(), nil
+}
+
 func (s Store) makeNamespaces(ctx context.Context, p ledger.PodStatus) error {
-	c := ns.Config{Dir: s.nsDir(p.ID), Hostname: p.Config.Hostname, Sysctls: p.Config.Sysctls, Users: p.Config.Namespaces.Users, Helper: s.Helper}
+	name, err := hostname(p)
+	if err != nil {
+		return err
+	}
+	c := ns.Config{Dir: s.nsDir(p.ID), Hostname: name, Sysctls: p.Config.Sysctls, Users: p.Config.Namespaces.Users, Helper: s.Helper}
 	if p.Config.Namespaces.Network == want.NamespacePod {
 		c.Kinds = append(c.Kinds, ns.Net, ns.UTS)
 	}
@@ -107,13 +117,7 @@ func (s Store) makeNamespaces(ctx context.Context, p ledger.PodStatus) error {
 	if len(c.Kinds) == 0 && c.Users == nil {
 		return nil
 	}
-	if c.Hostname == "" {
-		var err error
-		if c.Hostname, err = os.Hostname(); err != nil {
-			return err
-		}
-	}
-	err := ns.Make(ctx, c)
+	err = ns.Make(ctx, c)
 	if errors.Is(err, ns.ErrSysctl) {
 		return fmt.Errorf("linux.sysctls: %w: %w", want.ErrInvalid, err)
 	}
@@ -142,7 +146,6 @@ func (s Store) Spec(p ledger.PodStatus) spec.Pod {
 	dir, nsDir := s.Dir(p.ID), s.nsDir(p.ID)
 	out := spec.Pod{
 		ID: p.ID, Name: p.Config.Name, Namespace: p.Config.Namespace, UID: p.Config.UID,
-		Hostname:     p.Config.Hostname,
 		ResolvConf:   podfiles.ResolvConf(dir),
 		HostnameFile: podfiles.Hostname(dir),
 		HostsFile:    podfiles.Hosts(dir),
@@ -159,9 +162,7 @@ func (s Store) Spec(p ledger.PodStatus) spec.Pod {
 	if p.Config.Namespaces.Users != nil {
 		out.UserNS, out.Users = ns.Path(nsDir, ns.User), p.Config.Namespaces.Users
 	}
-	if out.Hostname == "" {
-		out.Hostname, _ = os.Hostname()
-	}
+	out.Hostname, _ = hostname(p)
 	return out
 }
 

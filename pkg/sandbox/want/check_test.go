@@ -51,3 +51,17 @@ func TestCheckCommand(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestHostName(t *testing.T) {
+	for name, host := range map[string]string{
+		"web-0": "web-0", "Web_0.b": "web-0-b", "-": "pod", "é": "pod", "a." + strings.Repeat("b", 100): "a-" + strings.Repeat("b", 61),
+		strings.Repeat("b", 62) + "-c": strings.Repeat("b", 62),
+	} {
+		if got := (Pod{Name: name}).HostName(); got != host {
+			t.Errorf("%q: %q, want %q", name, got, host)
+		}
+	}
+	if got := (Pod{Name: "a", Hostname: "B.c"}).HostName(); got != "B.c" {
+		t.Errorf("a host name that is sent: %q", got)
+	}
+}

@@ -3,6 +3,9 @@
 package want
 
 import (
+	"cmp"
+	"strings"
+
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -38,7 +41,8 @@ type Namespaces struct {
 type Pod struct {
 	Name, Namespace, UID string
 	Attempt              uint32
-	Hostname             string
+	// Hostname is the host name in a network of the pod's own; "" makes one of Name, see HostName.
+	Hostname string
 	// LogDirectory is the host directory that holds the containers' logs; "" for none.
 	LogDirectory string
 	// DNS makes the pod's resolv.conf; nil copies the host's.
@@ -62,6 +66,22 @@ type Pod struct {
 	// Resources are what the containers may take in all, Overhead what the pod takes beside them. Both are for information:
 	// who owns the pod's cgroup limits it.
 	Resources, Overhead spec.Resources
+}
+
+// HostName is the host name of a pod with a network of its own. The kubelet always sends one (api.proto, PodSandboxConfig.hostname); who
+// sends none, such as crictl and critest, gets the pod's name as a label of the DNS (RFC 1123), and never the node's name.
+func (c Pod) HostName() string {
+	if c.Hostname != "" {
+		return c.Hostname
+	}
+	label := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(c.Name))
+	const longest = 63
+	return cmp.Or(strings.Trim(label[:min(len(label), longest)], "-"), "pod")
 }
 
 // Container is what is wanted of a container. After CreateContainer only Resources are changed.
