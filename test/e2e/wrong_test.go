@@ -39,6 +39,7 @@ type podSecurity = runtimeapi.LinuxSandboxSecurityContext
 // TestWrongPods has a row for each value of a pod's configuration that can never work.
 func TestWrongPods(t *testing.T) {
 	n := newNode(t)
+	file := n.writeFile("file", "")
 	rows := map[string]wrong{
 		"no configuration": {func(ctx context.Context, n *node) error {
 			return refusal(n.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{}))
@@ -70,6 +71,11 @@ func TestWrongPods(t *testing.T) {
 		"DNS with a new line":  {func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig = &runtimeapi.DNSConfig{Options: []string{"a\nb"}} }, "dns_config"},
 		"sysctl of the node":   {func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"vm.swappiness": "1"} }, "vm.swappiness"},
 		"sysctl with a path":   {func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net/../vm": "1"} }, "sysctls"},
+		"sysctl of no kernel":  {func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net.no.such": "1"} }, "linux.sysctls: "},
+		"sysctl's value":       {func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net.ipv4.ip_forward": "x"} }, "linux.sysctls: "},
+		"file of logs":         {func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = file }, "log_directory: "},
+		"logs below a file":    {func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = file + "/logs" }, "log_directory: "},
+		"logs with a NUL":      {func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = "/tmp/a\x00b" }, "log_directory: "},
 		"port":                 {func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 70000}} }, "port_mappings"},
 		"negative port":        {func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: -1}} }, "port_mappings"},
 		"protocol":             {func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{Protocol: 9}} }, "protocol"},
@@ -106,6 +112,9 @@ func TestWrongPods(t *testing.T) {
 		"period": {func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.Overhead = &runtimeapi.LinuxContainerResources{CpuPeriod: 5}
 		}, "overhead.cpu_period"},
+		"shares": {func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{CpuShares: 1}
+		}, "resources.cpu_shares"},
 		"Windows": {func(c *runtimeapi.PodSandboxConfig) { c.Windows = &runtimeapi.WindowsPodSandboxConfig{} }, "windows"},
 	} {
 		rows[name] = wrong{func(ctx context.Context, n *node) error {
@@ -116,6 +125,61 @@ func TestWrongPods(t *testing.T) {
 	if left, err := n.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{}); err != nil || len(left.Items) > 0 {
 		t.Errorf("refused pods are left: %v, %v", left, err)
 	}
+}
+
+// TestWrongContainers has a row for each value that only a look at the node's or the image's files finds to be wrong, or that no string
+// of the kernel's can hold.
+func TestWrongContainers(t *testing.T) {
+	n := newNode(t)
+	file, dangling := n.writeFile("file", ""), filepath.Join(n.dir, "dangling")
+	if err := os.Symlink("no-such", dangling); err != nil {
+		t.Fatal(err)
+	}
+	mount := func(from, to string) containerChange {
+		return func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{HostPath: from, ContainerPath: to}}
+		}
+	}
+	image := func(fn func(*runtimeapi.Mount)) containerChange {
+		m := &runtimeapi.Mount{Image: &runtimeapi.ImageSpec{Image: busyboxImage}}
+		fn(m)
+		return mounting(m)
+	}
+	const nul = "/a\x00b"
+	rows := map[string]refusalRow{}
+	for name, row := range map[string]struct {
+		change containerChange
+		names  string
+	}{
+		"host path below a file":   {mount(file+"/x", "/v"), "mounts.host_path: "},
+		"dangling host path":       {mount(dangling, "/v"), "mounts.host_path: "},
+		"host path with a NUL":     {mount(nul, "/v"), "host_path"},
+		"mount below /proc":        {mount(n.dir, "/proc/sys"), "mounts.container_path: "},
+		"directory on /proc":       {mount(n.dir, "/proc"), "mounts.container_path: "},
+		"file on a directory":      {mount(file, "/etc"), "mounts.container_path: "},
+		"directory on a file":      {mount(n.dir, "/etc/passwd"), "mounts.container_path: "},
+		"mount below a file":       {mount(n.dir, "/etc/passwd/x"), "mounts.container_path: "},
+		"container path and NUL":   {mount(n.dir, nul), "container_path"},
+		"device with a NUL":        {func(c *runtimeapi.ContainerConfig) { c.Devices = []*runtimeapi.Device{{HostPath: nul}} }, "devices[0]"},
+		"work in a file":           {func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/etc/passwd" }, "working_dir: "},
+		"work below a file":        {func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/etc/passwd/x" }, "working_dir: "},
+		"work where a NUL is":      {func(c *runtimeapi.ContainerConfig) { c.WorkingDir = nul }, "working_dir: "},
+		"log in no file":           {func(c *runtimeapi.ContainerConfig) { c.LogPath = "." }, "log_path: "},
+		"log with a NUL":           {func(c *runtimeapi.ContainerConfig) { c.LogPath = "a\x00b" }, "log_path: "},
+		"command with a NUL":       {func(c *runtimeapi.ContainerConfig) { c.Command = []string{"a\x00b"} }, "command: "},
+		"argument with a NUL":      {func(c *runtimeapi.ContainerConfig) { c.Args = []string{"a\x00b"} }, "args: "},
+		"variable with a NUL":      {func(c *runtimeapi.ContainerConfig) { c.Envs = []*runtimeapi.KeyValue{{Key: "A", Value: []byte(nul)}} }, "envs: "},
+		"masked path with a NUL":   {security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.MaskedPaths = []string{nul} }), "masked_paths: "},
+		"readonly path and NUL":    {security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.ReadonlyPaths = []string{nul} }), "readonly_paths: "},
+		"writable image, rro":      {image(func(m *runtimeapi.Mount) { m.RecursiveReadOnly = true }), "mounts[0].recursive_read_only: "},
+		"shared image":             {image(func(m *runtimeapi.Mount) { m.Propagation = sharedMount }), "mounts[0].propagation: "},
+		"image of other users":     {image(func(m *runtimeapi.Mount) { m.UidMappings = []*runtimeapi.IDMapping{{HostId: 65536, Length: 65536}} }), "mounts.mappings: "},
+		"image of no name":         {image(func(m *runtimeapi.Mount) { m.Image.Image = "" }), "mounts[0].image.image: "},
+		"image and unknown option": {image(func(m *runtimeapi.Mount) { m.MountOptions = []string{"exec"} }), "mounts.mount_options: "},
+	} {
+		rows[name] = refusalRow{row.change, codes.InvalidArgument, row.names}
+	}
+	n.checkRefusals(t, n.podConfig(), rows)
 }
 
 // TestWrongCalls has a row for each call on what is not there, or not in the state for it, and for each wrong argument.
@@ -172,25 +236,29 @@ func TestWrongCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkWrong(t, n, map[string]wrong{
-		"create with a FIFO as log":        {create(podID, shell("fifo", "true")), codes.FailedPrecondition, fifo},
-		"a FIFO as log that is reopened":   {reopen(runs), codes.FailedPrecondition, runsLog},
-		"processes of another pod":         {create(otherID, debug(runs)), codes.InvalidArgument, "target_id: container " + runs + " is in another pod"},
-		"processes of an unknown target":   {create(podID, debug("nobody")), codes.InvalidArgument, "target_id: invalid"},
-		"processes of no target":           {create(podID, debug("")), codes.InvalidArgument, "target_id: invalid"},
-		"processes of an exited target":    {create(podID, debug(exited)), codes.FailedPrecondition, "target_id: container " + exited},
-		"create of nothing":                {create(podID, nil), codes.InvalidArgument, "config"},
-		"create without an image":          {create(podID, shell("x", "true", func(c *runtimeapi.ContainerConfig) { c.Image = nil })), codes.InvalidArgument, "image"},
-		"create in no pod":                 {create("", shell("x", "true")), codes.NotFound, "pod"},
-		"create in an unknown pod":         {create("nobody", shell("x", "true")), codes.NotFound, "nobody"},
-		"start of nothing":                 {start(""), codes.NotFound, "container"},
-		"start of an unknown container":    {start("nobody"), codes.NotFound, "nobody"},
-		"start of a running container":     {start(runs), codes.FailedPrecondition, "running"},
-		"start of an exited container":     {start(exited), codes.FailedPrecondition, "exited"},
-		"exec in an unknown container":     {exec("nobody", 1, "true"), codes.NotFound, "nobody"},
-		"exec in a created container":      {exec(created, 1, "true"), codes.FailedPrecondition, "created"},
-		"exec in an exited container":      {exec(exited, 1, "true"), codes.FailedPrecondition, "exited"},
-		"exec of nothing":                  {exec(runs, 1), codes.InvalidArgument, "cmd"},
-		"exec with a negative timeout":     {exec(runs, -1, "true"), codes.InvalidArgument, "timeout"},
+		"create with a FIFO as log":      {create(podID, shell("fifo", "true")), codes.FailedPrecondition, fifo},
+		"a FIFO as log that is reopened": {reopen(runs), codes.FailedPrecondition, runsLog},
+		"processes of another pod":       {create(otherID, debug(runs)), codes.InvalidArgument, "target_id: container " + runs + " is in another pod"},
+		"processes of an unknown target": {create(podID, debug("nobody")), codes.InvalidArgument, "target_id: invalid"},
+		"processes of no target":         {create(podID, debug("")), codes.InvalidArgument, "target_id: invalid"},
+		"processes of an exited target":  {create(podID, debug(exited)), codes.FailedPrecondition, "target_id: container " + exited},
+		"create of nothing":              {create(podID, nil), codes.InvalidArgument, "config"},
+		"create without an image":        {create(podID, shell("x", "true", func(c *runtimeapi.ContainerConfig) { c.Image = nil })), codes.InvalidArgument, "image"},
+		"create in no pod":               {create("", shell("x", "true")), codes.NotFound, "pod"},
+		"create in an unknown pod":       {create("nobody", shell("x", "true")), codes.NotFound, "nobody"},
+		"start of nothing":               {start(""), codes.NotFound, "container"},
+		"start of an unknown container":  {start("nobody"), codes.NotFound, "nobody"},
+		"start of a running container":   {start(runs), codes.FailedPrecondition, "running"},
+		"start of an exited container":   {start(exited), codes.FailedPrecondition, "exited"},
+		"exec in an unknown container":   {exec("nobody", 1, "true"), codes.NotFound, "nobody"},
+		"exec in a created container":    {exec(created, 1, "true"), codes.FailedPrecondition, "created"},
+		"exec in an exited container":    {exec(exited, 1, "true"), codes.FailedPrecondition, "exited"},
+		"exec of nothing":                {exec(runs, 1), codes.InvalidArgument, "cmd"},
+		"exec with a negative timeout":   {exec(runs, -1, "true"), codes.InvalidArgument, "timeout"},
+		"exec of a NUL":                  {exec(runs, 1, "echo", "a\x00b"), codes.InvalidArgument, "cmd"},
+		"streamed exec of a NUL": {func(ctx context.Context, n *node) error {
+			return refusal(n.Exec(ctx, &runtimeapi.ExecRequest{ContainerId: runs, Cmd: []string{"a\x00b"}, Stdout: true}))
+		}, codes.InvalidArgument, "cmd"},
 		"exec of what is not there":        {exec(runs, 1, "/no/such"), codes.Unknown, "/no/such"},
 		"exec that takes too long":         {exec(runs, 1, "sleep", "60"), codes.DeadlineExceeded, "timed out"},
 		"log of an unknown container":      {reopen("nobody"), codes.NotFound, "nobody"},

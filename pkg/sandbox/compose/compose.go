@@ -13,6 +13,7 @@ import (
 	"criserver/pkg/sandbox/host"
 	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/spec"
+	"criserver/pkg/sandbox/target"
 	"criserver/pkg/sandbox/user"
 	"criserver/pkg/sandbox/want"
 )
@@ -75,6 +76,13 @@ func Spec(ctx context.Context, in Input) (*specs.Spec, spec.User, error) {
 	}
 	out, err := spec.Build(in.Pod, values)
 	if err != nil {
+		return nil, u, err
+	}
+	where := "working_dir"
+	if c.WorkingDir == "" {
+		where = "image: config.WorkingDir"
+	}
+	if err := target.Check(ctx, in.Files.Asker, out, in.Mounts, where); err != nil {
 		return nil, u, err
 	}
 	if err := device.InjectCDI(ctx, in.CDISpecDirs, out, cdi); err != nil {
