@@ -128,6 +128,10 @@ func TestResourceRefusals(t *testing.T) {
 		rows["huge pages without a controller"] = refusalRow{limited(&runtimeapi.LinuxContainerResources{
 			HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 2 << 20}}}), codes.InvalidArgument, "resources.hugepage_limits: "}
 	}
+	if !pureV2() && !exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes") {
+		rows["swap without accounting"] = refusalRow{limited(&runtimeapi.LinuxContainerResources{
+			MemoryLimitInBytes: 1 << 30, MemorySwapLimitInBytes: 2 << 30}), codes.InvalidArgument, "resources.memory_swap_limit_in_bytes: "}
+	}
 	if !pureV2() {
 		rows["unified on v1"] = refusalRow{limited(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"memory.high": "1"}}), codes.InvalidArgument, "cgroup v1"}
 	}
