@@ -14,6 +14,7 @@ import (
 	"github.com/moby/sys/devices"
 	"github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"criserver/pkg/sandbox/hostpath"
 	"criserver/pkg/sandbox/spec"
@@ -53,7 +54,7 @@ func find(w Want) ([]spec.Device, error) {
 		return nil, spec.Invalidf("devices.host_path", "%q is not absolute", w.HostPath)
 	}
 	real, err := filepath.EvalSymlinks(w.HostPath)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, spec.Invalidf("devices.host_path", "the node has no %s", w.HostPath)
 	}
 	if err != nil {

@@ -32,7 +32,7 @@ func TestFind(t *testing.T) {
 	if err != nil || !slices.ContainsFunc(all, func(d spec.Device) bool { return d.Path == "/mnt/dev/null" }) {
 		t.Errorf("directory: %+v, %v", all, err)
 	}
-	for path, names := range map[string]string{"dev/null": "absolute", "/no/such": "/no/such", "/etc/passwd": "/etc/passwd", t.TempDir(): "no device"} {
+	for path, names := range map[string]string{"dev/null": "absolute", "/no/such": "/no/such", "/etc/passwd": "/etc/passwd", "/etc/passwd/x": "no /etc/passwd/x", t.TempDir(): "no device"} {
 		if _, err := Find(t.Context(), nil, []Want{{HostPath: path}}); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), names) {
 			t.Errorf("%s: %v", path, err)
 		}
