@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -24,7 +25,9 @@ type wrong struct {
 func checkWrong(t *testing.T, n *node, rows map[string]wrong) {
 	t.Helper()
 	for name, row := range rows {
-		err := row.call(t.Context(), n)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a test that hangs is killed, and cleans nothing up
+		err := row.call(ctx, n)
+		cancel()
 		if status.Code(err) != row.code || row.names != "" && !strings.Contains(err.Error(), row.names) {
 			t.Errorf("%s: err = %v, want %s that names %q", name, err, row.code, row.names)
 		}
