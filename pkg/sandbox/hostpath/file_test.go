@@ -211,10 +211,12 @@ func TestOpenHung(t *testing.T) {
 	}
 	// The kernel has read ahead what there is: one that stops in the middle must be made.
 	files := testFiles("/bin/sh", "-c", `cat "$0"; exec sleep 1000`)
-	f, err := files.Open(brief(t), path)
+	ctx, giveUp := context.WithCancelCause(t.Context())
+	f, err := files.Open(ctx, path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	time.AfterFunc(100*time.Millisecond, func() { giveUp(context.DeadlineExceeded) })
 	if n, err := io.Copy(io.Discard, f); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), path+" does not answer") {
 		t.Errorf("after %d bytes: %v", n, err)
 	}
