@@ -40,7 +40,7 @@ func Find(ctx context.Context, paths *hostpath.Asker, wants []Want) ([]spec.Devi
 		if w.Permissions == "" {
 			w.Permissions = "rwm"
 		}
-		found, err := hostpath.Soon(ctx, paths, w.HostPath, func() ([]spec.Device, error) { return find(w) })
+		found, err := hostpath.Soon(ctx, paths, w.HostPath, func() ([]spec.Device, error) { return find(ctx, paths, w) })
 		if err != nil {
 			return nil, err
 		}
@@ -49,7 +49,7 @@ func Find(ctx context.Context, paths *hostpath.Asker, wants []Want) ([]spec.Devi
 	return out, nil
 }
 
-func find(w Want) ([]spec.Device, error) {
+func find(ctx context.Context, paths *hostpath.Asker, w Want) ([]spec.Device, error) {
 	if !path.IsAbs(w.HostPath) {
 		return nil, spec.Invalidf("devices.host_path", "%q is not absolute", w.HostPath)
 	}
@@ -73,6 +73,9 @@ func find(w Want) ([]spec.Device, error) {
 	}
 	if !info.IsDir() {
 		return nil, spec.Invalidf("devices.host_path", "%s is neither a device nor a directory", w.HostPath)
+	}
+	if err := hostpath.Below(ctx, paths, real); err != nil {
+		return nil, err
 	}
 	all, err := devices.GetDevices(real)
 	if err != nil {

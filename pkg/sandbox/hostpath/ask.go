@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -55,6 +56,23 @@ func Soon[T any](ctx context.Context, a *Asker, path string, fn func() (T, error
 	return Ask(ctx, a, path, fn)
 }
 
+// Below asks for each mount below a directory, whose path has no symlinks, before what looks at all that is there.
+func Below(ctx context.Context, a *Asker, dir string) error {
+	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for _, at := range newMountTable(mountinfo).remote {
+		if !strings.HasPrefix(at, strings.TrimSuffix(dir, "/")+"/") {
+			continue
+		}
+		if _, err := Soon(ctx, a, at, func() (struct{}, error) { return struct{}{}, nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // answers waits until a path is safe to ask for.
 func (a *Asker) answers(ctx context.Context, path string) error {
 	if a == nil || !filepath.IsAbs(path) || strings.ContainsRune(path, 0) || local(path) {
@@ -89,7 +107,7 @@ func (a *Asker) look(path string) error {
 // It goes from name to name, as far as the kernel has them not in its caches already, and neither over a mount nor along a link.
 func local(path string) bool {
 	path = filepath.Clean(path)
-	var table []byte
+	var table mountTable
 	for {
 		above, ok := deepest(path, &table)
 		if !ok || above == path {

@@ -55,7 +55,7 @@ func IsDir(path string) (dir, known bool) {
 // has in its caches; where one has a mount on it, or is a link, the next look at it finds out. It tells whether that was all.
 func makeLocal(path string) (done bool, err error) {
 	path = filepath.Clean(path)
-	var table []byte
+	var table mountTable
 	for {
 		above, ok := deepest(path, &table)
 		if !ok || above == path {
@@ -73,7 +73,7 @@ func makeLocal(path string) (done bool, err error) {
 }
 
 // deepest is the longest part of a path that quick resolves, and is false if what it leads to may hang.
-func deepest(path string, table *[]byte) (string, bool) {
+func deepest(path string, table *mountTable) (string, bool) {
 	for at := path; ; at = filepath.Dir(at) {
 		if _, known, local := look(at, table); known || at == "/" {
 			return at, local

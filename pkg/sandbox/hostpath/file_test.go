@@ -64,7 +64,7 @@ func TestMakeDir(t *testing.T) {
 
 // What the kernel knows to be on a file system of this machine takes no process.
 func TestMakeDirHere(t *testing.T) {
-	var table []byte
+	var table mountTable
 	dir := t.TempDir()
 	if _, ok := quick(dir, &table); !ok {
 		t.Skip("the kernel does not find " + dir + " in its caches: an overlay over a network file system asks that each time")
@@ -127,7 +127,13 @@ func TestAskHung(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+	if err := Below(t.Context(), asker, filepath.Dir(hung.Dir)); err != nil {
+		t.Error(err)
+	}
 	hung.Hang()
+	if err := Below(brief(t), asker, filepath.Dir(hung.Dir)); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), hung.Dir+" does not answer") {
+		t.Errorf("a directory with a mount that hangs: %v", err)
+	}
 	for range 2 {
 		for _, path := range paths {
 			if err := ask(brief(t), path); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), path+" does not answer") {
@@ -148,7 +154,7 @@ func TestAskHung(t *testing.T) {
 // What is of this machine takes no process, in the kernel's caches or not, there or not.
 func TestAskHere(t *testing.T) {
 	dir := t.TempDir()
-	var table []byte
+	var table mountTable
 	if _, ok := quick(dir, &table); !ok {
 		t.Skip("the kernel does not find " + dir + " in its caches: an overlay over a network file system asks that each time")
 	}

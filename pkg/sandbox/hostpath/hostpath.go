@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,7 +50,7 @@ type Resolver struct {
 // source, and none can be made.
 func (r *Resolver) Resolve(ctx context.Context, mounts []spec.Mount, waits func(source string)) ([]spec.Mount, error) {
 	out := slices.Clone(mounts)
-	var table []byte
+	var table mountTable
 	for i, m := range mounts {
 		var ok bool
 		if out[i].Source, ok = quick(m.Source, &table); ok {
@@ -106,13 +107,13 @@ func (r *Resolver) ask(path string) (string, error) {
 // quick resolves a path without asking a file system that could hang: RESOLVE_CACHED fails where the kernel does not know all
 // of the path, and neither opening nor naming an O_PATH descriptor asks anybody (openat2(2), open(2)). table is the list of
 // mounts, once it is read.
-func quick(path string, table *[]byte) (string, bool) {
+func quick(path string, table *mountTable) (string, bool) {
 	resolved, known, local := look(path, table)
 	return resolved, known && local
 }
 
 // look tells also of a path that the kernel knows, but whose file system could hang.
-func look(path string, table *[]byte) (resolved string, known, local bool) {
+func look(path string, table *mountTable) (resolved string, known, local bool) {
 	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolveCached})
 	if err != nil {
 		return "", false, false
@@ -127,14 +128,42 @@ func look(path string, table *[]byte) (resolved string, known, local bool) {
 	if err != nil {
 		return "", false, false
 	}
-	if *table == nil {
+	if table.text == nil {
 		mounts, err := os.ReadFile("/proc/self/mountinfo")
 		if err != nil {
 			return "", false, false
 		}
-		*table = slices.Concat([]byte("\n"), mounts)
+		*table = newMountTable(mounts)
 	}
-	return resolved, true, slices.Contains(localFileSystems, fileSystem(*table, info))
+	// Names on the way may be in the caches for a while, and then be asked for again.
+	ok := isLocal(fileSystem(table.text, info)) && !table.crosses(filepath.Clean(path)) && !table.crosses(resolved)
+	return resolved, true, ok
+}
+
+// mountTable is what the kernel tells of mounts.
+type mountTable struct {
+	text []byte // of mountinfo, after a line break
+	// remote are the mount points of file systems that could hang.
+	remote []string
+}
+
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+func newMountTable(mountinfo []byte) mountTable {
+	t := mountTable{text: slices.Concat([]byte("\n"), mountinfo)}
+	for line := range bytes.Lines(mountinfo) {
+		mount, rest, _ := bytes.Cut(line, []byte(" - "))
+		kind, _, _ := bytes.Cut(rest, []byte(" "))
+		if fields := bytes.Fields(mount); len(fields) > 4 && !isLocal(string(kind)) {
+			t.remote = append(t.remote, unescape.Replace(string(fields[4])))
+		}
+	}
+	return t
+}
+
+// crosses tells whether a file system that could hang is on the way to a path.
+func (t mountTable) crosses(path string) bool {
+	return slices.ContainsFunc(t.remote, func(at string) bool { return path == at || strings.HasPrefix(path, strings.TrimSuffix(at, "/")+"/") })
 }
 
 // fileSystem is the type of the mount that fdinfo names (proc_pid_fdinfo(5), proc_pid_mountinfo(5)). table begins with a line
@@ -148,6 +177,8 @@ func fileSystem(table, fdinfo []byte) string {
 	kind, _, _ = bytes.Cut(kind, []byte(" "))
 	return string(kind)
 }
+
+func isLocal(kind string) bool { return slices.Contains(localFileSystems, kind) }
 
 // localFileSystems are the file systems that need no other process and no network to answer.
 var localFileSystems = strings.Fields(`ext2 ext3 ext4 xfs btrfs bcachefs f2fs zfs vfat exfat iso9660 squashfs erofs tmpfs ramfs devtmpfs rootfs overlay

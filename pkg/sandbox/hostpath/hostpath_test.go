@@ -98,7 +98,7 @@ func TestQuick(t *testing.T) {
 		t.Skip("the kernel does not find " + os.TempDir() + " in its caches: an overlay over a network file system asks that each time")
 	}
 	dir := t.TempDir()
-	var table []byte
+	var table mountTable
 	if got, ok := quick(dir, &table); !ok || got != dir {
 		t.Errorf("%s: %q, %t", dir, got, ok)
 	}
@@ -201,5 +201,20 @@ func BenchmarkResolve(b *testing.B) {
 		if _, err := r.Resolve(b.Context(), mounts, nothing); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestCrosses(t *testing.T) {
+	table := newMountTable([]byte("1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:5 / /mnt/nfs\\040x rw shared:1 - nfs4 a:/ rw\n" +
+		"3 2 0:6 / /mnt/nfs\\040x/tmp rw - tmpfs t rw\n4 1 0:7 / /dev/shm rw - tmpfs t rw\n"))
+	for path, want := range map[string]bool{
+		"/": false, "/etc": false, "/mnt": false, "/mnt/nfs x": true, "/mnt/nfs x/tmp/f": true, "/mnt/nfs xy": false, "/dev/shm/f": false,
+	} {
+		if got := table.crosses(path); got != want {
+			t.Errorf("%s: %t, want %t", path, got, want)
+		}
+	}
+	if newMountTable([]byte("1 0 0:1 / / rw - 9p root rw\n")).crosses("/etc") != true {
+		t.Error("below a root that could hang")
 	}
 }

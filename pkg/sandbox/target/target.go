@@ -76,6 +76,10 @@ func (r root) covered(at string) bool {
 }
 
 func (r root) checkMount(ctx context.Context, a *hostpath.Asker, m spec.Mount) error {
+	// A symlink of the image that is hidden leads nowhere.
+	if name := path.Join("/", m.Destination); name != "/proc" && !strings.HasPrefix(name, "/proc/") && r.covered(name) {
+		return nil
+	}
 	at, err := r.resolve(fieldPath, m.Destination)
 	switch {
 	case err != nil:
@@ -118,6 +122,9 @@ func checkProc(ctx context.Context, a *hostpath.Asker, m spec.Mount) error {
 }
 
 func (r root) checkWorkingDir(field, name string) error {
+	if r.covered(path.Join("/", name)) {
+		return nil
+	}
 	at, err := r.resolve(field, name)
 	if err != nil || r.covered(at) {
 		return err

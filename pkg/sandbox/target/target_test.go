@@ -72,11 +72,14 @@ func TestCheck(t *testing.T) {
 // What another mount brings is not the image's.
 func TestCheckBelowMounts(t *testing.T) {
 	rootfs, source := t.TempDir(), t.TempDir()
-	if err := errors.Join(os.Mkdir(filepath.Join(rootfs, "v"), 0o755), os.WriteFile(filepath.Join(rootfs, "v/f"), nil, 0o600)); err != nil {
+	if err := errors.Join(os.Mkdir(filepath.Join(rootfs, "v"), 0o755), os.WriteFile(filepath.Join(rootfs, "v/f"), nil, 0o600),
+		os.Symlink("/proc/mounts", filepath.Join(rootfs, "v/mtab")), os.Symlink("/v2", filepath.Join(rootfs, "v/run")),
+		os.Mkdir(filepath.Join(rootfs, "v2"), 0o755), os.WriteFile(filepath.Join(rootfs, "v2/app"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	s := &specs.Spec{Root: &specs.Root{Path: rootfs}, Process: &specs.Process{Cwd: "/v/f"}}
-	mounts := []spec.Mount{{Source: source, Destination: "/v"}, {Source: source, Destination: "/v/f"}}
+	mounts := []spec.Mount{{Source: source, Destination: "/v"}, {Source: source, Destination: "/v/f"},
+		{Source: source, Destination: "/v/mtab"}, {Source: source, Destination: "/v/run/app"}}
 	for _, m := range mounts {
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source})
 	}
