@@ -183,5 +183,8 @@ var errClosed = errors.New("the snapshotter is being closed")
 // run or be called any more.
 func (s *Snapshotter) Close(ctx context.Context) error {
 	s.copies.End(errClosed)
-	return errors.Join(waiting.On(ctx, s.copies.Wait), s.reaper.stop(ctx), s.lock.Close())
+	if err := errors.Join(waiting.On(ctx, s.copies.Wait), s.reaper.stop(ctx)); err != nil {
+		return err // the lock goes with the process: what is not done may still make a device
+	}
+	return s.lock.Close()
 }

@@ -336,9 +336,6 @@ func (s *Snapshotter) collect(ctx context.Context, lower []string) error {
 		}
 	}
 	s.retireIf(func(r record) bool { return useless[r.ID] })
-	for _, r := range s.devices { // of two copies of an image one may have been in the other's place
-		s.index(r)
-	}
 	return nil
 }
 

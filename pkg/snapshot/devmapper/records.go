@@ -94,6 +94,10 @@ func (s *Snapshotter) load() error {
 	}
 	for _, p := range pools {
 		dir := filepath.Join(s.root, devicesDir, p.Name())
+		if !p.IsDir() {
+			logrus.WithField("file", dir).Warn("a file is ignored: it is not the directory of a thin pool")
+			continue
+		}
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return fmt.Errorf("list records: %w", err)
@@ -224,7 +228,11 @@ func (s *Snapshotter) disown(r record) error {
 	s.mu.Lock()
 	s.foreign[r.ID] = struct{}{}
 	s.mu.Unlock()
-	return s.forget(r)
+	err := s.forget(r)
+	if err != nil {
+		s.end(r, stepUnsure)
+	}
+	return err
 }
 
 // allocateFrom is allocate for a device that begins as another one, which origin makes anew if the pool has lost it. fill puts into the
@@ -309,6 +317,9 @@ func (s *Snapshotter) retireIf(unwanted func(record) bool) {
 			s.settle(id)
 		}
 	}
+	for _, r := range s.devices { // of two copies of an image one may have been in the other's place
+		s.index(r)
+	}
 	s.mu.Unlock()
 	s.reaper.wake()
 }
@@ -346,6 +357,7 @@ func (s *Snapshotter) forget(r record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.devices, r.ID)
+	s.settle(r.From)
 	delete(s.mounted, r.ID)
 	delete(s.measured, r.ID)
 	delete(s.outdated, r.ID)

@@ -222,7 +222,7 @@ func (s *Snapshotter) Snapshots(ctx context.Context) ([]string, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for key := range s.roots { // the lower driver may have lost some
+	for key := range s.roots { // one that is being removed may be none of the lower driver's any more
 		keys[key] = struct{}{}
 	}
 	return slices.Collect(maps.Keys(keys)), nil
