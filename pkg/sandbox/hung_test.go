@@ -13,6 +13,7 @@ import (
 
 	"criserver/pkg/sandbox/cgroup"
 	"criserver/pkg/sandbox/cgroup/kill"
+	"criserver/pkg/sandbox/ledger"
 	"criserver/pkg/sandbox/spec"
 	"criserver/pkg/sandbox/want"
 	"criserver/test/hungfs"
@@ -277,5 +278,40 @@ func TestStopPodDuringCreation(t *testing.T) {
 		if err := f.RemovePod(t.Context(), pod); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A container that crimonitor could neither start nor end is called exited, and a stop ends it all the same.
+func TestStopOfFailedStart(t *testing.T) {
+	f := newFixture(t)
+	info, err := f.monitor.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := f.runPod(f.podConfig())
+	id, err := f.CreateContainer(t.Context(), pod, script("a", "sleep 1000"), f.image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := f.ledger.Container(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(info.PID, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	f.ledger.UpdateContainer(c, func(st *ContainerStatus) { // as startFailed has it when crimonitor does not answer
+		st.Phase, st.FinishedAt, st.ExitCode, st.Reason = ContainerExited, ledger.Now(), exitStartError, ReasonStartError
+	})
+	dir := kill.Dir(f.status(id).CgroupPath)
+	if kill.Holders(dir) == "" {
+		t.Error("nothing waits to be started")
+	}
+	err = f.StopContainer(t.Context(), id, time.Second)
+	if h := kill.Holders(dir); err != nil || h != "" {
+		t.Errorf("%v; these live: %s", err, h)
+	}
+	if err := unix.Kill(info.PID, unix.SIGCONT); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -28,10 +28,10 @@ func (s *Service) StopContainer(ctx context.Context, id string, grace time.Durat
 		return err
 	}
 	st := s.ledger.ContainerStatus(c)
-	if st.Phase.Terminal() || st.Phase == ContainerCreating {
+	if st.Phase == ContainerCreating {
 		return nil
 	}
-	if st.Phase == ContainerCreated || grace <= 0 {
+	if st.Phase == ContainerCreated || st.Phase.Terminal() || grace <= 0 {
 		return s.killContainer(ctx, c)
 	}
 	// A frozen process gets no signal, whoever has frozen it.
@@ -94,8 +94,8 @@ func (s *Service) killContainer(ctx context.Context, c *ledger.Container) error 
 		c.Release()
 		st = s.ledger.ContainerStatus(c)
 	}
-	if st.Phase.Terminal() {
-		return nil
+	if st.Phase.Terminal() { // it may not have ended, where crimonitor failed to start or to delete it
+		return kill.All(ctx, st.CgroupPath)
 	}
 	if err := s.freezer().Release(ctx, c); err != nil {
 		return fmt.Errorf("kill container %s: %w", st.ID, err)

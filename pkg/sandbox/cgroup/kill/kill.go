@@ -3,6 +3,7 @@ package kill
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,6 +38,29 @@ func Tree(dir string) error {
 	}
 	freeze(dir)
 	return errors.Join(signalAll(dir), thaw(dir))
+}
+
+// All kills the processes of the cgroup at path, and below, until there are none. The error names those that do not end. One that is gone
+// is no error.
+func All(ctx context.Context, path string) error {
+	if filepath.Join("/", path) == "/" {
+		return nil // that of the machine
+	}
+	const pause = 20 * time.Millisecond
+	for dir := Dir(path); ; {
+		holders := Holders(dir)
+		if holders == "" {
+			return nil
+		}
+		if err := Tree(dir); err != nil {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return fmt.Errorf("killed, but it does not end: %s: %w", holders, context.Cause(ctx))
+		}
+	}
 }
 
 func gone(dir string) bool {
