@@ -23,7 +23,7 @@ func limited(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // MakeDir makes the directory path, and those above it, unless they are there. waits is called before it waits for a file system. When ctx
-// ends, or after half a minute, the error names the path. spec.ErrInvalid: it is no directory, and none can be made.
+// ends, or after half a minute, the error names the path. spec.ErrInvalid: it is no directory, as far as the kernel knows without asking, and none can be made.
 func (r *Resolver) MakeDir(ctx context.Context, path string, waits func()) error {
 	done, err := makeLocal(path)
 	if !done && err == nil {

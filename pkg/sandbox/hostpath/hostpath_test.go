@@ -84,7 +84,8 @@ func TestUnusablePaths(t *testing.T) {
 			t.Errorf("directory %s: %v", path, err)
 		}
 	}
-	if err := r.MakeDir(t.Context(), file, func() {}); !errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), file) {
+	err := r.MakeDir(t.Context(), file, func() {})
+	if _, known := IsDir(file); known && (!errors.Is(err, spec.ErrInvalid) || !strings.Contains(err.Error(), file)) {
 		t.Errorf("a file as a directory: %v", err)
 	}
 	if _, err := r.Resolve(t.Context(), []spec.Mount{{Source: file, Destination: "/c"}}, nothing); err != nil {
